@@ -1,0 +1,173 @@
+"""What a component must be. Read this first: everything else implements or composes these five.
+
+A recipe names classes by path; the type annotation where a class is used is the only registry. All shapes use
+b batch, l or n tokens, d width, c channels, h w latent size, H W image size. Times `t` are in scheduler units, 0 (clean)
+to 1000 (noise), for every objective.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor, device, nn
+
+from got_core.types import Batch, Guidance, Reasoning, Sample
+
+
+class Processor(Protocol):
+    """Makes samples ready for a reasoner, in the loader's workers: picklable and without weights."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch: ...
+
+
+class Scheduler(Protocol):
+    """The part of a diffusers scheduler that sampling uses."""
+
+    timesteps: Tensor
+
+    def set_timesteps(self, num_inference_steps: int, device: device) -> None: ...
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool) -> tuple[Tensor, ...]: ...
+
+
+class Component(nn.Module):
+    """A module that names its repeated blocks once, for sharding, activation checkpointing and compilation."""
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """The repeated blocks, in order; empty when there is nothing worth sharding."""
+        return ()
+
+
+class Reasoner(Component, ABC):
+    """Writes a chain of thought and sums it up in N embeddings (GoT, section 4.1).
+
+    Attributes:
+        dim: Width d of the states.
+        num_tokens: Number N of states.
+        processor: Makes batches for this reasoner.
+    """
+
+    dim: int
+    num_tokens: int
+    processor: Processor
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Reasoning:
+        """Teacher-forced on `batch.chains`: chain loss and states from one pass."""
+
+    @abstractmethod
+    def generate(
+        self, batch: Batch, *, temperature: float = 0.0, max_new_tokens: int = 1024, generator: Generator | None = None
+    ) -> Reasoning:
+        """Write the chains (greedily at temperature 0) and read the states from the same cache."""
+
+    @abstractmethod
+    def summarize(self, batch: Batch, chains: Sequence[str]) -> Reasoning:
+        """States after given chains, one a sample, such as a user's edited ones."""
+
+
+class LatentCodec(Component, ABC):
+    """Images to latents and back; frozen. Owns scale and shift, so nobody else knows them.
+
+    Attributes:
+        latent_channels: Channels c of a latent.
+        downsample: Image pixels to a latent pixel, along each side.
+    """
+
+    latent_channels: int
+    downsample: int
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "b 3 H W"], scaled: bool = True) -> Float[Tensor, "b c h w"]:
+        """Latents, the mode where the codec is stochastic; `scaled=False` leaves out scale and shift."""
+
+    @abstractmethod
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images in [-1, 1] from scaled latents."""
+
+
+class GuidanceEncoder(Component, ABC):
+    """Turns reasoning, boxes and reference image into guidance (GoT, section 4.2).
+
+    Attributes:
+        state_dim: Width of the reasoner's states it takes.
+        token_dim: Width of `Guidance.tokens` it makes.
+        pooled_dim: Width of `Guidance.pooled`, or None when it makes none.
+        spatial_channels: Channels of `Guidance.spatial`, or None when it makes none.
+        reference_channels: Channels of `Guidance.reference`, or None when it makes none.
+    """
+
+    state_dim: int
+    token_dim: int
+    pooled_dim: int | None
+    spatial_channels: int | None
+    reference_channels: int | None
+
+    @abstractmethod
+    def forward(self, reasoning: Reasoning, batch: Batch, codec: LatentCodec) -> Guidance:
+        """Guidance for `batch.size`; boxes are read from `reasoning.chains`."""
+
+    @abstractmethod
+    def drop(
+        self,
+        guidance: Guidance,
+        semantic: Bool[Tensor, " b"],
+        spatial: Bool[Tensor, " b"],
+        reference: Bool[Tensor, " b"],
+    ) -> Guidance:
+        """Replace parts by their nulls where the mask is True. The nulls live here and nowhere else."""
+
+
+class DenoisingBackbone(Component, ABC):
+    """Predicts noise or velocity under guidance.
+
+    Attributes:
+        latent_channels: Channels c of what it denoises.
+        token_dim, pooled_dim, spatial_channels, reference_channels: The guidance it takes, as in `GuidanceEncoder`;
+            None for a field it does not use.
+    """
+
+    latent_channels: int
+    token_dim: int | None
+    pooled_dim: int | None
+    spatial_channels: int | None
+    reference_channels: int | None
+
+    @abstractmethod
+    def forward(
+        self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], guidance: Guidance
+    ) -> Float[Tensor, "b c h w"]:
+        """The prediction that the objective trains, for noisy latents at times t in 0 to 1000."""
+
+
+Predict = Callable[[Float[Tensor, "b c h w"], Float[Tensor, " b"]], Float[Tensor, "b c h w"]]
+"""A backbone with its guidance bound: (x_t, t) -> prediction."""
+
+
+class NoiseObjective(ABC):
+    """How noise is added, what is predicted, and how it is taken away again. Holds no weights."""
+
+    @abstractmethod
+    def sample_noise(self, x0: Float[Tensor, "b c h w"], generator: Generator | None = None) -> Float[Tensor, "b c h w"]:
+        """Noise for training, of the shape and device of x0."""
+
+    @abstractmethod
+    def sample_t(self, batch_size: int, device: device, generator: Generator | None = None) -> Float[Tensor, " b"]:
+        """Training times in 0 to 1000."""
+
+    @abstractmethod
+    def corrupt(
+        self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """(x_t, what the backbone should predict for it)."""
+
+    @abstractmethod
+    def loss(
+        self, predict: Predict, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        """Denoising loss of each sample."""
+
+    @abstractmethod
+    def scheduler(self) -> Scheduler:
+        """A fresh diffusers scheduler that samples what this objective trains."""

@@ -1,0 +1,175 @@
+"""The values that travel between components: Sample -> Batch -> Reasoning -> Guidance.
+
+All are frozen dataclasses. Images are float tensors in [-1, 1], channels first; latents are whatever the codec makes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+BLACK = -1.0
+"""The pixel value of black in images that run from -1 to 1."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One thing to draw: what is asked, how it is reasoned about, and what the picture should be.
+
+    Attributes:
+        prompt: The caption (text-to-image) or the instruction (editing).
+        chain: The reasoning chain in any form that `got_core.chain` reads; empty where it is still to be written.
+        target: The image to be drawn, or None at sampling.
+        source: The image to be edited, or None for text-to-image.
+        size: (height, width) of the image to be drawn, in pixels; that of `target` where there is one.
+        meta: Whatever scores or reports need to know; never read by a model.
+    """
+
+    prompt: str
+    chain: str
+    size: tuple[int, int]
+    target: Float[Tensor, "3 H W"] | None = None
+    source: Float[Tensor, "3 H W"] | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples made ready for the components by a reasoner's processor.
+
+    Attributes:
+        prompts, chains, meta: One entry a sample.
+        target: Images to be drawn, or None when no sample has one.
+        source: Images to be edited; black where a sample has none. Always there: it carries the output size.
+        has_source: True where the sample is an edit.
+        inputs: Tensors for the reasoner alone, as its processor made them.
+    """
+
+    prompts: tuple[str, ...]
+    chains: tuple[str, ...]
+    source: Float[Tensor, "b 3 H W"]
+    has_source: Bool[Tensor, " b"]
+    target: Float[Tensor, "b 3 H W"] | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    meta: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample]) -> "Batch":
+        """Stack samples of one size; the reasoner's `inputs` are left to its processor.
+
+        Raises:
+            ValueError: No samples, sizes that differ, or targets in only some of the samples.
+        """
+        if not samples:
+            raise ValueError("a batch needs at least one sample")
+        sizes = {sample.size for sample in samples}
+        if len(sizes) > 1:
+            raise ValueError(f"samples of different sizes cannot share a batch: {sorted(sizes)}")
+        with_target = [sample.target for sample in samples if sample.target is not None]
+        if len(with_target) not in (0, len(samples)):
+            raise ValueError(f"{len(with_target)} of {len(samples)} samples have a target; it must be all or none")
+        black = torch.full((3, *samples[0].size), BLACK)
+        return cls(
+            prompts=tuple(sample.prompt for sample in samples),
+            chains=tuple(sample.chain for sample in samples),
+            source=torch.stack([black if sample.source is None else sample.source for sample in samples]),
+            has_source=torch.tensor([sample.source is not None for sample in samples]),
+            target=torch.stack(with_target) if with_target else None,
+            meta=tuple(sample.meta for sample in samples),
+        )
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images to be drawn."""
+        return self.source.shape[-2], self.source.shape[-1]
+
+    def samples(self, chains: Sequence[str] | None = None) -> list[Sample]:
+        """The samples this batch was made from, with other chains if given."""
+        return [
+            Sample(
+                prompt=self.prompts[i],
+                chain=self.chains[i] if chains is None else chains[i],
+                size=self.size,
+                target=None if self.target is None else self.target[i],
+                source=self.source[i] if bool(self.has_source[i]) else None,
+                meta=self.meta[i] if self.meta else {},
+            )
+            for i in range(len(self))
+        ]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory (called by the data loader)."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(
+            self,
+            source=function(self.source),
+            has_source=function(self.has_source),
+            target=None if self.target is None else function(self.target),
+            inputs={name: function(tensor) for name, tensor in self.inputs.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """What a reasoner makes of a batch.
+
+    Attributes:
+        states: The semantic summary: last hidden states at the N image tokens, width d.
+        chains: The reasoning chains the states were read after, as text.
+        loss: Mean cross-entropy over chain tokens; None when chains were generated or given.
+    """
+
+    states: Float[Tensor, "b n d"]
+    chains: tuple[str, ...]
+    loss: Float[Tensor, ""] | None = None
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What steers a denoising backbone; a field is None when the encoder does not make it.
+
+    Attributes:
+        tokens: Semantic guidance G_t as a sequence.
+        pooled: Semantic guidance as one vector.
+        spatial: Spatial guidance G_s: colour-coded box masks in latent space.
+        reference: Reference guidance G_r: the source image in latent space.
+    """
+
+    tokens: Float[Tensor, "b l d"]
+    pooled: Float[Tensor, "b p"] | None = None
+    spatial: Float[Tensor, "b cs h w"] | None = None
+    reference: Float[Tensor, "b cr h w"] | None = None
+
+    @staticmethod
+    def cat(parts: Sequence["Guidance"]) -> "Guidance":
+        """Several guidances as one batch, in order; a field that is None in the first is None in the result."""
+        joined: dict[str, Tensor | None] = {}
+        for entry in fields(Guidance):
+            values = [getattr(part, entry.name) for part in parts]
+            joined[entry.name] = None if values[0] is None else torch.cat(values)
+        return Guidance(**joined)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a system draws of a batch.
+
+    Attributes:
+        images: In [-1, 1].
+        chains: The chains they were drawn from.
+    """
+
+    images: Float[Tensor, "b 3 H W"]
+    chains: tuple[str, ...]
