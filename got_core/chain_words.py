@@ -1,0 +1,139 @@
+"""Words beside a box: the noun phrase it belongs to, and colour names.
+
+A chain without phrase markers does not say where a box's phrase begins. The rule here is short and deterministic:
+
+1. Connecting words ("is", "at", "on the left"), remarks in brackets and light punctuation before the box are skipped.
+2. The phrase is read backwards from there until punctuation, a connecting word, a command ("remove"), the previous box
+   or `MAX_WORDS` words; it begins with the nearest determiner ("a", "the", "two", ...) when there is one on the way.
+3. Without a determiner it begins after the nearest "of" or word in "-ing".
+"""
+
+import re
+from collections.abc import Sequence
+
+from PIL import ImageColor
+
+Span = tuple[int, int]
+"""(start, end) in characters."""
+
+COLOURS = frozenset(ImageColor.colormap)
+"""The CSS colour names, in lower case."""
+
+MAX_WORDS = 8
+"""Longest phrase, in words, that is read for a box without phrase markers."""
+
+LOOK_BACK = 200
+"""Characters before a box in which its phrase is looked for."""
+
+_LETTERS = re.compile(r"[A-Za-z]+")
+_DETERMINERS = frozenset(
+    _LETTERS.findall(
+        """
+        a an the this that these those his her its their my your our some several many another each every both
+        one two three four five six seven eight nine ten
+        """
+    )
+)
+_CONNECTING = frozenset(
+    _LETTERS.findall(
+        """
+        and or but with without in on at by near beside behind below under above over beneath between from to into onto
+        through across along around against toward towards inside outside next is are was were be has have had as where
+        while which who there show shows showing feature features featuring contain contains containing include includes
+        including depict depicts depicting hold holds holding wear wears wearing sit sits stand stands lie lies located
+        positioned placed situated
+        """
+    )
+)
+_COMMANDS = frozenset(["add", "remove", "replace", "change", "move"])
+_BEFORE_BOX = _CONNECTING | {"the", "left", "right", "middle", "center", "centre"} | set(":,-–—=*\"“”'’`[(&")
+_TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+
+
+def noun_phrase(text: str, low: int, high: int) -> tuple[Span, bool]:
+    """Find the noun phrase for a box that begins at `high`; words before `low` are not looked at.
+
+    Returns:
+        The phrase's span, empty at `high` when there is none; and whether only connecting words (or nothing) stand
+        between `low` and `high`, so that the box belongs to the phrase before `low`.
+    """
+    end = low + len(text[low:high].rstrip())
+    start = max(low, end - LOOK_BACK)
+    tokens = list(_TOKEN.finditer(text, start, end))
+    if start > low and tokens and text[start - 1].isalnum() and tokens[0].start() == start:
+        del tokens[0]
+    tokens = tokens[: _without_connecting([token[0].lower() for token in tokens])]
+    if not tokens:
+        return (high, high), start == low
+    first = _first_word([token[0].lower() for token in tokens])
+    if first == len(tokens):
+        return (high, high), False
+    return (tokens[first].start(), tokens[-1].end()), False
+
+
+def without_last_connecting(text: str) -> str:
+    """The text without the connecting words and white space at its end ("a field with" -> "a field")."""
+    text = text.rstrip()
+    tokens = list(_TOKEN.finditer(text, max(0, len(text) - LOOK_BACK)))
+    while tokens and tokens[-1][0].lower() in _CONNECTING:
+        text = text[: tokens.pop().start()].rstrip()
+    return text
+
+
+def colour_span(phrase: str) -> Span | None:
+    """Where the first CSS colour of a phrase stands; two words that make one name ("light blue") count as one."""
+    words = list(_LETTERS.finditer(phrase))
+    for here, after in zip(words, [*words[1:], None], strict=False):
+        if after and after.start() == here.end() + 1 and (here[0] + after[0]).lower() in COLOURS:
+            return here.start(), after.end()
+        if here[0].lower() in COLOURS:
+            return here.span()
+    return None
+
+
+def colour_word(phrase: str) -> str | None:
+    """The first CSS colour of a phrase as its CSS name ("a light blue car" -> "lightblue"), or None."""
+    span = colour_span(phrase)
+    return None if span is None else "".join(_LETTERS.findall(phrase[span[0] : span[1]])).lower()
+
+
+def with_colour_word(phrase: str, colour: str) -> str:
+    """The phrase with its first CSS colour replaced, an "a" or "an" before it made to fit; unchanged without one."""
+    span = colour_span(phrase)
+    if span is None:
+        return phrase
+    before = phrase[: span[0]]
+    article = re.search(r"\b(a)n?( )\Z", before[-len("an ") - 1 :], re.IGNORECASE)
+    if article:
+        fitting = article[1] + ("n" if colour[0] in "aeiou" else "")
+        before = before[: len(before) - len(article[0])] + fitting + article[2]
+    return before + colour + phrase[span[1] :]
+
+
+def _without_connecting(words: Sequence[str]) -> int:
+    """How many of the words are left when connecting words and remarks in brackets at the end are taken off."""
+    count = len(words)
+    while count and (words[count - 1] in _BEFORE_BOX or words[count - 1] == ")"):
+        if words[count - 1] == ")" and "(" in words[:count]:
+            count = max(index for index in range(count) if words[index] == "(")
+        elif words[count - 1] == ")":
+            return count
+        else:
+            count -= 1
+    return count
+
+
+def _first_word(words: Sequence[str]) -> int:
+    """Index of the first word of the noun phrase that ends with the last word; `len(words)` when there is none."""
+    first = len(words)
+    while first and len(words) - first < MAX_WORDS:
+        word = words[first - 1]
+        if not word[0].isalnum() or word in _CONNECTING or word in _COMMANDS:
+            break
+        first -= 1
+        if word in _DETERMINERS:
+            return first
+    for index in range(len(words) - 2, first - 1, -1):
+        if words[index] == "of" or words[index].endswith("ing"):
+            return index + 1
+    return first
