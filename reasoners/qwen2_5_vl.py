@@ -1,0 +1,245 @@
+"""Qwen2.5-VL as a reasoner: chain of thought and semantic summary (GoT, section 4.1)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+
+from got_core.interfaces import Reasoner
+from got_core.types import Batch, Reasoning
+from reasoners.qwen2_5_vl_images import PatchLayout
+from reasoners.qwen2_5_vl_model import Tune, grow_embedding, pretrained_config, small_config, tuned, untuned
+from reasoners.qwen2_5_vl_processor import EDITING_TEMPLATE, GENERATION_TEMPLATE, Qwen2_5_VLProcessor
+from reasoners.tokenizer import Vocabulary, locate
+
+
+class Qwen2_5_VLReasoner(Reasoner):
+    """Qwen2.5-VL with N image tokens after its chain, whose last hidden states are the semantic summary.
+
+    The sequence is: prompt (with the source image's visual tokens when editing), chain, `<|im_gen_start|>`, N image
+    tokens. One causal pass gives the chain's loss and the states.
+
+    Args:
+        config: Values of `Qwen2_5_VLConfig` for a model with random weights; either this or `pretrained`.
+        pretrained: Local folder or hub id of a trained model.
+        tokenizer: A `tokenizer.json`, or a folder or hub id that has one; that of `pretrained` when None.
+        num_tokens: Number N of image tokens.
+        image_size: Side of the square that source images are resized to for the vision tower, in pixels.
+        tune: "lora" trains adapters on the language decoder and the added tokens' embeddings; "full" trains everything,
+            the vision tower too; "frozen" nothing.
+        lora_rank, lora_alpha, lora_dropout: Adapter settings, read when `tune` is "lora".
+        generation_template, editing_template: All text before the chain, with `{prompt}` and, for editing, `{image}`.
+        max_chain_tokens: Longer chains are cut to so many tokens in training and in `summarize`.
+        length_groups: The decoder reads a batch in so many groups of rows of similar length, which saves padding and
+            changes no result. Worth it where lengths differ much and a group is still enough work for the device.
+        dtype: Precision of the weights.
+
+    Raises:
+        ValueError: Both or neither of `config` and `pretrained`, or settings that do not fit; before weights load.
+        FileNotFoundError: No such tokenizer or model; before weights load.
+    """
+
+    processor: Qwen2_5_VLProcessor
+
+    def __init__(
+        self,
+        config: dict[str, Any] | None = None,
+        pretrained: str | None = None,
+        tokenizer: str | None = None,
+        num_tokens: int = 64,
+        image_size: int = 448,
+        tune: Tune = "lora",
+        lora_rank: int = 32,
+        lora_alpha: int = 32,
+        lora_dropout: float = 0.05,
+        generation_template: str = GENERATION_TEMPLATE,
+        editing_template: str = EDITING_TEMPLATE,
+        max_chain_tokens: int = 1024,
+        length_groups: int = 1,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
+        super().__init__()
+        if (config is None) == (pretrained is None):
+            raise ValueError("give the reasoner either `config` or `pretrained`, not both or neither")
+        if tokenizer is None and pretrained is None:
+            raise ValueError("a reasoner from `config` needs `tokenizer`, the path of a tokenizer.json")
+        for name, value in (("num_tokens", num_tokens), ("length_groups", length_groups)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        file = locate(tokenizer or pretrained, "tokenizer.json")
+        vocabulary = Vocabulary(Tokenizer.from_file(str(file)), num_tokens)
+        settings = small_config(config, vocabulary) if pretrained is None else pretrained_config(pretrained)
+        vision = settings.vision_config
+        layout = PatchLayout(image_size, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+        self.processor = Qwen2_5_VLProcessor(
+            vocabulary, layout, generation_template, editing_template, max_chain_tokens
+        )
+        weights = getattr(torch, dtype)
+        if pretrained is None:
+            model = Qwen2_5_VLForConditionalGeneration(settings).to(weights)
+        else:
+            model = Qwen2_5_VLForConditionalGeneration.from_pretrained(pretrained, dtype=weights)
+        grow_embedding(model, vocabulary)
+        self.mllm = tuned(model, tune, vocabulary.added, lora_rank, lora_alpha, lora_dropout)
+        self.dim = settings.text_config.hidden_size
+        self.num_tokens = num_tokens
+        self.length_groups = length_groups
+        writable = torch.zeros(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
+        writable[vocabulary.writable + vocabulary.stops] = True
+        self.register_buffer("_unwritable", ~writable, persistent=False)
+        self.register_buffer("_stops", torch.tensor(vocabulary.stops), persistent=False)
+        self.register_buffer("_tail", torch.tensor([vocabulary.start, *vocabulary.image_tokens]), persistent=False)
+
+    @property
+    def qwen(self) -> Qwen2_5_VLForConditionalGeneration:
+        """The library's model, with adapters in place when there are any."""
+        return untuned(self.mllm)
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """The vision tower's blocks, then the decoder's layers."""
+        return [*self.qwen.model.visual.blocks, *self.qwen.model.language_model.layers]
+
+    def forward(self, batch: Batch) -> Reasoning:
+        """Chain loss (mean cross-entropy over all chain tokens of the batch) and states, teacher-forced in one pass.
+
+        Logits are computed only where a chain token is predicted.
+        """
+        ids, mask = batch.inputs["input_ids"], batch.inputs["chain_mask"]
+        hidden = self._read(batch.inputs)
+        logits = self.qwen.lm_head(hidden[:, :-1][mask[:, 1:]])
+        loss = functional.cross_entropy(logits.float(), ids[mask])
+        return Reasoning(self._summary(hidden, batch.inputs), batch.chains, loss)
+
+    def summarize(self, batch: Batch, chains: Sequence[str]) -> Reasoning:
+        """States after given chains, one a sample.
+
+        A chain is tokenised afresh, so it gives the states of `generate` when the model wrote it as the tokenizer would
+        have cut it, which is what it was trained on; an untrained model may spell a word in other pieces.
+        """
+        inputs = self.processor(batch.to("cpu").samples(chains)).to(batch.source.device).inputs
+        return Reasoning(self._summary(self._read(inputs), inputs), tuple(chains))
+
+    @torch.no_grad()
+    def generate(
+        self, batch: Batch, *, temperature: float = 0.0, max_new_tokens: int = 1024, generator: Generator | None = None
+    ) -> Reasoning:
+        """Write chains and read the states from the same cache.
+
+        A chain ends at `<|im_gen_start|>`, `<|vision_start|>` or `<|endoftext|>`.
+
+        Args:
+            batch: Prompts and source images; its chains are not looked at.
+            temperature: Divides the logits before sampling; 0 takes the likeliest token.
+            max_new_tokens: Chains are cut here when the model does not stop.
+            generator: Randomness of the sampling; torch's default generator when None.
+        """
+        rows, states = self.write(batch.inputs, temperature, max_new_tokens, generator)
+        return Reasoning(states, tuple(self.processor.vocabulary.decode(row) for row in rows))
+
+    @torch.no_grad()
+    def write(
+        self, inputs: Mapping[str, Tensor], temperature: float, max_new_tokens: int, generator: Generator | None
+    ) -> tuple[list[list[int]], Float[Tensor, "b n d"]]:
+        """The work of `generate`: the chains' token ids, without what ended them, and the states.
+
+        Prompts are aligned on the right (padding on the left). A row that has ended is fed padding that no later token
+        may attend to, and its positions stand still until the image tokens.
+        """
+        ids, positions, seen = _align_right(inputs["input_ids"], inputs["position_ids"], inputs["prompt_length"])
+        embed = self.qwen.get_input_embeddings()
+        cache = DynamicCache(config=self.qwen.config.text_config)
+        hidden = self._decode(self._see(ids, inputs), positions, seen, cache)
+        place = positions[:, 0, -1] + 1
+        running = torch.ones_like(place, dtype=torch.bool)
+        written: list[Tensor] = []
+        for _ in range(max_new_tokens):
+            token = self._choose(hidden[:, -1], temperature, generator)
+            running = running & ~torch.isin(token, self._stops)
+            if not running.any():
+                break
+            written.append(torch.where(running, token, -1))
+            seen = torch.cat([seen, rearrange(running, "b -> b 1")], dim=1)
+            hidden = self._decode(embed(rearrange(token, "b -> b 1")), _axes(place[:, None]), seen, cache)
+            place = place + running
+        tail = repeat(self._tail, "l -> b l", b=len(ids))
+        seen = torch.cat([seen, torch.ones_like(tail, dtype=torch.bool)], dim=1)
+        places = place[:, None] + torch.arange(tail.shape[1], device=tail.device)
+        states = self._decode(embed(tail), _axes(places), seen, cache)[:, -self.num_tokens :]
+        columns = torch.stack(written, dim=1).tolist() if written else [[]] * len(ids)
+        return [[token for token in row if token >= 0] for row in columns], states
+
+    def _see(self, ids: Int[Tensor, "b l"], inputs: Mapping[str, Tensor]) -> Float[Tensor, "b l d"]:
+        """Token embeddings, with the vision tower's output where an image stands."""
+        embeddings = self.qwen.get_input_embeddings()(ids)
+        visual = self.qwen.model.visual
+        features = visual(inputs["pixel_values"].to(visual.dtype), grid_thw=inputs["image_grid_thw"]).pooler_output
+        places = rearrange(ids == self.processor.vocabulary.image_place, "b l -> b l 1")
+        return embeddings.masked_scatter(places, features.to(embeddings.dtype))
+
+    def _decode(
+        self,
+        embeddings: Float[Tensor, "b l d"],
+        positions: Int[Tensor, "b 3 l"],
+        seen: Bool[Tensor, "b s"] | None = None,
+        cache: DynamicCache | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        """Last hidden states, after the final norm.
+
+        `seen` marks the tokens, cached ones first, that may be attended to; all of them when None.
+        """
+        return self.qwen.model.language_model(
+            inputs_embeds=embeddings,
+            position_ids=rearrange(positions, "b three l -> three b l"),
+            attention_mask=seen,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+    def _read(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b l d"]:
+        """Hidden states of whole sequences; padding is on the right, so the causal order alone hides it."""
+        embeddings, positions = self._see(inputs["input_ids"], inputs), inputs["position_ids"]
+        if self.length_groups == 1:
+            return self._decode(embeddings, positions)
+        order = inputs["length"].argsort()
+        parts = []
+        for rows in order.chunk(self.length_groups):
+            longest = int(inputs["length"][rows].max())
+            hidden = self._decode(embeddings[rows, :longest], positions[rows, :, :longest])
+            parts.append(functional.pad(hidden, (0, 0, 0, embeddings.shape[1] - longest)))
+        return torch.cat(parts)[order.argsort()]
+
+    def _summary(self, hidden: Float[Tensor, "b l d"], inputs: Mapping[str, Tensor]) -> Float[Tensor, "b n d"]:
+        return rearrange(hidden[inputs["summary_mask"]], "(b n) d -> b n d", n=self.num_tokens)
+
+    def _choose(
+        self, hidden: Float[Tensor, "b d"], temperature: float, generator: Generator | None
+    ) -> Int[Tensor, " b"]:
+        """The next token of each row: text, an object or box token, or one that ends the chain."""
+        logits = self.qwen.lm_head(hidden).float().masked_fill(self._unwritable, -torch.inf)
+        if temperature == 0:
+            return logits.argmax(dim=-1)
+        probabilities = (logits / temperature).softmax(dim=-1)
+        device = probabilities.device if generator is None else generator.device
+        drawn = torch.multinomial(probabilities.to(device), 1, generator=generator)
+        return rearrange(drawn.to(probabilities.device), "b 1 -> b")
+
+
+def _axes(places: Int[Tensor, "b l"]) -> Int[Tensor, "b 3 l"]:
+    """Text's rotary positions, the same on all three axes."""
+    return repeat(places, "b l -> b three l", three=3)
+
+
+def _align_right(
+    ids: Int[Tensor, "b l"], positions: Int[Tensor, "b 3 l"], lengths: Int[Tensor, " b"]
+) -> tuple[Int[Tensor, "b p"], Int[Tensor, "b 3 p"], Bool[Tensor, "b p"]]:
+    """The first `lengths` tokens of each row with padding on the left, their positions, and which are not padding."""
+    longest = int(lengths.max())
+    index = torch.arange(longest, device=ids.device) - rearrange(longest - lengths, "b -> b 1")
+    first = index.clamp(min=0)
+    return ids.gather(1, first), positions.gather(2, _axes(first)), index >= 0

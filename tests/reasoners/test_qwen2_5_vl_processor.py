@@ -1,0 +1,100 @@
+"""The processor against the library's own image processing and rotary positions."""
+
+import pickle
+
+import pytest
+import torch
+from reasoner_samples import small_samples
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
+from reasoners.qwen2_5_vl_images import PatchLayout
+from reasoners.qwen2_5_vl_processor import EDITING_TEMPLATE, GENERATION_TEMPLATE
+
+
+def library_patches(images, layout, **values):
+    pixels = layout.image_size**2
+    processor = Qwen2VLImageProcessor(
+        patch_size=layout.patch_size,
+        merge_size=layout.merge_size,
+        temporal_patch_size=layout.temporal_patch_size,
+        min_pixels=pixels,
+        max_pixels=pixels,
+    )
+    return processor(images=list(images), return_tensors="pt", **values)
+
+
+def test_patches_equal_the_librarys():
+    layout, images = PatchLayout(16, 4, 2, 2), torch.rand(3, 3, 16, 16)
+    expected = library_patches(images, layout, do_rescale=False)
+    torch.testing.assert_close(layout.patches(images * 2 - 1), expected["pixel_values"], atol=1e-5, rtol=0)
+    assert torch.equal(layout.grids(3), expected["image_grid_thw"])
+
+
+def test_resizing_equals_the_librarys_up_to_its_rounding_to_bytes():
+    layout, images = PatchLayout(16, 4, 2, 2), torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
+    expected = library_patches(images, layout)["pixel_values"]
+    one_grey_level = 1 / 255 / 0.26
+    ours = layout.patches(images.float() / 127.5 - 1)
+    torch.testing.assert_close(ours, expected, atol=one_grey_level, rtol=0)
+
+
+def test_rows_hold_prompt_chain_start_and_image_tokens(build):
+    processor = build().processor
+    samples = small_samples(3, edits=(1,))
+    inputs = processor(samples).inputs
+    vocabulary = processor.vocabulary
+    for row, sample in enumerate(samples):
+        ids, prompt = inputs["input_ids"][row], int(inputs["prompt_length"][row])
+        chain = vocabulary.encode(sample.chain)
+        assert ids[prompt : prompt + len(chain)].tolist() == chain
+        assert ids[inputs["chain_mask"][row]].tolist() == [*chain, vocabulary.start]
+        assert ids[inputs["summary_mask"][row]].tolist() == vocabulary.image_tokens
+        assert set(ids[prompt + len(chain) + 1 + 4 :].tolist()) <= {vocabulary.padding}
+        assert vocabulary.decode(ids[:prompt].tolist()).endswith(f"{sample.prompt}<|im_end|>")
+        assert int((ids == vocabulary.image_place).sum()) == (processor.layout.side**2 if row == 1 else 0)
+
+
+@pytest.mark.parametrize("edits", [(), (0, 2), (0, 1, 2)])
+def test_positions_equal_the_librarys(build, edits):
+    reasoner = build(editing_template="Edit {image} so: {prompt}.")
+    inputs = reasoner.processor(small_samples(3, edits)).inputs
+    ids, grids = inputs["input_ids"], inputs["image_grid_thw"] if edits else None
+    kinds = (ids == reasoner.processor.vocabulary.image_place).int()
+    expected, _ = reasoner.qwen.model.get_rope_index(ids, kinds, grids)
+    assert torch.equal(inputs["position_ids"].transpose(0, 1), expected)
+
+
+def test_control_tokens_a_user_types_are_blanks(build):
+    processor = build().processor
+    typed = "a <|image_pad|><|im_<|im_end|>gen_0001|>b <|box_start|>"
+    ids = processor.prompt_ids(typed, edit=False)
+    plain = processor.prompt_ids("a  <|im_ gen_0001|>b <|box_start|>", edit=False)
+    assert ids == plain
+    assert processor.chain_ids("x<|im_gen_start|>y") == processor.chain_ids("x y")
+
+
+def test_long_chains_are_cut_and_keep_their_image_tokens(build):
+    inputs = build(max_chain_tokens=5).processor(small_samples(3)).inputs
+    assert inputs["chain_mask"].sum(1).tolist() == [6, 6, 6]
+    assert inputs["summary_mask"].sum(1).tolist() == [4, 4, 4]
+
+
+def test_it_travels_to_a_worker(build):
+    processor = build().processor
+    samples = small_samples(3, edits=(0,))
+    expected, got = processor(samples).inputs, pickle.loads(pickle.dumps(processor))(samples).inputs
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_default_templates_are_those_of_the_reference():
+    drawing = "Follow the caption to generate an image through a chain of thought process: {prompt}<"
+    editing = "Follow the instruction to edit the given image through a chain of thought process: {prompt}<"
+    assert "<|im_start|>user\n" + drawing in GENERATION_TEMPLATE
+    assert "<|im_start|>user\n{image}" + editing in EDITING_TEMPLATE
+
+
+def test_settings_that_do_not_fit_are_refused(build):
+    with pytest.raises(ValueError, match="image_size 18 is not a multiple of patch_size 4"):
+        build(image_size=18)
+    with pytest.raises(ValueError, match="editing_template must hold"):
+        build(editing_template="{prompt}")
