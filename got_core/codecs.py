@@ -74,7 +74,7 @@ class AutoencoderCodec(_NormalisedCodec):
         pretrained: Folder or hub id; give this or `config`.
         subfolder: Folder inside `pretrained`, such as "vae".
         config: Arguments of `model_class`.
-        model_class: A diffusers autoencoder whose `encode` has a posterior (AutoencoderKL) or not (AutoencoderDC, AutoencoderTiny).
+        model_class: AutoencoderKL, or a diffusers autoencoder without a posterior (AutoencoderDC, AutoencoderTiny).
         mean, std: Of the raw latents; None takes them from the autoencoder's own scale and shift.
         images_at_once: Encode and decode at most so many images in one go, to bound memory; None for all.
 

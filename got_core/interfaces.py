@@ -7,7 +7,7 @@ to 1000 (noise), for every objective.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, device, nn
@@ -15,12 +15,14 @@ from torch import Generator, Tensor, device, nn
 from got_core.types import Batch, Guidance, Reasoning, Sample
 
 
+@runtime_checkable
 class Processor(Protocol):
     """Makes samples ready for a reasoner, in the loader's workers: picklable and without weights."""
 
     def __call__(self, samples: Sequence[Sample]) -> Batch: ...
 
 
+@runtime_checkable
 class Scheduler(Protocol):
     """The part of a diffusers scheduler that sampling uses."""
 
@@ -138,7 +140,28 @@ class DenoisingBackbone(Component, ABC):
     def forward(
         self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], guidance: Guidance
     ) -> Float[Tensor, "b c h w"]:
-        """The prediction that the objective trains, for noisy latents at times t in 0 to 1000."""
+        """The prediction that the objective trains, for noisy latents at times t in 0 to 1000.
+
+        Raises:
+            ValueError: The guidance lacks a declared field; `check_guidance` sees to it.
+        """
+
+    def check_guidance(self, guidance: Guidance) -> None:
+        """See that each field the backbone takes is there and as wide as it declares.
+
+        Raises:
+            ValueError: Names the backbone, the field and both widths.
+        """
+        for field, wanted, axis in (
+            ("tokens", self.token_dim, -1),
+            ("pooled", self.pooled_dim, -1),
+            ("spatial", self.spatial_channels, 1),
+            ("reference", self.reference_channels, 1),
+        ):
+            value = getattr(guidance, field)
+            if wanted is not None and (value is None or value.shape[axis] != wanted):
+                found = "none" if value is None else f"width {value.shape[axis]}"
+                raise ValueError(f"{type(self).__name__} takes {field} guidance of width {wanted}, but got {found}")
 
 
 Predict = Callable[[Float[Tensor, "b c h w"], Float[Tensor, " b"]], Float[Tensor, "b c h w"]]

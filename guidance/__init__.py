@@ -1,0 +1,1 @@
+"""Guidance encoders: reasoning, boxes and reference image to guidance."""

@@ -1,0 +1,128 @@
+"""The inflated UNet against the original one."""
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from backbones.sdxl_unet import SDXLUNet
+from got_core.types import Guidance
+
+TOKEN, POOLED, CHANNELS, MAPS = 12, 10, 4, 4
+CONFIG = {
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "transformer_layers_per_block": 1,
+    "attention_head_dim": [1, 2],
+    "norm_num_groups": 4,
+    "cross_attention_dim": TOKEN,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 6,
+    "projection_class_embeddings_input_dim": POOLED + 6 * 6,
+}
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def guidance(seed: int = 1, height: int = 8, width: int = 12) -> Guidance:
+    maps = (5 * draw(2, MAPS, height, width, seed=10 * seed + place) for place in range(2))
+    return Guidance(draw(2, 5, TOKEN, seed=1), draw(2, POOLED, seed=2), *maps)
+
+
+@pytest.fixture
+def saved(tmp_path) -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**CONFIG).eval()
+    unet.save_pretrained(tmp_path / "unet")
+    return unet
+
+
+def original(unet: UNet2DConditionModel, x: Tensor, t: Tensor, given: Guidance, height: int, width: int) -> Tensor:
+    ids = torch.tensor([[height, width, 0, 0, height, width]] * len(x), dtype=torch.float32)
+    added = {"text_embeds": given.pooled, "time_ids": ids}
+    return unet(x, t, given.tokens, added_cond_kwargs=added).sample
+
+
+@pytest.mark.parametrize("size", [(8, 12), (16, 8)])
+def test_at_start_it_is_the_original_whatever_the_maps(saved, tmp_path, size):
+    model = SDXLUNet(str(tmp_path), subfolder="unet", spatial_channels=MAPS, reference_channels=MAPS).eval()
+    x, t = draw(2, CHANNELS, *size), torch.tensor([20.0, 800.0])
+    with torch.no_grad():
+        for seed in (1, 2):
+            given = guidance(seed, *size)
+            expected = original(saved, x, t, given, 8 * size[0], 8 * size[1])
+            torch.testing.assert_close(model(x, t, given), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_channels_are_noisy_then_reference_then_spatial(saved, tmp_path):
+    model = SDXLUNet(str(tmp_path / "unet"), spatial_channels=MAPS, reference_channels=MAPS).eval()
+    x, t, given = draw(2, CHANNELS, 8, 12), torch.tensor([20.0, 800.0]), guidance()
+    assert torch.equal(model.unet.conv_in.weight[:, :CHANNELS], saved.conv_in.weight)
+    with torch.no_grad():
+        start = model(x, t, given)
+        model.unet.conv_in.weight[:, CHANNELS : CHANNELS + MAPS] = 0.1
+        no_spatial = Guidance(given.tokens, given.pooled, torch.zeros_like(given.spatial), given.reference)
+        opened = model(x, t, given)
+        assert not torch.allclose(opened, start)
+        assert torch.equal(opened, model(x, t, no_spatial))
+        model.unet.conv_in.weight[:, CHANNELS + MAPS :] = 0.1
+        assert not torch.allclose(model(x, t, given), model(x, t, no_spatial))
+
+
+@pytest.mark.parametrize(("spatial", "reference"), [(None, None), (MAPS, None), (None, 2)])
+def test_maps_can_be_left_out(spatial, reference):
+    model = SDXLUNet(config=CONFIG, spatial_channels=spatial, reference_channels=reference)
+    assert (
+        model.unet.conv_in.in_channels
+        == model.unet.config.in_channels
+        == CHANNELS + sum(filter(None, (spatial, reference)))
+    )
+    given = guidance()
+    reduced = Guidance(given.tokens, given.pooled, given.spatial, given.reference[:, :2])
+    assert model(draw(2, CHANNELS, 8, 12), torch.ones(2), reduced).shape == (2, CHANNELS, 8, 12)
+
+
+def test_the_unet_is_told_the_size_in_pixels():
+    torch.manual_seed(0)
+    model = SDXLUNet(config=CONFIG, downsample=2).eval()
+    x, t, given = draw(2, CHANNELS, 8, 12), torch.tensor([20.0, 800.0]), guidance()
+    with torch.no_grad():
+        expected = original(model.unet, x, t, given, 16, 24)
+        torch.testing.assert_close(model(x, t, given), expected)
+
+
+def test_widths_and_blocks_are_read_from_the_unet():
+    model = SDXLUNet(config=CONFIG, spatial_channels=MAPS)
+    assert (model.latent_channels, model.token_dim, model.pooled_dim) == (CHANNELS, TOKEN, POOLED)
+    assert (model.spatial_channels, model.reference_channels) == (MAPS, None)
+    assert list(model.blocks()) == [*model.unet.down_blocks, model.unet.mid_block, *model.unet.up_blocks]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "give exactly one of the two"),
+        ({"config": CONFIG, "pretrained": "x"}, "give exactly one of the two"),
+        ({"config": {**CONFIG, "addition_embed_type": None}}, "addition_embed_type 'text_time', but this one has None"),
+        ({"config": {**CONFIG, "projection_class_embeddings_input_dim": 36}}, "leaves no room for a pooled vector"),
+    ],
+)
+def test_other_unets_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        SDXLUNet(**arguments)
+
+
+def test_guidance_that_does_not_fit_is_refused():
+    model = SDXLUNet(config=CONFIG, spatial_channels=MAPS)
+    given = guidance()
+    with pytest.raises(ValueError, match="SDXLUNet takes pooled guidance of width 10, but got none"):
+        model(draw(2, CHANNELS, 8, 12), torch.ones(2), Guidance(given.tokens, None, given.spatial))
+    with pytest.raises(ValueError, match="SDXLUNet takes spatial guidance of width 4, but got width 3"):
+        model(draw(2, CHANNELS, 8, 12), torch.ones(2), Guidance(given.tokens, given.pooled, given.spatial[:, :3]))
