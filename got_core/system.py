@@ -1,0 +1,273 @@
+"""GoTSystem: reason -> guide -> drop -> denoise, trained end to end (GoT, section 4.3)."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from lightning import LightningModule
+from torch import Generator, Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from got_core.interfaces import DenoisingBackbone, GuidanceEncoder, LatentCodec, NoiseObjective, Processor, Reasoner
+from got_core.sampling import EDITING, TEXT_TO_IMAGE, GuidanceScales, sample
+from got_core.types import Batch, Drawing, Guidance, Reasoning
+
+COMPONENTS = ("reasoner", "guidance", "backbone")
+"""The attributes of a system that are trained, in the order samples pass them."""
+
+
+class GoTSystem(LightningModule):
+    """A reasoner, a guidance encoder and a denoising backbone, trained jointly.
+
+    The loss is `chain_weight` x chain cross-entropy + `denoising_weight` x denoising loss; the latter's gradient
+    reaches the reasoner through its states. No component is known by name here: any that keep to `got_core.interfaces`
+    will do.
+
+    Args:
+        reasoner, guidance, backbone, codec, objective: The components, built.
+        optimizer: Makes the optimizer from parameter groups, such as a partial `torch.optim.AdamW`.
+        learning_rates: Peak learning rate of each of `reasoner`, `guidance`, `backbone`.
+        warmup_steps: Steps of linear warm-up, followed by a cosine down to `final_learning_rate` x peak.
+        final_learning_rate: Last learning rate as a fraction of the peak.
+        chain_weight, denoising_weight: Weights of the two losses.
+        conditioning_dropout: Probability of each of the three partly dropped conditions in training.
+        noise_draws: Noise levels drawn for each sample of a batch; more than one shares a reasoner pass among them.
+        generation_scales, editing_scales: Guidance scales (semantic, spatial, reference) at sampling.
+        sampling_steps: Denoising steps at sampling.
+        max_chain_tokens: Longest chain that is written at sampling.
+        max_nonfinite_steps: Steps with a non-finite gradient in a row after which training stops.
+
+    Raises:
+        ValueError: Widths of two components do not fit, or a learning rate is missing or names no component.
+    """
+
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        guidance: GuidanceEncoder,
+        backbone: DenoisingBackbone,
+        codec: LatentCodec,
+        objective: NoiseObjective,
+        optimizer: Callable[[Iterable], Optimizer],
+        learning_rates: Mapping[str, float],
+        warmup_steps: int = 500,
+        final_learning_rate: float = 0.0,
+        chain_weight: float = 1.0,
+        denoising_weight: float = 1.0,
+        conditioning_dropout: float = 0.05,
+        noise_draws: int = 1,
+        generation_scales: GuidanceScales = TEXT_TO_IMAGE,
+        editing_scales: GuidanceScales = EDITING,
+        sampling_steps: int = 50,
+        max_chain_tokens: int = 1024,
+        max_nonfinite_steps: int = 10,
+    ) -> None:
+        super().__init__()
+        check_widths(reasoner, guidance, backbone, codec)
+        if set(learning_rates) != set(COMPONENTS):
+            raise ValueError(f"learning_rates must name {', '.join(COMPONENTS)}; got {', '.join(learning_rates)}")
+        if not 0 <= 3 * conditioning_dropout <= 1:
+            raise ValueError(f"conditioning_dropout must lie in 0..1/3, not {conditioning_dropout}")
+        self.reasoner = reasoner
+        self.guidance = guidance
+        self.backbone = backbone
+        self.codec = codec
+        self.objective = objective
+        self.optimizer = optimizer
+        self.learning_rates = dict(learning_rates)
+        self.warmup_steps = warmup_steps
+        self.final_learning_rate = final_learning_rate
+        self.chain_weight = chain_weight
+        self.denoising_weight = denoising_weight
+        self.conditioning_dropout = conditioning_dropout
+        self.noise_draws = noise_draws
+        self.generation_scales = generation_scales
+        self.editing_scales = editing_scales
+        self.sampling_steps = sampling_steps
+        self.max_chain_tokens = max_chain_tokens
+        self.max_nonfinite_steps = max_nonfinite_steps
+        self.nonfinite_steps = 0
+        self.nonfinite_in_a_row = 0
+
+    # ------------------------------------------------------------------ training
+
+    @property
+    def processor(self) -> Processor:
+        """Makes batches, in the loader's workers."""
+        return self.reasoner.processor
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """Joint loss of one batch of text-to-image and editing samples."""
+        reasoning = self.reasoner(batch)
+        guidance = self.drop_conditions(self.guidance(reasoning, batch, self.codec))
+        denoising_loss = self.denoising_loss(batch, guidance)
+        loss = self.denoising_weight * denoising_loss
+        if reasoning.loss is not None:
+            loss = loss + self.chain_weight * reasoning.loss
+            self.log("chain_loss", reasoning.loss, prog_bar=True, batch_size=len(batch))
+        self.log("denoising_loss", denoising_loss, prog_bar=True, batch_size=len(batch))
+        self.log("loss", loss, batch_size=len(batch))
+        return loss
+
+    def denoising_loss(self, batch: Batch, guidance: Guidance) -> Float[Tensor, ""]:
+        """Mean denoising loss of the batch's targets under guidance, over `noise_draws` noise levels each."""
+        if batch.target is None:
+            raise ValueError("training needs samples with a target image")
+        latents = self.codec.encode(batch.target)
+        latents = torch.cat([latents] * self.noise_draws)
+        guidance = Guidance.cat([guidance] * self.noise_draws)
+        t = self.objective.sample_t(len(latents), latents.device)
+        noise = self.objective.sample_noise(latents)
+        return self.objective.loss(lambda x_t, t: self.backbone(x_t, t, guidance), latents, noise, t).mean()
+
+    def drop_conditions(self, guidance: Guidance) -> Guidance:
+        """Conditioning dropout of GoT: each of (0,0,0), (0,0,Gr), (Gt,0,Gr) with the same small probability.
+
+        Outside of training mode the guidance is returned as it is.
+        """
+        if not self.training or self.conditioning_dropout == 0:
+            return guidance
+        draw = torch.rand(len(guidance.tokens), device=guidance.tokens.device)
+        semantic, spatial, reference = dropped_conditions(draw, self.conditioning_dropout)
+        return self.guidance.drop(guidance, semantic, spatial, reference)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Skip a step whose gradient is not finite; stop after too many in a row.
+
+        Gradients are already reduced over ranks here, so every rank decides alike.
+
+        Raises:
+            RuntimeError: `max_nonfinite_steps` such steps in a row.
+        """
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if bool(torch.isfinite(norm)):
+            self.nonfinite_in_a_row = 0
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            self.nonfinite_steps += 1
+            self.nonfinite_in_a_row += 1
+            if self.nonfinite_in_a_row >= self.max_nonfinite_steps:
+                raise RuntimeError(
+                    f"the gradient was not finite {self.nonfinite_in_a_row} times in a row (step {self.global_step}); "
+                    "lower the learning rates or look at the last batches' data"
+                )
+        self.log("nonfinite_steps", float(self.nonfinite_steps))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """One parameter group a component; warm-up, then cosine over the trainer's steps."""
+        groups = []
+        for name in COMPONENTS:
+            parameters = [p for p in getattr(self, name).parameters() if p.requires_grad]
+            if parameters:
+                groups.append({"params": parameters, "lr": self.learning_rates[name], "name": name})
+        optimizer = self.optimizer(groups)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_learning_rate)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ------------------------------------------------------------------ sampling
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Drawing:
+        """Draw the batch from its prompts alone; callbacks score and show the drawing."""
+        return self.draw(batch, seed=batch_idx)
+
+    @torch.no_grad()
+    def plan(self, batch: Batch, temperature: float = 0.0, seed: int = 0) -> Reasoning:
+        """Write a chain for each sample and read its states; deterministic for a seed."""
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        return self.reasoner.generate(
+            batch, temperature=temperature, max_new_tokens=self.max_chain_tokens, generator=generator
+        )
+
+    @torch.no_grad()
+    def draw(
+        self,
+        batch: Batch,
+        chains: Sequence[str] | None = None,
+        *,
+        seed: int = 0,
+        temperature: float = 0.0,
+        steps: int | None = None,
+        scales: GuidanceScales | None = None,
+    ) -> Drawing:
+        """Images for a batch, from chains that are written here or given.
+
+        Args:
+            batch: From the reasoner's processor; text-to-image and edits may be mixed.
+            chains: Chains to draw from, one a sample; None to have the reasoner write them.
+            seed: Of the noise and of sampled chains; the noise of a sample depends on its place in the batch alone.
+            temperature: Of the written chains; 0 is greedy.
+            steps, scales: Instead of the system's own.
+        """
+        reasoning = self.plan(batch, temperature, seed) if chains is None else self.reasoner.summarize(batch, chains)
+        guidance = self.guidance(reasoning, batch, self.codec)
+        noise = self.starting_noise(batch, seed)
+        scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
+        latents = sample(
+            self.backbone, self.guidance, guidance, self.objective, noise, scales, steps or self.sampling_steps
+        )
+        return Drawing(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
+
+    def starting_noise(self, batch: Batch, seed: int) -> Float[Tensor, "b c h w"]:
+        """Standard normal noise, one generator a sample, made on the CPU so that devices agree."""
+        height, width = (side // self.codec.downsample for side in batch.size)
+        shape = (self.codec.latent_channels, height, width)
+        seeds = [Generator().manual_seed(seed * 1_000_003 + place) for place in range(len(batch))]
+        return torch.stack([torch.randn(shape, generator=generator) for generator in seeds]).to(self.device)
+
+
+def dropped_conditions(
+    draw: Float[Tensor, " b"], probability: float
+) -> tuple[Bool[Tensor, " b"], Bool[Tensor, " b"], Bool[Tensor, " b"]]:
+    """Which of (semantic, spatial, reference) to drop, from uniform draws in [0, 1).
+
+    Up to `probability` everything is dropped, up to twice it all but the reference, up to three times the spatial
+    guidance alone; above that nothing.
+    """
+    return draw < 2 * probability, draw < 3 * probability, draw < probability
+
+
+def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
+    """Factor of the peak learning rate at a step: linear from 0 to 1, then a cosine down to `final` at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def check_widths(
+    reasoner: Reasoner, guidance: GuidanceEncoder, backbone: DenoisingBackbone, codec: LatentCodec
+) -> None:
+    """Hold the widths that components declare against each other.
+
+    Raises:
+        ValueError: The first pair that does not fit, naming both sides.
+    """
+    names = {part: type(module).__name__ for part, module in
+             {"reasoner": reasoner, "guidance": guidance, "backbone": backbone, "codec": codec}.items()}  # fmt: skip
+    if reasoner.dim != guidance.state_dim:
+        raise ValueError(
+            f"{names['reasoner']} makes states of width {reasoner.dim}, {names['guidance']} takes {guidance.state_dim}"
+        )
+    if codec.latent_channels != backbone.latent_channels:
+        raise ValueError(
+            f"{names['codec']} makes latents of {codec.latent_channels} channels, "
+            f"{names['backbone']} takes {backbone.latent_channels}"
+        )
+    for field, what in {
+        "token_dim": "tokens of width",
+        "pooled_dim": "a pooled vector of width",
+        "spatial_channels": "spatial latents of channels",
+        "reference_channels": "reference latents of channels",
+    }.items():
+        made, taken = getattr(guidance, field), getattr(backbone, field)
+        if made != taken:
+            raise ValueError(
+                f"{names['guidance']} makes {what} {made or 'none'}, {names['backbone']} takes {taken or 'none'}"
+            )
