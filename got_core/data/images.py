@@ -1,0 +1,59 @@
+"""Image files as tensors: RGB, upright, of one size, in [-1, 1]."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+
+WHITE = (255, 255, 255, 255)
+"""What shows through transparent pixels."""
+
+SIXTEEN_BIT_STEP = 257
+"""Levels of a 16-bit image to one level of an 8-bit image: 65535 / 255."""
+
+
+def load_image(
+    source: Path | bytes, size: tuple[int, int] | None = None, name: str | None = None
+) -> Float[Tensor, "3 H W"]:
+    """Read an image file, turn it upright by its EXIF tag and make it RGB; transparent pixels show white.
+
+    The whole image is resized to `size`, without a crop: boxes of a chain are relative to width and height, so they
+    stay right whatever the aspect ratio.
+
+    Args:
+        source: A file, or the bytes of one, in any format that Pillow reads.
+        size: (height, width) in pixels; None keeps the image's own.
+        name: What error messages call the image; its path by default.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not an image or is damaged.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "image bytes")
+    if isinstance(source, Path) and not source.is_file():
+        raise FileNotFoundError(f"{name}: no such image file")
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            image = _rgb(ImageOps.exif_transpose(opened))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise ValueError(f"{name}: not a readable image ({reason})") from None
+    if size is not None and image.size != size[::-1]:
+        image = image.resize(size[::-1], Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(image))
+    return rearrange(pixels, "h w c -> c h w").contiguous() / 127.5 - 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        levels = np.asarray(image, dtype=np.int64) // SIXTEEN_BIT_STEP
+        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        overlay = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", overlay.size, WHITE), overlay)
+    return image.convert("RGB")

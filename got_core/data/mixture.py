@@ -1,0 +1,115 @@
+"""Several datasets as one, in shares that follow their weights."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate
+
+import numpy as np
+from numpy import ndarray
+from torch.utils.data import Dataset
+
+from got_core.data.shuffle import permuted
+from got_core.types import Sample
+
+BLOCK = 1024
+"""Samples among which the turns of the sources are shuffled; each source has its share of every block."""
+
+FINEST_SHARE = 1_000_000
+"""Shares are rounded to fractions of at most this denominator."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset and its weight in a mixture.
+
+    Attributes:
+        dataset: Any map-style dataset of samples with a length.
+        weight: Its share of the samples is this over the sum of all weights; its length does not matter.
+    """
+
+    dataset: Dataset
+    weight: float = 1.0
+
+
+class Mixture(Dataset[Sample]):
+    """Sample i comes from a source and a place in it that depend on the seed and i alone.
+
+    Each source is walked in a shuffled order, without repeats until it has been seen whole, then in another order.
+    Indices beyond `length` are valid and go on with the walk: epoch e is length * e .. length * (e + 1) - 1.
+
+    Args:
+        sources: What is mixed.
+        length: Samples of one epoch.
+        seed: Seed of every order.
+
+    Raises:
+        ValueError: No sources, an empty one, or a weight that is not above zero.
+    """
+
+    def __init__(self, sources: Sequence[Source], length: int, seed: int = 0) -> None:
+        if not sources:
+            raise ValueError("a mixture needs at least one source")
+        for number, source in enumerate(sources):
+            kind = type(source.dataset).__name__
+            if not source.weight > 0 or math.isinf(source.weight):
+                raise ValueError(f"source {number} ({kind}) has weight {source.weight}; a weight is above zero")
+            if not len(source.dataset):  # type: ignore[arg-type]
+                raise ValueError(f"source {number} ({kind}) is empty")
+        if length < 1:
+            raise ValueError(f"a mixture needs a length of at least 1, not {length}")
+        self.sources = tuple(sources)
+        self.length = length
+        self.seed = seed
+        self._lengths = [len(source.dataset) for source in sources]  # type: ignore[arg-type]
+        weights = [Fraction(source.weight) for source in sources]
+        left = list(accumulate(reversed(weights)))[::-1]
+        shares = zip(weights, left, strict=True)
+        self._held: tuple[int, ndarray, ndarray] | None = None
+        self._shares = [(weight / rest).limit_denominator(FINEST_SHARE) for weight, rest in shares]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(self.length))
+
+    def __getitem__(self, index: int) -> Sample:
+        source, inner = self.locate(index)
+        sample: Sample = self.sources[source].dataset[inner]
+        return sample
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(source, index in it) of sample `index`."""
+        if index < 0:
+            raise IndexError(f"sample {index} of a mixture")
+        block, place = divmod(index, BLOCK)
+        if self._held is None or self._held[0] != block:
+            self._held = block, *self._schedule(block)
+        _, sources, visits = self._held
+        source, visit = int(sources[place]), int(visits[place])
+        turn, step = divmod(visit, self._lengths[source])
+        return source, permuted(step, self._lengths[source], self.seed, source, turn)
+
+    def _schedule(self, block: int) -> tuple[ndarray, ndarray]:
+        """The source of each place of a block, and how often it was visited before."""
+        before, after = self._visits(block * BLOCK), self._visits((block + 1) * BLOCK)
+        counts = [end - start for start, end in zip(before, after, strict=True)]
+        rng = np.random.default_rng([self.seed, block])
+        sources = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+        visits = np.empty(BLOCK, np.int64)
+        for source, (start, end) in enumerate(zip(before, after, strict=True)):
+            visits[sources == source] = np.arange(start, end)
+        return sources, visits
+
+    def _visits(self, place: int) -> list[int]:
+        """How often each source has been visited before a block's first place.
+
+        A source has its share of what the sources before it leave over, rounded down; the last has all of it.
+        """
+        visits = []
+        for share in self._shares:
+            visits.append(math.floor(place * share))
+            place -= visits[-1]
+        return visits

@@ -1,0 +1,126 @@
+"""GoT records of real images: a prompt or instruction, a chain, an image, and a source image where it is an edit."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from got_core.data.coordinates import fill_coordinates
+from got_core.data.images import load_image
+from got_core.data.tables import open_tables
+from got_core.types import Sample
+
+
+class RecordsDataset(Dataset[Sample]):
+    """Samples from JSON lines or Parquet, by index; an image is read only when its sample is asked for.
+
+    An image column holds a path, the bytes of an image file, or Hugging Face's struct {"bytes", "path"}. Every image
+    is resized to `size` without a crop, so that the chain's boxes, which are relative to the image, stay right.
+
+    Args:
+        path: A .jsonl or .parquet file, or a folder of them (read in the order of their names).
+        size: (height, width) of the samples in pixels, or one number for both.
+        prompt_column: The caption or instruction. Of a list of phrasings, record i takes number i modulo their count.
+        chain_column: The reasoning chain, in any form that `got_core.chain` reads.
+        image_column: The image to be drawn.
+        source_column: The image to be edited, or None when there are no edits; a record in which it is missing or
+            empty is text-to-image.
+        coordinates_column: Boxes of the chain's placeholders, as in OmniEdit-GoT; None when the chain has its own.
+        image_root: Folder that paths of images start from; the folder of the records by default.
+
+    Raises:
+        FileNotFoundError: No such records, or no such image.
+        ValueError: A missing column, a bad line or an unreadable image; the first record is tried at once.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: int | tuple[int, int],
+        prompt_column: str = "prompt",
+        chain_column: str = "chain",
+        image_column: str = "image",
+        source_column: str | None = None,
+        coordinates_column: str | None = None,
+        image_root: str | None = None,
+    ) -> None:
+        records = Path(path)
+        self.size = (size, size) if isinstance(size, int) else size
+        self.prompt_column = prompt_column
+        self.chain_column = chain_column
+        self.image_column = image_column
+        self.source_column = source_column
+        self.coordinates_column = coordinates_column
+        columns = (prompt_column, chain_column, image_column, source_column, coordinates_column)
+        self._tables = open_tables(records, [column for column in columns if column is not None])
+        self._ends = list(accumulate(len(table) for table in self._tables))
+        self._image_root = Path(image_root) if image_root else records if records.is_dir() else records.parent
+        if not len(self):
+            raise ValueError(f"{path}: no records")
+        self[0]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        number = bisect_right(self._ends, index)
+        table = self._tables[number]
+        row = index - (self._ends[number - 1] if number else 0)
+        record, where = table.row(row), table.name(row)
+        target = self._image(record, self.image_column, where)
+        if target is None:
+            raise ValueError(f"{where}: column '{self.image_column}' is empty")
+        source = self._image(record, self.source_column, where) if self.source_column else None
+        return Sample(
+            prompt=self._prompt(record, index, where),
+            chain=self._chain(record, where),
+            size=self.size,
+            target=target,
+            source=source,
+            meta={"kind": "t2i" if source is None else "edit", "record": where},
+        )
+
+    def _prompt(self, record: Mapping[str, Any], index: int, where: str) -> str:
+        phrasings = _value(record, self.prompt_column, where)
+        prompt = phrasings[index % len(phrasings)] if isinstance(phrasings, list) and phrasings else phrasings
+        return _text(prompt, self.prompt_column, where)
+
+    def _chain(self, record: Mapping[str, Any], where: str) -> str:
+        chain = _text(_value(record, self.chain_column, where), self.chain_column, where)
+        if self.coordinates_column is None:
+            return chain
+        try:
+            return fill_coordinates(chain, _value(record, self.coordinates_column, where))
+        except ValueError as error:
+            raise ValueError(f"{where}: column '{self.coordinates_column}': {error}") from None
+
+    def _image(self, record: Mapping[str, Any], column: str, where: str) -> Float[Tensor, "3 H W"] | None:
+        value = record.get(column) if column == self.source_column else _value(record, column, where)
+        if isinstance(value, Mapping):
+            value = value.get("bytes") or value.get("path")
+        if not value:
+            return None
+        if isinstance(value, str):
+            return load_image(self._image_root / value, self.size, name=f"{where}: {self._image_root / value}")
+        if isinstance(value, bytes):
+            return load_image(value, self.size, name=f"{where}: column '{column}'")
+        raise ValueError(f"{where}: column '{column}' holds a {type(value).__name__}, not a path or an image's bytes")
+
+
+def _value(record: Mapping[str, Any], column: str, where: str) -> Any:
+    if column not in record:
+        raise ValueError(f"{where}: no column '{column}'; it has {', '.join(record)}")
+    return record[column]
+
+
+def _text(value: object, column: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: column '{column}' holds a {type(value).__name__}, not text")
+    return value
