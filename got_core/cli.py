@@ -1,0 +1,126 @@
+"""The `got` command. Nothing heavy is imported before a subcommand needs it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from got_core.errors import UserError, one_line
+
+TRACEBACK = "GOT_TRACEBACK"
+"""Environment variable: set to anything, errors are shown with their traceback."""
+
+MISTAKE = 2
+"""Exit status after an error of the user's."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+_TRAINING_HELP = """options of a recipe (after --config):
+  --model.backbone.depth 8               set a value; init_args may be left out
+  --model.backbone my_file.MyBackbone    swap a component for another class
+  --trainer.max_steps 100                any argument of Lightning's Trainer
+  --trainer.default_root_dir runs/mine   another run folder
+  --print_config                         print the resolved recipe and stop"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Hand the message to `main`."""
+        raise UserError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one subcommand.
+
+    Raises:
+        SystemExit: 2 and one line on stderr after a mistake of the user's; 130 after Ctrl-C.
+    """
+    try:
+        options, rest = parser().parse_known_args(argv)
+        if rest and not options.recipe_options:
+            raise UserError(f"unknown option {rest[0]} of got {options.command}")
+        module, function = options.run.split(":")
+        getattr(import_module(module), function)(options, rest)
+    except UserError as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"got: error: {one_line(error)}", file=sys.stderr)
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt as error:
+        print(f"got: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def parser() -> Parser:
+    """The parser of the command line; recipes are parsed by `got_core.recipe`."""
+    top = Parser(prog="got", description="Train and use models that reason about a picture before they draw it.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    _training(commands)
+    _drawing(commands)
+    return top
+
+
+def _training(commands: "argparse._SubParsersAction[Parser]") -> None:
+    for name, text in {"fit": "train a recipe, then score it", "validate": "score a checkpoint"}.items():
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=_TRAINING_HELP,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument(
+            "--config", "-c", action="append", default=[], metavar="FILE", help="recipe; later ones win"
+        )
+        command.add_argument("--ckpt_path", metavar="FILE", help="checkpoint to load, or `last` of this run's folder")
+        if name == "validate":
+            command.add_argument("--checkpoint", metavar="RUN", help="run folder or checkpoint; brings its own recipe")
+        command.set_defaults(run=f"got_core.commands.training:{name}", recipe_options=True)
+
+
+def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:
+    generate = commands.add_parser("generate", help="draw a picture from a prompt", allow_abbrev=False)
+    generate.add_argument("prompt", help="what to draw; may be empty with --chain")
+    edit = commands.add_parser("edit", help="edit a picture by an instruction", allow_abbrev=False)
+    edit.add_argument("source", help="image file")
+    edit.add_argument("prompt", metavar="instruction", help="what to change; may be empty with --chain")
+    reason = commands.add_parser("reason", help="print the reasoning chain alone", allow_abbrev=False)
+    reason.add_argument("prompt", help="prompt, or instruction with --source")
+    reason.add_argument("--source", metavar="IMAGE", help="image to edit")
+    for name, command in {"generate": generate, "edit": edit, "reason": reason}.items():
+        command.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint file")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--temperature", type=float, default=0.0, help="of the chain; 0 is greedy")
+        command.add_argument("--size", type=_size, metavar="HxW", help="pixels; by default as trained")
+        command.add_argument("--device", default=None, help="such as cuda or cpu; by default the best there is")
+        command.set_defaults(run=f"got_core.commands.drawing:{name}", recipe_options=False)
+    for command in (generate, edit):
+        command.add_argument("--output", required=True, metavar="FOLDER", help="gets image.png, layout.png, chain.txt")
+        command.add_argument("--chain", metavar="FILE", help="draw from this chain instead of writing one")
+        command.add_argument("--steps", type=_positive, help="denoising steps")
+        command.add_argument("--semantic-scale", type=float, metavar="A_T", help="guidance by the reasoning's summary")
+        command.add_argument("--spatial-scale", type=float, metavar="A_S", help="guidance by the planned boxes")
+        command.add_argument("--reference-scale", type=float, metavar="A_R", help="guidance by the source image")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got '{text}'")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 256x256, got '{text}'")
+    return int(height), int(width)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""`got fit` and `got validate`."""
+
+import argparse
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from traceback import extract_tb
+
+from lightning import Callback, LightningModule, Trainer
+
+from got_core.errors import UserError, one_line
+from got_core.paths import find_checkpoint
+from got_core.recipe import Recipe
+
+_FETCHING = "torch/utils/data/_utils/fetch.py"
+
+_EXPECTED_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*in eval mode at the start of training.*",  # the codec is frozen
+    ".*WeightAveraging callback, but loading.*",  # a checkpoint's weights are the averaged ones
+    ".*isinstance.treespec, LeafSpec.*",
+)
+
+
+def fit(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Train a recipe, from its start or from a checkpoint, then score it on its validation set."""
+    _quiet()
+    if not options.config:
+        raise UserError("got fit needs a recipe: --config FILE")
+    recipe = Recipe(options.config, overrides, options.ckpt_path)
+    trainer = recipe.trainer
+    going_on = f", going on from {recipe.checkpoint}" if recipe.checkpoint else ""
+    print(f"run folder: {recipe.run_files.folder}{going_on}")
+    with _running(recipe):
+        trainer.fit(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint)
+        if any(trainer.num_val_batches):
+            trainer.validate(recipe.model, datamodule=recipe.datamodule, verbose=False)
+
+
+def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Score a run's checkpoint, or a recipe's, on the recipe's validation set."""
+    _quiet()
+    if options.checkpoint is not None:
+        run, checkpoint = _found(options.checkpoint)
+        overrides = [f"--trainer.default_root_dir={run.folder}", *overrides]
+        recipe = Recipe([str(run.recipe), *options.config], overrides, str(checkpoint))
+    elif options.config and options.ckpt_path:
+        recipe = Recipe(options.config, overrides, options.ckpt_path)
+    else:
+        raise UserError("got validate needs --checkpoint RUN, or --config FILE with --ckpt_path FILE")
+    with _running(recipe):
+        recipe.trainer.validate(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, verbose=False)
+
+
+class _Begun(Callback):
+    """Notes that set-up is over and batches are being worked on."""
+
+    def __init__(self) -> None:
+        self.yes = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.yes = True
+
+    on_sanity_check_start = on_validation_start = on_train_start
+
+
+@contextmanager
+def _running(recipe: Recipe) -> Iterator[None]:
+    """Sort what goes wrong: set-up and samples that cannot be read are the user's, the rest keeps its traceback."""
+    begun = _Begun()
+    recipe.trainer.callbacks.append(begun)  # type: ignore[attr-defined]
+    try:
+        yield
+    except SystemExit:
+        if recipe.trainer.interrupted:
+            raise KeyboardInterrupt(_what_was_saved(recipe)) from None
+        raise
+    except (ValueError, OSError) as error:
+        if not begun.yes or _while_fetching(error):
+            raise UserError(one_line(error)) from error
+        raise
+
+
+def _while_fetching(error: BaseException) -> bool:
+    in_worker = str(error).startswith("Caught ") and "worker process" in str(error)
+    return in_worker or any(frame.filename.endswith(_FETCHING) for frame in extract_tb(error.__traceback__))
+
+
+def _what_was_saved(recipe: Recipe) -> str:
+    last = recipe.run_files.last
+    if not last.exists():
+        return "nothing was saved"
+    return f"{last} is the newest checkpoint; go on with --ckpt_path last"
+
+
+def _found(checkpoint: str) -> tuple:
+    try:
+        return find_checkpoint(checkpoint)
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from None
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says of the machine and of loaders; warnings that matter stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message)

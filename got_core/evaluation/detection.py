@@ -1,0 +1,57 @@
+"""What a detector finds in an image, and how two boxes compare."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+Number = int | float
+
+Box = Sequence[Number]
+"""(x1, y1, x2, y2) in 0 to 1000, relative to image width and height."""
+
+UNKNOWN = "unknown"
+"""The label of an object that is there, but of no class the detector knows."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One found object.
+
+    Attributes:
+        label: Its class, or `UNKNOWN`.
+        colour: Its colour word, or None where the detector does not tell colours.
+        box: (x1, y1, x2, y2) in 0 to 1000, relative to image width and height.
+        score: Confidence in 0 to 1.
+    """
+
+    label: str
+    colour: str | None
+    box: tuple[Number, Number, Number, Number]
+    score: float
+
+
+class Detector(ABC):
+    """Finds objects in images."""
+
+    @abstractmethod
+    def __call__(self, images: Float[Tensor, "b 3 H W"]) -> list[list[Detection]]:
+        """The objects of each image, images in [-1, 1]."""
+
+
+def box_iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes; 0 where they do not meet or have no area."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    intersection = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
+    return intersection / union
+
+
+def box_centre(box: Box) -> tuple[float, float]:
+    """(x, y) of a box's centre."""
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2

@@ -1,0 +1,143 @@
+"""What a run reaches: scores over all of the validation set, a table, `metrics.json` and `samples.png`."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from got_core.evaluation.geneval import CATEGORIES
+from got_core.evaluation.scene_metrics import GENEVAL, SceneScores
+from got_core.evaluation.tiles import TileCollector
+from got_core.paths import Run
+from got_core.pictures import contact_sheet
+from got_core.types import Batch
+
+FIGURES = (
+    "chain_parses",
+    "chain_satisfies",
+    "mean_iou",
+    "colour_in_box",
+    "object_position_deviation",
+    "edit_success",
+    "background_kept",
+)
+"""The figures of `metrics.json` besides `seconds` and GenEval's."""
+
+SCENE_KEY = "objects"
+"""Present in the meta of samples whose objects are known, so that drawings can be scored."""
+
+
+def is_scored(batch: Batch) -> bool:
+    """Whether what should be in every image of the batch is known."""
+    return bool(batch.meta) and all(SCENE_KEY in meta for meta in batch.meta)
+
+
+class FinalScores(Callback):
+    """Scores `trainer.validate`: the drawings of all of the validation set, whatever `limit_val_batches` says for fit.
+
+    `got fit` validates once training has ended, with averaged weights where the recipe averages them. Drawings of
+    samples whose objects are unknown are shown but not scored.
+
+    Args:
+        batches: Validation batches to score of each loader: a share of them (float) or a number (int).
+        samples: Drawings on the contact sheet.
+    """
+
+    def __init__(self, batches: int | float = 1.0, samples: int = 36) -> None:
+        self.batches = batches
+        self.tiles = TileCollector(samples)
+        self.seconds = 0.0
+        self.step = 0
+        self.scores = SceneScores()
+        self.figures: dict[str, Any] = {}
+        self._since = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds spent so far, over all resumed parts of the run, and steps trained."""
+        return {"seconds": self.seconds + time.monotonic() - self._since, "step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.seconds = state_dict["seconds"]
+        self.step = state_dict["step"]
+        self._since = time.monotonic()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Before validating, lift the limit that holds while fitting."""
+        if stage == "validate" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.limit_val_batches = self.batches
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Note the step."""
+        self.step = trainer.global_step
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget earlier drawings."""
+        self.scores.reset()
+        self.scores.to(pl_module.device)
+        batches = sum(int(number) for number in trainer.num_val_batches if math.isfinite(number))
+        self.tiles.start(batches)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the batch in the scores and keep some of it for the contact sheet."""
+        if trainer.state.fn != "validate":
+            return
+        self.tiles.add(outputs, batch)
+        if is_scored(batch):
+            self.scores.update(outputs.images, outputs.chains, batch.meta, batch.source)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what was reached."""
+        if trainer.state.fn != "validate":
+            return
+        reached = to_figures(self.scores.compute()) if self.scores.update_called else {}
+        self.figures = {"seconds": round(self.state_dict()["seconds"], 1)} | reached
+        if trainer.is_global_zero:
+            run = Run(Path(trainer.default_root_dir))
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run.metrics.write_text(json.dumps(self.figures, indent=2) + "\n")
+            if self.tiles.tiles:
+                contact_sheet(self.tiles.tiles).save(run.samples)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the table, once the progress bar is gone."""
+        if self.figures and trainer.is_global_zero:
+            Console().print(table(self.figures, f"{trainer.default_root_dir}, step {self.step}"))
+        self.figures = {}
+
+
+def to_figures(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores as `metrics.json` has them: every figure in its place, null where there was nothing to score."""
+    figures = {name: _rounded(scores.get(name)) for name in FIGURES}
+    geneval = scores.get(GENEVAL, {})
+    return figures | {GENEVAL: {name: _rounded(geneval.get(name)) for name in (*CATEGORIES, "overall")}}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def table(figures: Mapping[str, Any], title: str) -> Table:
+    """Figures as a table, groups with their name in front."""
+    result = Table("figure", "value", title=title, title_justify="left")
+    for name, value in figures.items():
+        rows = value.items() if isinstance(value, Mapping) else [("", value)]
+        for part, number in rows:
+            result.add_row(f"{name} {part}".strip(), "-" if number is None else f"{number:g}")
+    return result

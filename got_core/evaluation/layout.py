@@ -1,0 +1,84 @@
+"""How found objects lie against planned boxes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import hypot
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from got_core.data.scene import SHAPES, shape_mask
+from got_core.evaluation.detection import Box, Detection, box_centre, box_iou
+from got_core.evaluation.scene_colours import ColourMap
+
+TIE_BREAK = 1e-6
+"""Weight of the distance between centres in a matching: too small to outweigh overlap, it settles pairs without any."""
+
+COLOUR_SHARE = 0.4
+"""Share of a box that its colour must cover to be dominant."""
+
+SHAPE_SHARE = 0.8
+"""Where the planned shape covers less of its box (a star), it is enough to cover this much of what the shape would."""
+
+SHAPE_SIDE = 64
+"""Pixels, along each side, at which the share of its box that a shape covers is measured."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A planned box and the found one it is matched with.
+
+    Attributes:
+        planned, found: Their places in the two lists.
+        iou: Their intersection over union.
+        deviation: The distance of their centres over the image's diagonal.
+    """
+
+    planned: int
+    found: int
+    iou: float
+    deviation: float
+
+
+def match_boxes(planned: Sequence[Box], found: Sequence[Box], size: tuple[int, int]) -> list[Match]:
+    """One found box at most for each planned one, so that the sum of the overlaps is the highest possible.
+
+    Pairs that do not overlap are matched too, the nearer the better. In an image of `size` (height, width).
+    """
+    pairs = [
+        [Match(i, j, box_iou(a, b), centre_deviation(a, b, size)) for j, b in enumerate(found)]
+        for i, a in enumerate(planned)
+    ]
+    if not planned or not found:
+        return []
+    gain = np.array([[pair.iou - TIE_BREAK * pair.deviation for pair in row] for row in pairs])
+    rows, columns = linear_sum_assignment(gain, maximize=True)
+    return [pairs[i][j] for i, j in zip(rows, columns, strict=True)]
+
+
+def centre_deviation(a: Box, b: Box, size: tuple[int, int]) -> float:
+    """The distance between the centres of two boxes over the diagonal of an image of `size` (height, width)."""
+    height, width = size
+    (ax, ay), (bx, by) = box_centre(a), box_centre(b)
+    return hypot((ax - bx) / 1000 * width, (ay - by) / 1000 * height) / hypot(width, height)
+
+
+def colour_dominates(colours: ColourMap, planned: Detection) -> bool:
+    """Whether the planned colour is dominant in the planned box.
+
+    It is when more pixels carry it than any other single colour of objects, and it covers at least `COLOUR_SHARE` of
+    the box, or `SHAPE_SHARE` of what the planned shape covers where that is less.
+    """
+    if planned.colour not in colours.colours:
+        return False
+    height, width = colours.label.shape
+    x1, x2 = (round(x / 1000 * width) for x in (planned.box[0], planned.box[2]))
+    y1, y2 = (round(y / 1000 * height) for y in (planned.box[1], planned.box[3]))
+    label, covered = colours.label[y1:y2, x1:x2], colours.covered[y1:y2, x1:x2]
+    counts = np.bincount(label[covered], minlength=len(colours.colours))
+    carried = counts[colours.colours.index(planned.colour)]
+    others = np.delete(counts, colours.colours.index(planned.colour))
+    needed = COLOUR_SHARE
+    if planned.label in SHAPES:
+        needed = min(needed, SHAPE_SHARE * float(shape_mask(planned.label, SHAPE_SIDE, SHAPE_SIDE).mean()))
+    return bool(carried > others.max(initial=0) and carried >= needed * label.size)

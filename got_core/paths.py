@@ -1,0 +1,89 @@
+"""Where things are: paths written in recipes, and the files of a run's folder."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder the packages are installed in; shipped recipes and their assets lie beside them."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILE_SUFFIXES = {
+    ".ckpt",
+    ".jpeg",
+    ".jpg",
+    ".json",
+    ".jsonl",
+    ".parquet",
+    ".png",
+    ".pt",
+    ".safetensors",
+    ".txt",
+    ".yaml",
+}
+
+
+def locate(path: str | Path) -> str:
+    """An existing file or folder: as given (from the working directory), else beside the installed packages.
+
+    What is in neither place but reads like a hub id (`org/name`) is returned unchanged.
+
+    Raises:
+        FileNotFoundError: Nothing is there and it is no hub id.
+    """
+    for candidate in (Path(path).expanduser(), ROOT / path):
+        if candidate.exists():
+            return str(candidate)
+    text = str(path)
+    if _HUB_ID.fullmatch(text) and Path(text).suffix not in _FILE_SUFFIXES and not _is_folder(text.split("/")[0]):
+        return text
+    raise FileNotFoundError(f"{path}: no such file or folder (looked in {Path.cwd()} and {ROOT})")
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).is_dir() or (ROOT / name).is_dir()
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a training run and the names of what lies in it."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.folder / "config.yaml"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """Final scores."""
+        return self.folder / "metrics.json"
+
+    @property
+    def samples(self) -> Path:
+        """Contact sheet of the final drawings."""
+        return self.folder / "samples.png"
+
+
+def find_checkpoint(path: str | Path) -> tuple[Run, Path]:
+    """The run and the checkpoint meant by a run's folder, or by a checkpoint file in its `checkpoints/`.
+
+    Raises:
+        FileNotFoundError: No such file or folder, no checkpoint in it, or no recipe beside it.
+    """
+    given = Path(path).expanduser()
+    if not given.exists():
+        raise FileNotFoundError(f"{path}: no such run folder or checkpoint")
+    run = Run(given.parent.parent if given.name.endswith(".ckpt") else given)
+    checkpoint = given if given.name.endswith(".ckpt") else run.last
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{path}: there is no checkpoint in this folder ({checkpoint} is missing)")
+    if not run.recipe.exists():
+        raise FileNotFoundError(f"{path}: there is no recipe beside this checkpoint ({run.recipe} is missing)")
+    return run, checkpoint

@@ -1,0 +1,199 @@
+"""A recipe: the YAML that names data, components and trainer by class path, read and built by LightningCLI."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf.errors import OmegaConfBaseException
+
+from got_core.data.random_state import RandomState
+from got_core.errors import UserError, one_line
+from got_core.last_checkpoint import LastCheckpoint
+from got_core.paths import ROOT, Run, locate
+from got_core.recipe_errors import explain
+
+RUNS = Path("runs")
+"""Where run folders are made unless `trainer.default_root_dir` names one."""
+
+LAST = "last"
+"""The checkpoint path that means the newest one of the recipe's own run."""
+
+# "omegaconf+" resolves ${...} after files and overrides are merged, so that followers follow.
+_PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "exit_on_error": False, "allow_abbrev": False}
+_WRAPPINGS = ("Does not validate against any of the Union", "Problem with given class_path")
+
+
+class TrainingBar(RichProgressBar):
+    """Lightning's progress bar, which counts no epochs where a run is measured in steps."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Batches of the epoch or of the run, those before a resume included."""
+        steps = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        batches = self.trainer.num_training_batches
+        return min(batches, steps) if steps > 0 else batches
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        counted = self.trainer.max_epochs is not None and self.trainer.max_epochs > 0
+        return super()._get_train_description(current_epoch) if counted else f"{'Training':{len('Validation')}}"
+
+
+class SaveRecipe(SaveConfigCallback):
+    """Writes the resolved recipe into the run's folder when training starts."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write `config.yaml`; an older one of the same folder is replaced."""
+        if stage == "fit":
+            path = Run(Path(trainer.default_root_dir)).recipe
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, str(path), skip_unset=False, overwrite=True)
+
+
+class Recipe(LightningCLI):
+    """Reads a recipe and builds its `trainer`, `model` and `datamodule`; trains nothing yet.
+
+    Args:
+        files: YAML files, later ones override earlier ones; paths may be relative to the installed packages.
+        overrides: As on the command line, such as `--model.backbone.depth 8`; they override the files.
+        checkpoint: A checkpoint to be loaded, or "last" for the newest of this recipe's run; must exist.
+
+    Raises:
+        UserError: What is wrong with the recipe, in one line.
+    """
+
+    def __init__(self, files: Sequence[str], overrides: Sequence[str] = (), checkpoint: str | None = None) -> None:
+        add_working_directory()
+        self.files = [_locate_recipe(file) for file in files]
+        self.checkpoint = checkpoint
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveRecipe,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs=dict(_PARSER),
+            run=False,
+            args=[*(f"--config={file}" for file in self.files), *overrides],
+        )
+
+    @property
+    def run_files(self) -> Run:
+        """The folder of this recipe's run."""
+        return Run(Path(self.config.trainer.default_root_dir))
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and fill in the run's folder."""
+        with plain_errors(parser):
+            self.config = parser.parse_args(args)
+        for part in ("model", "data"):
+            if self.config.get(part) is None:
+                raise UserError(f"no {part} is given: name a recipe with --config")
+        trainer = self.config.trainer
+        stem = "+".join(path.stem for path in self.files)
+        trainer.default_root_dir = str(trainer.default_root_dir or RUNS / (stem or "unnamed"))
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint before anything is built."""
+        if self.checkpoint == LAST:
+            self.checkpoint = str(self.run_files.last)
+            if not self.run_files.last.exists():
+                raise UserError(f"there is nothing to go on from: {self.checkpoint} does not exist")
+        elif self.checkpoint is not None and not Path(self.checkpoint).exists():
+            raise UserError(f"{self.checkpoint}: no such checkpoint")
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer."""
+        with plain_errors(self.parser):
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, logging to TensorBoard and keeping `last.ckpt` unless the recipe says otherwise."""
+        configured = self.config_init.trainer
+        if configured.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(configured.default_root_dir, name="tensorboard", version="")
+        callbacks = configured.callbacks or []
+        defaults: dict[type[Callback], type[Callback]] = {Checkpoint: LastCheckpoint, RandomState: RandomState}
+        if configured.enable_progress_bar is not False:
+            defaults[ProgressBar] = TrainingBar
+        missing = [kind for kind in defaults if not any(isinstance(callback, kind) for callback in callbacks)]
+        # In front, so that the progress bar is gone before a recipe's callbacks print.
+        callbacks = [*(defaults[kind]() for kind in missing), *callbacks]
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def build_model(settings: Mapping[str, Any]) -> LightningModule:
+    """The model of a resolved recipe, without its trainer and data.
+
+    Args:
+        settings: What stands under `model`: `class_path` and `init_args`.
+
+    Raises:
+        UserError: What is wrong with the settings, in one line.
+    """
+    add_working_directory()
+    parser = LightningArgumentParser(**_PARSER)
+    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+    with plain_errors(parser):
+        model = parser.instantiate(parser.parse_object({"model": dict(settings)})).model
+    if not isinstance(model, LightningModule):
+        raise UserError("the recipe names no model")
+    return model
+
+
+def add_working_directory() -> None:
+    """Let class paths name modules of the working directory, behind everything that is installed."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+
+
+@contextmanager
+def plain_errors(parser: LightningArgumentParser) -> Iterator[None]:
+    """Turn what is wrong with a recipe into a `UserError`; what is wrong with the code is raised as it is."""
+    try:
+        yield
+    except (argparse.ArgumentError, OmegaConfBaseException) as error:
+        options = [option for option in parser._option_string_actions if option.startswith("--")]
+        names = {option[2:].split(".")[0] for option in options}
+        raise UserError(explain(error, [*options, *names])) from error
+    except (ValueError, OSError) as error:
+        cause = _raised_by_constructor(error)
+        if isinstance(cause, ValueError | OSError):
+            raise UserError(one_line(cause)) from error
+        raise cause from None
+
+
+def _raised_by_constructor(error: BaseException) -> BaseException:
+    """What a class raised while it was built, without the parser's wrapping."""
+    while str(error).startswith(_WRAPPINGS) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _locate_recipe(path: str) -> Path:
+    """The file, known to hold a mapping."""
+    try:
+        found = Path(locate(path))
+        settings = yaml.safe_load(found.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe (looked in {Path.cwd()} and {ROOT})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable recipe ({type(error).__name__})") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{path}, line {line}: {error.problem}") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: not a recipe, which is a mapping of names to values")
+    return found

@@ -1,0 +1,257 @@
+"""The command line in-process: one-line errors, training with resume, and drawing from a run."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from got_core.cli import main
+from got_core.paths import ROOT
+
+TINY = str(Path(__file__).parents[1] / "fixtures" / "tiny_scenes.yaml")
+RECIPE = ("--config", str(ROOT / "recipes" / "scenes_dit.yaml"), "--config", TINY)
+CHAIN = "a red circle (94,188),(469,562) and a blue square (500,562),(900,962)"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def refused(capsys, *arguments):
+    """The one line that a refused command says."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith("got: error: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def test_help_imports_nothing_heavy():
+    script = "import sys; from got_core.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    script += "sys.exit('torch' in sys.modules or 'lightning' in sys.modules or 'jsonargparse' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("fit", "validate", "generate", "edit", "reason"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "COMMAND"),
+        (("paint",), "paint"),
+        (("fit",), "--config FILE"),
+        (("fit", "--config", "nowhere.yaml"), "nowhere.yaml: no such recipe"),
+        (("fit", "--config", "pyproject.toml"), "pyproject.toml, line"),
+        (("validate",), "--checkpoint RUN"),
+        (("validate", "--checkpoint", "runs/nowhere"), "runs/nowhere: no such run"),
+        (("generate", "a circle"), "--checkpoint"),
+        (("generate", "a circle", "--checkpoint", "x", "--output", "y", "--sed", "1"), "--sed"),
+        (("generate", "a circle", "--checkpoint", "runs/nowhere", "--output", "y"), "runs/nowhere: no such run"),
+        (("generate", "", "--checkpoint", "x", "--output", "y"), "--chain"),
+        (("generate", "", "--checkpoint", "x", "--output", "y", "--chain", "nowhere.txt"), "nowhere.txt"),
+        (("generate", "", "--checkpoint", "x", "--output", "y", "--size", "32"), "HEIGHTxWIDTH"),
+        (("edit", "pyproject.toml", "a", "--checkpoint", "x", "--output", "y"), "pyproject.toml: not a readable image"),
+        (("reason", "a", "--checkpoint", "x", "--source", "nowhere.png"), "nowhere.png: no such image"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(capsys, arguments, words):
+    assert words in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "--model.backbone.dept=8",
+            "model.backbone: backbones.flow_dit.FlowDiT takes no 'dept'; did you mean 'depth'?",
+        ),
+        ("--model.backbone.depth=many", "model.backbone.depth: expected int, got 'many'"),
+        ("--model.backbone=backbones.flow_dit.FlowDit", "backbones.flow_dit has no 'FlowDit'; did you mean 'FlowDiT'?"),
+        ("--model.backbone=torch.nn.Linear", "model.backbone: torch.nn.Linear is not a DenoisingBackbone"),
+        ("--model.backbone=nowhere.Backbone", "No module named 'nowhere'"),
+        ("--model.optimizer.weight_decy=1", "torch.optim.AdamW takes no 'weight_decy'; did you mean 'weight_decay'?"),
+        ("--model.guidance.token_dim=64", "makes tokens of width 64, FlowDiT takes 128"),
+        (
+            "--model.guidance.token_dim=${model.init_args.reasoner.wide}",
+            "${model.init_args.reasoner.wide} names no key",
+        ),
+        ("--model.reasoner.tokenizer=nowhere.json", "nowhere.json"),
+        ("--trainer.max_step=3", "unknown option --trainer.max_step; did you mean '--trainer.max_steps'?"),
+        ("--ckpt_path=last", "checkpoints/last.ckpt does not exist"),
+        ("--ckpt_path=nowhere.ckpt", "nowhere.ckpt: no such checkpoint"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(capsys, tmp_path, override, words):
+    root = f"--trainer.default_root_dir={tmp_path}"
+    assert words in refused(capsys, "fit", *RECIPE, root, override)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_wrong_with_the_code_keeps_its_traceback(tmp_path, monkeypatch):
+    (tmp_path / "broken_backbone.py").write_text(
+        "from backbones.flow_dit import FlowDiT\n"
+        "class Broken(FlowDiT):\n"
+        "    def __init__(self, latent_channels: int):\n"
+        "        super().__init__(latent_channels, 128)\n"
+        "        self.layers.nothing\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AttributeError, match="nothing"):
+        main(["fit", *RECIPE, "--model.backbone=broken_backbone.Broken", "--model.backbone.latent_channels=48",
+              f"--model.reasoner.tokenizer={ROOT}/recipes/assets/scenes_tokenizer.json"])  # fmt: skip
+
+
+INTERRUPTING = """
+from lightning import Callback
+
+class Interrupting(Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of four steps, interrupted before the fourth and resumed from the checkpoint of the second."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "interrupting_callback.py").write_text(INTERRUPTING)
+    handler = signal.getsignal(signal.SIGINT)
+    every_second = (
+        "--trainer.callbacks+={class_path: got_core.last_checkpoint.LastCheckpoint, init_args: {every_n_steps: 2}}"
+    )
+    interrupting = "--trainer.callbacks+={class_path: interrupting_callback.Interrupting, init_args: {step: 3}}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.syspath_prepend(str(folder))
+        root = f"--trainer.default_root_dir={folder}"
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", *RECIPE, root, every_second, interrupting])
+        signal.signal(signal.SIGINT, handler)
+        assert ended.value.code == 130
+        assert weights(folder)["global_step"] == 2
+        assert not (folder / "metrics.json").exists()
+        main(["fit", *RECIPE, root, "--ckpt_path", "last"])
+    return folder
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(run, tmp_path):
+    main(["fit", *RECIPE, f"--trainer.default_root_dir={tmp_path}"])
+    straight, resumed = weights(tmp_path), weights(run)
+    assert straight["global_step"] == resumed["global_step"] == 4
+    for kind in ("state_dict", "current_model_state"):
+        assert straight[kind].keys() == resumed[kind].keys()
+        for name, tensor in straight[kind].items():
+            assert torch.equal(tensor, resumed[kind][name]), name
+
+
+def test_a_run_leaves_scores_and_pictures(run):
+    figures = json.loads((run / "metrics.json").read_text())
+    assert list(figures) == [
+        "seconds", "chain_parses", "chain_satisfies", "mean_iou", "colour_in_box", "object_position_deviation",
+        "edit_success", "background_kept", "geneval",
+    ]  # fmt: skip
+    assert list(figures["geneval"]) == [
+        "single_object", "two_object", "counting", "colors", "position", "color_attr", "overall",
+    ]  # fmt: skip
+    assert figures["seconds"] > 0
+    assert Image.open(run / "samples.png").width > 192
+    logged = EventAccumulator(str(run / "tensorboard")).Reload().Tags()
+    assert "drawings" in logged["images"]
+    assert "chains/text_summary" in logged["tensors"]
+    assert {"val/chain_parses", "val/geneval_overall"} <= set(logged["scalars"])
+
+
+def test_validate_repeats_the_final_scores(run, capsys):
+    before = json.loads((run / "metrics.json").read_text())
+    main(["validate", "--checkpoint", str(run)])
+    after = json.loads((run / "metrics.json").read_text())
+    assert {**after, "seconds": 0} == {**before, "seconds": 0}
+    assert "step 4" in capsys.readouterr().out
+
+
+def test_a_chain_and_a_seed_make_the_same_picture_again(run, tmp_path, capsys):
+    (tmp_path / "chain.txt").write_text(CHAIN)
+    common = ["generate", "", "--checkpoint", str(run), "--chain", str(tmp_path / "chain.txt")]
+    pictures = {}
+    for name, seed in {"first": "1", "again": "1", "other": "2"}.items():
+        main([*common, "--seed", seed, "--output", str(tmp_path / name)])
+        assert (tmp_path / name / "chain.txt").read_text().strip() == CHAIN
+        assert capsys.readouterr().out.strip() == CHAIN
+        pictures[name] = np.array(Image.open(tmp_path / name / "image.png"))
+    assert pictures["first"].shape == (32, 32, 3)
+    assert (pictures["first"] == pictures["again"]).all()
+    assert (pictures["first"] != pictures["other"]).any()
+    assert Image.open(tmp_path / "first" / "layout.png").width == 512
+
+
+def test_edit_and_reason_take_a_source_image(run, tmp_path, capsys):
+    Image.new("RGB", (64, 48), "gray").save(tmp_path / "source.png")
+    source = str(tmp_path / "source.png")
+    main(["edit", source, "make it red", "--checkpoint", str(run), "--output", str(tmp_path / "out")])
+    assert Image.open(tmp_path / "out" / "image.png").size == (32, 32)
+    chain = (tmp_path / "out" / "chain.txt").read_text()
+    capsys.readouterr()
+    main(["reason", "make it red", "--source", source, "--checkpoint", str(run)])
+    assert capsys.readouterr().out == chain
+
+
+def test_a_checkpoint_of_another_model_is_one_line(run, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    (broken / "checkpoints").mkdir(parents=True)
+    (broken / "config.yaml").write_text((run / "config.yaml").read_text())
+    (broken / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
+    words = refused(capsys, "reason", "a circle", "--checkpoint", str(broken))
+    assert "last.ckpt: not a readable checkpoint" in words
+    state = weights(run)
+    state["state_dict"].pop(next(iter(state["state_dict"])))
+    torch.save(state, broken / "checkpoints" / "last.ckpt")
+    assert "does not fit its recipe" in refused(capsys, "reason", "a circle", "--checkpoint", str(broken))
+
+
+def record_recipe(folder, damaged):
+    """An overlay that trains and validates on two records, of which the second image may be damaged."""
+    Image.new("RGB", (40, 30), "red").save(folder / "whole.png")
+    data = (folder / "whole.png").read_bytes()
+    (folder / "other.png").write_bytes(data[: len(data) // 2] if damaged else data)
+    lines = [json.dumps({"prompt": "a red wall", "chain": CHAIN, "image": name}) for name in ("whole.png", "other.png")]
+    (folder / "records.jsonl").write_text("\n".join(lines))
+    records = {
+        "class_path": "got_core.data.records.RecordsDataset",
+        "init_args": {"path": str(folder / "records.jsonl"), "size": 32},
+    }
+    settings = {"batch_size": 2, "num_workers": 0, "samples_per_epoch": 8, "validation": records}
+    settings["train"] = [{"dataset": records}]
+    (folder / "records.yaml").write_text(json.dumps({"data": {"init_args": settings}}))
+    return str(folder / "records.yaml")
+
+
+def test_a_damaged_image_is_one_line_also_in_the_middle_of_training(tmp_path, capsys):
+    recipe = record_recipe(tmp_path, damaged=True)
+    root = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    said = refused(capsys, "fit", *RECIPE, "--config", recipe, root)
+    assert "other.png: not a readable image" in said
+
+
+def test_drawings_of_images_without_known_objects_are_shown_but_not_scored(tmp_path):
+    recipe = record_recipe(tmp_path, damaged=False)
+    main(["fit", *RECIPE, "--config", recipe, f"--trainer.default_root_dir={tmp_path / 'run'}"])
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()).keys() == {"seconds"}
+    assert (tmp_path / "run" / "samples.png").exists()
