@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from got_core.interfaces import DenoisingBackbone
+from got_core.loading import build
+from got_core.paths import locate
 from got_core.types import Guidance
 
 TIME_IDS = 6
@@ -46,9 +48,13 @@ class SDXLUNet(DenoisingBackbone):
         if (pretrained is None) == (config is None):
             raise ValueError("a UNet comes from `pretrained` or from `config`; give exactly one of the two")
         if pretrained is None:
-            self.unet = UNet2DConditionModel(**(config or {}))
+            self.unet = build(lambda: UNet2DConditionModel(**(config or {})))
         else:
-            self.unet = UNet2DConditionModel.from_pretrained(pretrained, subfolder=subfolder or "")
+            place = {"pretrained_model_name_or_path": locate(pretrained), "subfolder": subfolder or ""}
+            self.unet = build(
+                lambda: UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(**place)),
+                lambda: UNet2DConditionModel.from_pretrained(**place),
+            )
         settings = self.unet.config
         if settings.addition_embed_type != "text_time":
             kind = settings.addition_embed_type

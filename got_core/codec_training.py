@@ -9,6 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import reduce
 from jaxtyping import Float
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
@@ -79,7 +80,7 @@ class CodecTraining(LightningModule):
             error = nn.functional.mse_loss(images, batch.target)
             self.log("reconstruction_error", error, prog_bar=True, batch_size=len(batch))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One cycle over the trainer's steps."""
         optimizer = self.optimizer(self.autoencoder.parameters())
         total = int(self.trainer.estimated_stepping_batches)

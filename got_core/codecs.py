@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from got_core.interfaces import LatentCodec
+from got_core.loading import build
+from got_core.paths import locate
 
 PROBE_SIDE = 64
 """Side in pixels of the image that is encoded once to learn an autoencoder's latent shape."""
@@ -95,14 +97,20 @@ class AutoencoderCodec(_NormalisedCodec):
         super().__init__()
         if (pretrained is None) == (config is None):
             raise ValueError("an autoencoder comes from `pretrained` or from `config`; give exactly one of the two")
+        family: Any = model_class
         if pretrained is None:
-            self.autoencoder: Any = model_class(**(config or {}))
+            self.autoencoder: Any = build(lambda: family(**(config or {})))
         else:
-            self.autoencoder = model_class.from_pretrained(pretrained, subfolder=subfolder or "")
+            place = {"pretrained_model_name_or_path": locate(pretrained), "subfolder": subfolder or ""}
+            self.autoencoder = build(
+                lambda: family.from_config(family.load_config(**place)),
+                lambda: family.from_pretrained(**place),
+            )
         self.images_at_once = images_at_once
         self.autoencoder.requires_grad_(False)
         self.eval()
-        probe = self._encode(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, dtype=self.autoencoder.dtype))
+        blank = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, dtype=self.autoencoder.dtype, device=self.autoencoder.device)
+        probe = self._encode(blank)
         self.latent_channels = probe.shape[1]
         self.downsample = PROBE_SIDE // probe.shape[-1]
         own_mean, own_std = self._own_levels()

@@ -1,8 +1,8 @@
 """What a component must be. Read this first: everything else implements or composes these five.
 
 A recipe names classes by path; the type annotation where a class is used is the only registry. All shapes use
-b batch, l or n tokens, d width, c channels, h w latent size, H W image size. Times `t` are in scheduler units, 0 (clean)
-to 1000 (noise), for every objective.
+b batch, l or n tokens, d width, c channels, h w latent size, H W image size. Times `t` are in scheduler units, 0
+(clean) to 1000 (noise), for every objective.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,9 @@ from got_core.types import Batch, Guidance, Reasoning, Sample
 class Processor(Protocol):
     """Makes samples ready for a reasoner, in the loader's workers: picklable and without weights."""
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch: ...
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Stack the samples and add the reasoner's own tensors."""
+        ...
 
 
 @runtime_checkable
@@ -28,9 +30,13 @@ class Scheduler(Protocol):
 
     timesteps: Tensor
 
-    def set_timesteps(self, num_inference_steps: int, device: device) -> None: ...
+    def set_timesteps(self, num_inference_steps: int, device: device) -> None:
+        """Choose the times of sampling."""
+        ...
 
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool) -> tuple[Tensor, ...]: ...
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool) -> tuple[Tensor, ...]:
+        """From one time to the next; the new sample comes first."""
+        ...
 
 
 class Component(nn.Module):
@@ -172,7 +178,9 @@ class NoiseObjective(ABC):
     """How noise is added, what is predicted, and how it is taken away again. Holds no weights."""
 
     @abstractmethod
-    def sample_noise(self, x0: Float[Tensor, "b c h w"], generator: Generator | None = None) -> Float[Tensor, "b c h w"]:
+    def sample_noise(
+        self, x0: Float[Tensor, "b c h w"], generator: Generator | None = None
+    ) -> Float[Tensor, "b c h w"]:
         """Noise for training, of the shape and device of x0."""
 
     @abstractmethod

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from got_core.data.random_state import RandomState
 from got_core.errors import UserError, one_line
 from got_core.last_checkpoint import LastCheckpoint
+from got_core.loading import without_weights
 from got_core.paths import ROOT, Run, locate
 from got_core.recipe_errors import explain
 
@@ -115,8 +116,10 @@ class Recipe(LightningCLI):
             raise UserError(f"{self.checkpoint}: no such checkpoint")
 
     def instantiate_classes(self) -> None:
-        """Build data, model and trainer."""
+        """Build data, model and trainer, once it is known without any weights that the model's parts fit."""
         with plain_errors(self.parser):
+            with without_weights():
+                build_model(self.config.model.as_dict() if self.config.model else {})
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

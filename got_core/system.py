@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -157,7 +157,7 @@ class GoTSystem(LightningModule):
                 )
         self.log("nonfinite_steps", float(self.nonfinite_steps))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One parameter group a component; warm-up, then cosine over the trainer's steps."""
         groups = []
         for name in COMPONENTS:
@@ -173,7 +173,7 @@ class GoTSystem(LightningModule):
 
     # ------------------------------------------------------------------ sampling
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Drawing:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Drawing:  # type: ignore[override]
         """Draw the batch from its prompts alone; callbacks score and show the drawing."""
         return self.draw(batch, seed=batch_idx)
 

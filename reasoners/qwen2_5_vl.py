@@ -12,11 +12,13 @@ from torch.nn import functional
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from got_core.interfaces import Reasoner
+from got_core.loading import build
+from got_core.paths import locate
 from got_core.types import Batch, Reasoning
 from reasoners.qwen2_5_vl_images import PatchLayout
 from reasoners.qwen2_5_vl_model import Tune, grow_embedding, pretrained_config, small_config, tuned, untuned
 from reasoners.qwen2_5_vl_processor import EDITING_TEMPLATE, GENERATION_TEMPLATE, Qwen2_5_VLProcessor
-from reasoners.tokenizer import Vocabulary, locate
+from reasoners.tokenizer import Vocabulary, model_file
 
 
 class Qwen2_5_VLReasoner(Reasoner):
@@ -72,7 +74,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         for name, value in (("num_tokens", num_tokens), ("length_groups", length_groups)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        file = locate(tokenizer or pretrained, "tokenizer.json")
+        file = model_file(tokenizer or pretrained, "tokenizer.json")
         vocabulary = Vocabulary(Tokenizer.from_file(str(file)), num_tokens)
         settings = small_config(config, vocabulary) if pretrained is None else pretrained_config(pretrained)
         vision = settings.vision_config
@@ -81,10 +83,11 @@ class Qwen2_5_VLReasoner(Reasoner):
             vocabulary, layout, generation_template, editing_template, max_chain_tokens
         )
         weights = getattr(torch, dtype)
-        if pretrained is None:
-            model = Qwen2_5_VLForConditionalGeneration(settings).to(weights)
-        else:
-            model = Qwen2_5_VLForConditionalGeneration.from_pretrained(pretrained, dtype=weights)
+        model = build(
+            lambda: Qwen2_5_VLForConditionalGeneration(settings).to(weights),
+            pretrained
+            and (lambda: Qwen2_5_VLForConditionalGeneration.from_pretrained(locate(pretrained), dtype=weights)),
+        )
         grow_embedding(model, vocabulary)
         self.mllm = tuned(model, tune, vocabulary.added, lora_rank, lora_alpha, lora_dropout)
         self.dim = settings.text_config.hidden_size

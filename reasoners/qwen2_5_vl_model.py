@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
-from reasoners.tokenizer import Vocabulary, locate
+from reasoners.tokenizer import Vocabulary, model_file
 
 Tune = Literal["lora", "full", "frozen"]
 
@@ -67,7 +67,7 @@ def pretrained_config(pretrained: str) -> Qwen2_5_VLConfig:
         FileNotFoundError: No such model.
         ValueError: Another architecture.
     """
-    values, _ = Qwen2_5_VLConfig.get_config_dict(str(locate(pretrained, "config.json")))
+    values, _ = Qwen2_5_VLConfig.get_config_dict(str(model_file(pretrained, "config.json")))
     if values.get("model_type") != Qwen2_5_VLConfig.model_type:
         raise ValueError(
             f"'{pretrained}' holds a model of type {values.get('model_type')}, not {Qwen2_5_VLConfig.model_type}"

@@ -8,6 +8,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tokenizers import Tokenizer
 
+from got_core.paths import locate
+
 PADDING = "<|endoftext|>"
 IMAGE_PLACE = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -42,14 +44,14 @@ def image_tokens(number: int) -> list[str]:
     return [f"<|im_gen_{index:04d}|>" for index in range(number)]
 
 
-def locate(source: str, filename: str) -> Path:
-    """The path of a file of a model, given as a local folder or a hub id; a path to a `.json` file is that file.
+def model_file(source: str, filename: str) -> Path:
+    """The path of a file of a model, given as a folder or a hub id; a path to a `.json` file is that file.
 
     Raises:
         FileNotFoundError: Neither here nor on the hub.
     """
-    path = Path(source)
-    if path.suffix == ".json" or path.is_dir():
+    path = Path(locate(source))
+    if path.exists():
         path = path / filename if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
