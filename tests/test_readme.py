@@ -1,0 +1,53 @@
+"""The README's worked example does what it says, as printed."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from got_core.cli import main
+from got_core.paths import ROOT
+
+LONGEST = 80
+SHORT = (
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--data.batch_size=4",
+    "--data.num_workers=0",
+    "--data.validation.length=6",
+    "--model.sampling_steps=2",
+    "--model.max_chain_tokens=12",
+)
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """The example's files in an empty working directory; the texts by name."""
+    text = (ROOT / "README.md").read_text()
+    blocks = dict(re.findall(r"<!-- example: ([\w.]+) -->\n```\w+\n(.*?)```", text, flags=re.DOTALL))
+    for name in ("my_backbones.py", "my_conv.yaml"):
+        (tmp_path / name).write_text(blocks[name])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield blocks
+    sys.modules.pop("my_backbones", None)
+
+
+def test_the_example_is_short(example):
+    assert sum(example[name].count("\n") for name in ("my_backbones.py", "my_conv.yaml")) < LONGEST
+
+
+def test_the_example_keeps_the_contract(example):
+    exec(compile(example["check"], "README.md", "exec"), {})
+
+
+def test_the_example_trains_and_is_scored(example, tmp_path):
+    main(["fit", "--config", "recipes/scenes_dit.yaml", "--config", "my_conv.yaml", *SHORT])
+    run = tmp_path / "runs" / "scenes_dit+my_conv"
+    assert "ConvBackbone" in (run / "config.yaml").read_text()
+    assert json.loads((run / "metrics.json").read_text())["seconds"] > 0
+    main(["generate", "a red circle", "--checkpoint", str(run), "--output", "out", "--steps", "2"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"image.png", "layout.png", "chain.txt"}
