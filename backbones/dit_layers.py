@@ -36,7 +36,7 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
         """One vector a time."""
         angles = rearrange(t.float(), "b -> b 1") * self.frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.mlp[0].weight.dtype))
 
 
 class CrossAttention(nn.Module):

@@ -103,7 +103,7 @@ class FlowDiT(DenoisingBackbone):
         rows, columns = self._grid(x_t, guidance)
         x = torch.cat([x_t, *self._maps(guidance)], dim=1)  # b (c + cs + cr) h w
         x = rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch)  # b n (c + cs + cr)pp
-        x = self.embed(x) + self._position(rows, columns, x)  # b n width
+        x = self.embed(x) + self._position(rows, columns, x).to(x.dtype)  # b n width
         condition = F.silu(self._condition(t, guidance))  # b width
         for layer in self.layers:
             x = layer(x, condition, guidance.tokens)  # b n width

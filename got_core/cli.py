@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -14,6 +15,9 @@ TRACEBACK = "GOT_TRACEBACK"
 
 MISTAKE = 2
 """Exit status after an error of the user's."""
+
+LARGEST_SEED = 2**31 - 1
+"""Seeds beyond this are refused."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -41,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: 2 and one line on stderr after a mistake of the user's; 130 after Ctrl-C.
     """
     try:
+        started = time.monotonic()
         options, rest = parser().parse_known_args(argv)
+        options.started = started
         if rest and not options.recipe_options:
             raise UserError(f"unknown option {rest[0]} of got {options.command}")
         module, function = options.run.split(":")
@@ -95,7 +101,7 @@ def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:
     reason.add_argument("--source", metavar="IMAGE", help="image to edit")
     for name, command in {"generate": generate, "edit": edit, "reason": reason}.items():
         command.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint file")
-        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--seed", type=_seed, default=0, help=f"0 to {LARGEST_SEED}")
         command.add_argument("--temperature", type=float, default=0.0, help="of the chain; 0 is greedy")
         command.add_argument("--size", type=_size, metavar="HxW", help="pixels; by default as trained")
         command.add_argument("--device", default=None, help="such as cuda or cpu; by default the best there is")
@@ -109,6 +115,13 @@ def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:
         command.add_argument("--reference-scale", type=float, metavar="A_R", help="guidance by the source image")
 
 
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..{LARGEST_SEED}")
+    return value
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got '{text}'")
@@ -117,7 +130,7 @@ def _positive(text: str) -> int:
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 256x256, got '{text}'")
     return int(height), int(width)
 

@@ -9,6 +9,9 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from got_core.paths import Run
 
+CLOCK_STEPS = 20
+"""Steps between two looks at the clock, which all ranks take from the first."""
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps `<run>/checkpoints/last.ckpt`, written while fitting so that a resumed run goes on exactly.
@@ -38,7 +41,8 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         if step == 0 or step == self.saved_step:
             return
-        overdue = trainer.strategy.broadcast(time.monotonic() - self._saved_at > self.seconds)
+        asks = step % CLOCK_STEPS == 0
+        overdue = asks and trainer.strategy.broadcast(time.monotonic() - self._saved_at > self.seconds)
         finished = trainer.should_stop or step == trainer.max_steps
         if step % self.every_n_steps == 0 or overdue or finished:
             self._save(trainer)

@@ -10,13 +10,12 @@ from jaxtyping import Float
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from got_core.chain import Region, parse
+from got_core.chain import Region, colour_of, parse, to_pixels
 
 LAYOUT_SIDE = 512
 """Least side of a layout picture in pixels; smaller images are enlarged by a whole factor without smoothing."""
 
 _ORDER = ("red", "lime", "blue", "yellow", "magenta", "cyan", "orange", "white")
-_GRID = 1000
 _MARGIN = 6
 
 
@@ -43,7 +42,7 @@ def draw_layout(image: Float[Tensor, "3 H W"], chain: str, side: int = LAYOUT_SI
     font = ImageFont.load_default(max(10, picture.width // 32))
     for place, region in enumerate(parse(chain).regions):
         colour = region_colour(region, place)
-        x1, y1, x2, y2 = _to_pixels(region.box, picture.size)
+        x1, y1, x2, y2 = (round(edge) for edge in to_pixels(region.box, picture.height, picture.width))
         draw.rectangle((x1, y1, x2, y2), outline="black", width=4)
         draw.rectangle((x1 + 1, y1 + 1, x2 - 1, y2 - 1), outline=colour, width=2)
         if region.phrase:
@@ -57,11 +56,8 @@ def draw_layout(image: Float[Tensor, "3 H W"], chain: str, side: int = LAYOUT_SI
 
 
 def region_colour(region: Region, place: int) -> tuple[int, ...]:
-    """The colour a region is outlined in: its own where it has one, else one by order."""
-    try:
-        return ImageColor.getrgb(region.colour or "")
-    except ValueError:
-        return ImageColor.getrgb(_ORDER[place % len(_ORDER)])
+    """The colour a region is outlined in: the one its chain names, else one by order."""
+    return ImageColor.getrgb(colour_of(region) or _ORDER[place % len(_ORDER)])
 
 
 def contact_sheet(tiles: Sequence[Tile], width: int = 1600, side: int = 192) -> Image.Image:
@@ -112,10 +108,3 @@ def _tile(tile: Tile, side: int, font: ImageFont.FreeTypeFont | ImageFont.ImageF
 def _enlarge(picture: Image.Image, side: int) -> Image.Image:
     factor = max(1, -(-side // min(picture.size)))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-
-
-def _to_pixels(box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box of 0..1000 in pixels of a picture of (width, height)."""
-    width, height = size
-    x1, y1, x2, y2 = box
-    return round(x1 * width / _GRID), round(y1 * height / _GRID), round(x2 * width / _GRID), round(y2 * height / _GRID)

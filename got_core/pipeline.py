@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import yaml
 from jaxtyping import Float
+from lightning import LightningModule
 from torch import Tensor
 
 from got_core.errors import UserError
@@ -95,7 +96,7 @@ class GoTPipeline:
         return self.system.reasoner.processor(samples).to(self.system.device)
 
 
-def load_weights(system: GoTSystem, checkpoint: Path) -> None:
+def load_weights(system: LightningModule, checkpoint: Path) -> None:
     """Load a checkpoint's weights (nothing in it is executed).
 
     Raises:

@@ -95,6 +95,12 @@ class Recipe(LightningCLI):
         """The folder of this recipe's run."""
         return Run(Path(self.config.trainer.default_root_dir))
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Trainer, data and model, built in this order: data that is not there is missed before weights load."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True, required=False)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and fill in the run's folder."""
         with plain_errors(parser):

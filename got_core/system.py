@@ -15,6 +15,9 @@ from got_core.interfaces import DenoisingBackbone, GuidanceEncoder, LatentCodec,
 from got_core.sampling import EDITING, TEXT_TO_IMAGE, GuidanceScales, sample
 from got_core.types import Batch, Drawing, Guidance, Reasoning
 
+LOADER_STRIDE = 100_000
+"""Validation batches of a loader before the seeds of the next begin."""
+
 COMPONENTS = ("reasoner", "guidance", "backbone")
 """The attributes of a system that are trained, in the order samples pass them."""
 
@@ -137,11 +140,14 @@ class GoTSystem(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Skip a step whose gradient is not finite; stop after too many in a row.
 
-        Gradients are already reduced over ranks here, so every rank decides alike.
+        Gradients are already reduced over ranks here, so every rank decides alike. A gradient scaler (16-mixed) has a
+        guard of its own.
 
         Raises:
             RuntimeError: `max_nonfinite_steps` such steps in a row.
         """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if bool(torch.isfinite(norm)):
@@ -175,7 +181,8 @@ class GoTSystem(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Drawing:  # type: ignore[override]
         """Draw the batch from its prompts alone; callbacks score and show the drawing."""
-        return self.draw(batch, seed=batch_idx)
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        return self.draw(batch, seed=(dataloader_idx * LOADER_STRIDE + batch_idx) * world + rank)
 
     @torch.no_grad()
     def plan(self, batch: Batch, temperature: float = 0.0, seed: int = 0) -> Reasoning:
@@ -267,7 +274,8 @@ def check_widths(
         "reference_channels": "reference latents of channels",
     }.items():
         made, taken = getattr(guidance, field), getattr(backbone, field)
-        if made != taken:
+        unread = field == "token_dim" and taken is None
+        if made != taken and not unread:
             raise ValueError(
                 f"{names['guidance']} makes {what} {made or 'none'}, {names['backbone']} takes {taken or 'none'}"
             )

@@ -104,8 +104,9 @@ class Batch:
         ]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same batch on another device; a copy to the CPU is complete when this returns."""
+        leaves_cpu = torch.device(device).type != "cpu"
+        return self._map(lambda tensor: tensor.to(device, non_blocking=leaves_cpu))
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory (called by the data loader)."""

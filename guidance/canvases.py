@@ -31,6 +31,9 @@ PALETTE = (
 )
 """The colours of the regions of a chain in their order; after the last it begins again."""
 
+UNSEEN = "black"
+"""The colour of the canvas itself."""
+
 Palette = Literal["order", "words"]
 
 _COORDINATES = 1000
@@ -43,12 +46,13 @@ def colours(regions: Sequence[Region], palette: Palette) -> list[str]:
     Args:
         regions: In the order of the chain.
         palette: "order" takes the colours of `PALETTE` in turn; "words" the colour that the chain names for the region,
-            and for a region without one that of its place in `PALETTE`.
+            and for a region without one, or a black one, which could not be seen, that of its place in `PALETTE`.
     """
     in_turn = [PALETTE[place % len(PALETTE)] for place in range(len(regions))]
     if palette == "order":
         return in_turn
-    return [colour_of(region) or spare for region, spare in zip(regions, in_turn, strict=True)]
+    named = [colour_of(region) for region in regions]
+    return [spare if name in (None, UNSEEN) else name for name, spare in zip(named, in_turn, strict=True)]
 
 
 def draw(

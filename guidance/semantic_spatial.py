@@ -56,11 +56,12 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         Raises:
             ValueError: A codec whose latents have other channels than the spatial or reference guidance.
         """
+        states = reasoning.states.to(self.projector.weight.dtype)
         pooled = None
         if self.pooled_projector is not None:
-            pooled = reduce(self.pooled_projector(reasoning.states), "b n d -> b d", "mean")
+            pooled = reduce(self.pooled_projector(states), "b n d -> b d", "mean")
         spatial, reference = self._maps(reasoning.chains, batch, codec)
-        return Guidance(self.projector(reasoning.states), pooled, spatial, reference)
+        return Guidance(self.projector(states), pooled, spatial, reference)
 
     def drop(
         self,

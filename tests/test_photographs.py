@@ -14,7 +14,10 @@ from got_core.recipe import Recipe
 SIDE = 32
 RECORDS = 7
 STEPS = 400
-AVERAGING = "EMAWeightAveraging"
+AVERAGING = {
+    "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+    "init_args": {"decay": 0.9, "use_buffers": False},
+}
 
 
 def lay_over(folder, steps):
@@ -28,7 +31,7 @@ def lay_over(folder, steps):
             "accelerator": "cpu", "max_steps": steps, "default_root_dir": str(folder / "run"),
             "val_check_interval": steps, "log_every_n_steps": 1, "enable_progress_bar": False,
             "enable_model_summary": False, "limit_val_batches": 0,
-            "callbacks": [{"class_path": f"lightning.pytorch.callbacks.{AVERAGING}", "init_args": {"decay": 0.9}}],
+            "callbacks": [AVERAGING],
         },
         "model": {"init_args": {"warmup_steps": 5, "noise_draws": 4, "backbone": {"init_args": {"patch": 1}}}},
         "data": {"init_args": {

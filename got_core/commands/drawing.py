@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from jaxtyping import Float
@@ -37,7 +38,8 @@ def reason(options: argparse.Namespace, rest: Sequence[str]) -> None:
         _read_source(options, None)
     pipeline = _pipeline(options)
     source = None if options.source is None else _read_source(options, pipeline.size)
-    chain = pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)
+    with _fitting():
+        chain = pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)
     print(chain)
     _comment(chain)
 
@@ -46,17 +48,18 @@ def _draw(
     options: argparse.Namespace, pipeline: GoTPipeline, chain: str | None, source: Float[Tensor, "3 H W"] | None
 ) -> None:
     """Plan where no chain is given, draw, and write image, layout and chain."""
-    if chain is None:
-        chain = pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)
     scales = {name: getattr(options, f"{name}_scale") for name in SCALES}
-    image = pipeline.draw(
-        options.prompt,
-        chain,
-        source,
-        seed=options.seed,
-        steps=options.steps,
-        scales={name: scale for name, scale in scales.items() if scale is not None},
-    )
+    with _fitting():
+        if chain is None:
+            chain = pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)
+        image = pipeline.draw(
+            options.prompt,
+            chain,
+            source,
+            seed=options.seed,
+            steps=options.steps,
+            scales={name: scale for name, scale in scales.items() if scale is not None},
+        )
     folder = Path(options.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,6 +70,15 @@ def _draw(
         raise UserError(f"{folder}: cannot be written to ({error})") from error
     print(chain)
     _comment(chain)
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """A size that codec or backbone cannot divide is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(one_line(error)) from error
 
 
 def _comment(chain: str) -> None:

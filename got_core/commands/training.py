@@ -5,12 +5,15 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from traceback import extract_tb
 
 from lightning import Callback, LightningModule, Trainer
 
 from got_core.errors import UserError, one_line
+from got_core.evaluation.final_scores import FinalScores
 from got_core.paths import find_checkpoint
+from got_core.pipeline import load_weights
 from got_core.recipe import Recipe
 
 _FETCHING = "torch/utils/data/_utils/fetch.py"
@@ -32,10 +35,15 @@ def fit(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     trainer = recipe.trainer
     going_on = f", going on from {recipe.checkpoint}" if recipe.checkpoint else ""
     print(f"run folder: {recipe.run_files.folder}{going_on}")
-    with _running(recipe):
+    for scores in (callback for callback in trainer.callbacks if isinstance(callback, FinalScores)):  # type: ignore[attr-defined]
+        scores.started(options.started)
+    with _running(recipe) as begun:
         trainer.fit(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint)
         if any(trainer.num_val_batches):
             trainer.validate(recipe.model, datamodule=recipe.datamodule, verbose=False)
+        elif recipe.checkpoint and not begun.yes:
+            print("training had reached its end; the checkpoint is scored")
+            trainer.validate(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, verbose=False)
 
 
 def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -66,12 +74,14 @@ class _Begun(Callback):
 
 
 @contextmanager
-def _running(recipe: Recipe) -> Iterator[None]:
+def _running(recipe: Recipe) -> Iterator[_Begun]:
     """Sort what goes wrong: set-up and samples that cannot be read are the user's, the rest keeps its traceback."""
+    if recipe.checkpoint is not None:
+        load_weights(recipe.model, Path(recipe.checkpoint))
     begun = _Begun()
     recipe.trainer.callbacks.append(begun)  # type: ignore[attr-defined]
     try:
-        yield
+        yield begun
     except SystemExit:
         if recipe.trainer.interrupted:
             raise KeyboardInterrupt(_what_was_saved(recipe)) from None

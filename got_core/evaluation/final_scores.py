@@ -57,6 +57,11 @@ class FinalScores(Callback):
         self.scores = SceneScores()
         self.figures: dict[str, Any] = {}
         self._since = time.monotonic()
+        self._trains = False
+
+    def started(self, moment: float) -> None:
+        """Count from a moment of the monotonic clock, such as the start of the command."""
+        self._since = moment
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds spent so far, over all resumed parts of the run, and steps trained."""
@@ -66,7 +71,6 @@ class FinalScores(Callback):
         """Go on counting."""
         self.seconds = state_dict["seconds"]
         self.step = state_dict["step"]
-        self._since = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Before validating, lift the limit that holds while fitting."""
@@ -76,8 +80,9 @@ class FinalScores(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Note the step."""
+        """Note the step, and that the time is this run's and not that of scoring it again."""
         self.step = trainer.global_step
+        self._trains = True
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget earlier drawings."""
@@ -107,13 +112,19 @@ class FinalScores(Callback):
         if trainer.state.fn != "validate":
             return
         reached = to_figures(self.scores.compute()) if self.scores.update_called else {}
-        self.figures = {"seconds": round(self.state_dict()["seconds"], 1)} | reached
+        run = Run(Path(trainer.default_root_dir))
+        self.figures = {"seconds": self._seconds(run)} | reached
         if trainer.is_global_zero:
-            run = Run(Path(trainer.default_root_dir))
             run.folder.mkdir(parents=True, exist_ok=True)
             run.metrics.write_text(json.dumps(self.figures, indent=2) + "\n")
             if self.tiles.tiles:
                 contact_sheet(self.tiles.tiles).save(run.samples)
+
+    def _seconds(self, run: Run) -> float | None:
+        """What the run took, final scoring included; scoring it again leaves that as it was."""
+        if self._trains or not run.metrics.exists():
+            return round(self.state_dict()["seconds"], 1)
+        return json.loads(run.metrics.read_text()).get("seconds")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, once the progress bar is gone."""

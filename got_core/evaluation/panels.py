@@ -1,5 +1,6 @@
 """What a run draws while it trains: scores as scalars, drawings with their planned boxes as an image panel."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class ScenePanels(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget earlier drawings."""
-        self.tiles.start(len(trainer.num_val_batches))
+        self.tiles.start(sum(int(number) for number in trainer.num_val_batches if math.isfinite(number)))
         self.scores.reset()
         self.scores.to(pl_module.device)
 

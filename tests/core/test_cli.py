@@ -180,11 +180,29 @@ def test_a_run_leaves_scores_and_pictures(run):
 
 
 def test_validate_repeats_the_final_scores(run, capsys):
-    before = json.loads((run / "metrics.json").read_text())
+    before, drawn = (run / "metrics.json").read_text(), (run / "samples.png").read_bytes()
+    (run / "samples.png").unlink()
     main(["validate", "--checkpoint", str(run)])
+    assert (run / "metrics.json").read_text() == before
+    assert (run / "samples.png").read_bytes() == drawn
+    assert "step 4" in capsys.readouterr().out
+
+
+def test_a_run_that_has_ended_is_scored_when_fit_goes_on_from_it(run, capsys):
+    before = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").unlink()
+    main(["fit", *RECIPE, f"--trainer.default_root_dir={run}", "--ckpt_path", "last"])
     after = json.loads((run / "metrics.json").read_text())
     assert {**after, "seconds": 0} == {**before, "seconds": 0}
-    assert "step 4" in capsys.readouterr().out
+    assert "had reached its end" in capsys.readouterr().out
+
+
+def test_a_size_that_does_not_divide_is_one_line(run, tmp_path, capsys):
+    common = ("generate", "a circle", "--checkpoint", str(run), "--output", str(tmp_path / "out"))
+    assert "30x30" in refused(capsys, *common, "--size", "30x30")
+    assert "0x0" in refused(capsys, *common, "--size", "0x0")
+    assert "not in 0.." in refused(capsys, *common, "--seed", "-1")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_chain_and_a_seed_make_the_same_picture_again(run, tmp_path, capsys):
@@ -224,6 +242,9 @@ def test_a_checkpoint_of_another_model_is_one_line(run, tmp_path, capsys):
     state["state_dict"].pop(next(iter(state["state_dict"])))
     torch.save(state, broken / "checkpoints" / "last.ckpt")
     assert "does not fit its recipe" in refused(capsys, "reason", "a circle", "--checkpoint", str(broken))
+    assert "does not fit its recipe" in refused(capsys, "validate", "--checkpoint", str(broken))
+    last = str(broken / "checkpoints" / "last.ckpt")
+    assert "does not fit its recipe" in refused(capsys, "fit", *RECIPE, "--ckpt_path", last)
 
 
 def record_recipe(folder, damaged):

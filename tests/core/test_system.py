@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from got_core.data.scenes import ScenesDataset
 from got_core.errors import UserError
 from got_core.recipe import build_model
+from got_core.sampling import GuidanceScales
 from got_core.system import COMPONENTS, dropped_conditions, warmup_cosine
 
 
@@ -60,13 +61,19 @@ def test_dropout_draws_each_condition_with_the_same_probability():
     assert sum(shares.values()) == 1000
 
 
-def test_dropout_happens_in_training_mode_only():
+def test_dropout_takes_the_parts_its_draw_says_and_in_training_mode_only(monkeypatch):
     system = small_system(conditioning_dropout=1 / 3)
     batch = scenes_batch(system)
     guidance = system.guidance(system.reasoner(batch), batch, system.codec)
-    dropped = system.train().drop_conditions(guidance)
-    assert not bool(dropped.spatial.any())
     assert system.eval().drop_conditions(guidance) is guidance
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "rand", lambda *shape, **settings: torch.tensor([0.0, 0.3, 0.4, 0.6, 0.7, 0.9]))
+        dropped = system.train().drop_conditions(guidance)
+    null = system.guidance.projector.bias
+    assert [bool((row == null).all()) for row in dropped.tokens] == [True] * 4 + [False] * 2
+    assert not bool(dropped.spatial.any())
+    kept = [torch.equal(a, b) for a, b in zip(dropped.reference, guidance.reference, strict=True)]
+    assert kept == [False, False, True, True, True, True]
 
 
 def test_several_noise_draws_share_one_reasoner_pass(system):
@@ -173,12 +180,17 @@ def test_drawing_is_a_function_of_the_seed(system):
 
 def test_a_mixed_batch_draws_what_its_parts_draw_alone(system):
     system.eval()
-    torch.nn.init.normal_(system.backbone.head.proj.weight, std=0.2)
-    mixed = scenes_batch(system, 2)
-    alone = system.processor(mixed.samples()[:1])
-    chains = mixed.chains
-    together = system.draw(mixed, chains, seed=4).images[:1]
-    torch.testing.assert_close(together, system.draw(alone, chains[:1], seed=4).images, rtol=1e-4, atol=1e-5)
+    system.generation_scales, system.editing_scales = GuidanceScales(3.0, 2.0, 1.0), GuidanceScales(2.0, 1.5, 1.25)
+    torch.nn.init.normal_(system.backbone.head.proj.weight, std=0.05)
+    both = scenes_batch(system, 2).samples()
+    for samples in (both, both[::-1]):
+        mixed, alone = system.processor(samples), system.processor(samples[:1])
+        together = system.draw(mixed, mixed.chains, seed=4).images[:1]
+        torch.testing.assert_close(together, system.draw(alone, alone.chains, seed=4).images, rtol=1e-4, atol=1e-5)
+    scales = system.generation_scales
+    edit = system.processor(both[1:])
+    other = system.draw(edit, edit.chains, seed=4, scales=scales).images
+    assert not torch.allclose(other, system.draw(edit, edit.chains, seed=4).images, atol=1e-3)
 
 
 def test_given_chains_are_drawn_and_differ_by_their_boxes(system):
