@@ -13,7 +13,7 @@ from got_core.recipe import Recipe
 
 SIDE = 32
 RECORDS = 7
-STEPS = 400
+STEPS = 300
 AVERAGING = {
     "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
     "init_args": {"decay": 0.9, "use_buffers": False},
@@ -33,7 +33,7 @@ def lay_over(folder, steps):
             "enable_model_summary": False, "limit_val_batches": 0,
             "callbacks": [AVERAGING],
         },
-        "model": {"init_args": {"warmup_steps": 5, "noise_draws": 4, "backbone": {"init_args": {"patch": 1}}}},
+        "model": {"init_args": {"warmup_steps": 5, "noise_draws": 2, "backbone": {"init_args": {"patch": 1, "width": 128}}}},
         "data": {"init_args": {
             "train": [{"dataset": dataset}], "validation": dataset, "batch_size": RECORDS, "num_workers": 0,
             "samples_per_epoch": RECORDS * steps,

@@ -94,7 +94,11 @@ def test_half_precision_weights(build):
         ({"config": None}, ValueError, "either `config` or `pretrained`"),
         ({"tokenizer": None}, ValueError, "needs `tokenizer`"),
         ({"tokenizer": "missing/tokenizer.json"}, FileNotFoundError, "missing/tokenizer.json: no such file or folder"),
-        ({"config": None, "pretrained": "/no/such/folder"}, FileNotFoundError, "/no/such/folder: no such file or folder"),
+        (
+            {"config": None, "pretrained": "/no/such/folder"},
+            FileNotFoundError,
+            "/no/such/folder: no such file or folder",
+        ),
         ({"num_tokens": 0}, ValueError, "num_tokens must be at least 1"),
         ({"length_groups": 0}, ValueError, "length_groups must be at least 1"),
         ({"config": {"text_config": {"hiden_size": 32}}}, ValueError, "text_config has keys.*hiden_size"),
