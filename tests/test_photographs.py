@@ -14,6 +14,7 @@ from got_core.recipe import Recipe
 SIDE = 32
 RECORDS = 7
 STEPS = 300
+FINE_PATCHES = {"init_args": {"patch": 1, "width": 128}}
 AVERAGING = {
     "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
     "init_args": {"decay": 0.9, "use_buffers": False},
@@ -33,7 +34,7 @@ def lay_over(folder, steps):
             "enable_model_summary": False, "limit_val_batches": 0,
             "callbacks": [AVERAGING],
         },
-        "model": {"init_args": {"warmup_steps": 5, "noise_draws": 2, "backbone": {"init_args": {"patch": 1, "width": 128}}}},
+        "model": {"init_args": {"warmup_steps": 5, "noise_draws": 2, "backbone": FINE_PATCHES}},
         "data": {"init_args": {
             "train": [{"dataset": dataset}], "validation": dataset, "batch_size": RECORDS, "num_workers": 0,
             "samples_per_epoch": RECORDS * steps,
