@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from backbones.dit_layers import Block, Head, TimeEmbedding
 from got_core.interfaces import DenoisingBackbone
+from got_core.loading import fresh_weights
 from got_core.types import Guidance
 
 
@@ -66,14 +67,15 @@ class FlowDiT(DenoisingBackbone):
         self.width = width
         self.patch = patch
         channels = latent_channels + (spatial_channels or 0) + (reference_channels or 0)
-        self.embed = nn.Linear(channels * patch**2, width)
-        self.time = TimeEmbedding(width)
-        self.summary = None if semantic == "cross_attention" else nn.Linear(pooled_dim or token_dim, width)
-        block_token_dim = token_dim if reads_tokens else None
-        self.layers = nn.ModuleList(Block(width, heads, mlp_ratio, qk_norm, block_token_dim) for _ in range(depth))
-        self.head = Head(width, latent_channels * patch**2)
+        read_dim = token_dim if reads_tokens else None
+        with fresh_weights():
+            self.embed = nn.Linear(channels * patch**2, width)
+            self.time = TimeEmbedding(width)
+            self.summary = None if semantic == "cross_attention" else nn.Linear(pooled_dim or token_dim, width)
+            self.layers = nn.ModuleList(Block(width, heads, mlp_ratio, qk_norm, read_dim) for _ in range(depth))
+            self.head = Head(width, latent_channels * patch**2)
+            self._initialise()
         self._positions: dict[tuple[int, int, torch.device], Tensor] = {}
-        self._initialise()
 
     def _initialise(self) -> None:
         """All initialisation: Xavier for every linear map, zero for what opens a branch of the residual stream."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader, set_loader
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -28,7 +29,11 @@ LAST = "last"
 """The checkpoint path that means the newest one of the recipe's own run."""
 
 # "omegaconf+" resolves ${...} after files and overrides are merged, so that followers follow.
-_PARSER: dict[str, Any] = {"parser_mode": "omegaconf+", "exit_on_error": False, "allow_abbrev": False}
+_MODE = "omegaconf+"
+_PARSER: dict[str, Any] = {"parser_mode": _MODE, "exit_on_error": False, "allow_abbrev": False}
+# Between nested classes jsonargparse words a null of the command line as "None", which would arrive as text.
+_load_yaml = get_loader("yaml")
+set_loader(_MODE, lambda text: None if text == str(None) else _load_yaml(text), (yaml.YAMLError,))
 _WRAPPINGS = ("Does not validate against any of the Union", "Problem with given class_path")
 
 

@@ -52,6 +52,11 @@ def test_a_later_file_overrides_an_earlier_one_and_the_command_line_both(tmp_pat
     assert read.run_files.folder == Path("runs") / "scenes_dit+mine"
 
 
+def test_null_on_the_command_line_reaches_nested_classes():
+    read = Read([str(ROOT / "recipes" / "scenes_dit.yaml")], ["--model.guidance.spatial_channels", "null"])
+    assert read.config.model.init_args.guidance.init_args.spatial_channels is None
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_scenes_recipe_trains_and_resumes(name, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -21,6 +21,9 @@ PREFIXES = ("", "a picture of ", "a photo of ", "an image of ", "draw ")
 HELD_OUT = 0.15
 """Share of the requests of each category that only the test split asks for."""
 
+HOLD_OUT_SALT = b"2026-11-23"
+"""Which requests are held out follows from this; another salt makes a test that no setting has been chosen on."""
+
 FEWEST_HELD_OUT = 2
 """Requests held out, where the category has twice as many."""
 
@@ -177,15 +180,22 @@ def _split(groups: Sequence[Sequence[R]], vocabulary: Vocabulary, tag: str) -> R
 
 
 def _hold_out(group: Sequence[R]) -> tuple[tuple[R, ...], tuple[R, ...]]:
-    """(train, test): those of lowest digest are held out, unless a word would no longer occur in training."""
+    """(train, test): held out one by one is the request whose rarest words stay most frequent in training.
+
+    Among equals it is the one of lowest digest; a request whose words would no longer occur in training never is.
+    """
     wanted = max(round(HELD_OUT * len(group)), min(FEWEST_HELD_OUT, len(group) // 2))
     words = {request: _words(request) for request in group}
     left = Counter(word for occurring in words.values() for word in occurring)
+    train = sorted(group, key=_digest)
     test: set[R] = set()
-    for request in sorted(group, key=_digest):
-        if len(test) < wanted and all(left[word] > 1 for word in words[request]):
-            test.add(request)
-            left.subtract(words[request])
+    while len(test) < wanted:
+        held = max(train, key=lambda request: sorted(left[word] for word in words[request]))
+        if any(left[word] == 1 for word in words[held]):
+            break
+        train.remove(held)
+        test.add(held)
+        left.subtract(words[held])
     return tuple(r for r in group if r not in test), tuple(r for r in group if r in test)
 
 
@@ -197,4 +207,4 @@ def _words(request: Drawing | Edit) -> set[str]:
 
 def _digest(request: Drawing | Edit) -> bytes:
     """The same in every process, unlike Python's own hash."""
-    return hashlib.blake2b(repr(request).encode(), digest_size=8).digest()
+    return hashlib.blake2b(repr(request).encode(), digest_size=8, salt=HOLD_OUT_SALT).digest()

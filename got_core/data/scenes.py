@@ -26,7 +26,7 @@ from got_core.types import Sample
 DEFAULT_TASKS: dict[str, float] = {**dict.fromkeys(DRAWING_TAGS, 1.0), **dict.fromkeys(EDIT_TAGS, 0.5)}
 """Weights of the categories: two samples in three are text-to-image."""
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "validation")
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,16 @@ class ScenesDataset(Dataset[Sample]):
     """Samples of drawn scenes; each is a function of (seed, split, index) and of the settings alone.
 
     What the test split asks for (the content of a prompt: objects, colours, counts, relation, operation) never occurs
-    in the train split, in any wording; every single word does. Only `single_object`, where nothing else could be held
-    out, is split by wording. A multi-turn instruction is of the test split when one of its edits is.
+    in the others, in any wording; every single word does. Only `single_object`, where nothing else could be held
+    out, is split by wording. A multi-turn instruction is of the test split when one of its edits is. The validation
+    split asks for what the train split asks for, in scenes of its own: settings are chosen on it, so that the test
+    split is looked at once, when all is decided.
 
     Args:
         size: Side of the images in pixels.
         length: Number of samples.
         seed: Another seed gives other samples.
-        split: "train", or "test" for the requests held out.
+        split: "train", "validation", or "test" for the requests held out.
         tasks: Weight of each category: GenEval's six, and `add`, `remove`, `recolour`, `replace`, `move`,
             `multi_turn`. Those left out do not occur; None takes all, a third of them edits.
         balanced: Go round the categories of `tasks` by index instead of drawing them by weight.
@@ -138,7 +140,7 @@ class ScenesDataset(Dataset[Sample]):
 
     def _drawing(self, tag: str, rng: np.random.Generator) -> Sketch:
         requests = self.drawings[tag]
-        request = pick(rng, pick(rng, requests.train if self.split == "train" else requests.test))
+        request = pick(rng, pick(rng, requests.test if self.split == "test" else requests.train))
         scene = self.composer.draw(request, rng)
         return Sketch(prompt(request, rng), drawing_chain(scene), scene, None, drawing_meta(request, scene))
 
@@ -160,7 +162,7 @@ class ScenesDataset(Dataset[Sample]):
         if tag == "multi_turn":
             return self.composer.sequence(tuple(self.edits.values()), self.split, rng)
         requests = self.edits[tag]
-        return [pick(rng, pick(rng, requests.train if self.split == "train" else requests.test))]
+        return [pick(rng, pick(rng, requests.test if self.split == "test" else requests.train))]
 
 
 def _check_names(

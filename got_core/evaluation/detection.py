@@ -52,6 +52,18 @@ def box_iou(a: Box, b: Box) -> float:
     return intersection / union
 
 
+def pixels_of(box: Box, size: tuple[int, int], margin: int = 0) -> tuple[slice, slice]:
+    """(rows, columns) of the pixels that a box covers in an image of `size` (height, width), edges at the nearest.
+
+    With a margin, so many pixels more on every side, as far as the image goes.
+    """
+    height, width = size
+    x1, y1, x2, y2 = box
+    rows = slice(max(round(y1 / 1000 * height) - margin, 0), round(y2 / 1000 * height) + margin)
+    columns = slice(max(round(x1 / 1000 * width) - margin, 0), round(x2 / 1000 * width) + margin)
+    return rows, columns
+
+
 def box_centre(box: Box) -> tuple[float, float]:
     """(x, y) of a box's centre."""
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2

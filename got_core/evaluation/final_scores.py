@@ -1,19 +1,18 @@
 """What a run reaches: scores over all of the validation set, a table, `metrics.json` and `samples.png`."""
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
 from got_core.evaluation.geneval import CATEGORIES
-from got_core.evaluation.scene_metrics import GENEVAL, SceneScores
-from got_core.evaluation.tiles import TileCollector
+from got_core.evaluation.scene_metrics import GENEVAL
+from got_core.evaluation.scored_drawings import ScoredDrawings
 from got_core.paths import Run
 from got_core.pictures import contact_sheet
 from got_core.types import Batch
@@ -29,16 +28,8 @@ FIGURES = (
 )
 """The figures of `metrics.json` besides `seconds` and GenEval's."""
 
-SCENE_KEY = "objects"
-"""Present in the meta of samples whose objects are known, so that drawings can be scored."""
 
-
-def is_scored(batch: Batch) -> bool:
-    """Whether what should be in every image of the batch is known."""
-    return bool(batch.meta) and all(SCENE_KEY in meta for meta in batch.meta)
-
-
-class FinalScores(Callback):
+class FinalScores(ScoredDrawings):
     """Scores `trainer.validate`: the drawings of all of the validation set, whatever `limit_val_batches` says for fit.
 
     `got fit` validates once training has ended, with averaged weights where the recipe averages them. Drawings of
@@ -50,11 +41,10 @@ class FinalScores(Callback):
     """
 
     def __init__(self, batches: int | float = 1.0, samples: int = 36) -> None:
+        super().__init__(samples)
         self.batches = batches
-        self.tiles = TileCollector(samples)
         self.seconds = 0.0
         self.step = 0
-        self.scores = SceneScores()
         self.figures: dict[str, Any] = {}
         self._since = time.monotonic()
         self._trains = False
@@ -84,32 +74,13 @@ class FinalScores(Callback):
         self.step = trainer.global_step
         self._trains = True
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget earlier drawings."""
-        self.scores.reset()
-        self.scores.to(pl_module.device)
-        batches = sum(int(number) for number in trainer.num_val_batches if math.isfinite(number))
-        self.tiles.start(batches)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count the batch in the scores and keep some of it for the contact sheet."""
-        if trainer.state.fn != "validate":
-            return
-        self.tiles.add(outputs, batch)
-        if is_scored(batch):
-            self.scores.update(outputs.images, outputs.chains, batch.meta, batch.source)
+    def takes_part(self, trainer: Trainer) -> bool:
+        """Not in the validations during fit."""
+        return trainer.state.fn == "validate"
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what was reached."""
-        if trainer.state.fn != "validate":
+        if not self.takes_part(trainer):
             return
         reached = to_figures(self.scores.compute()) if self.scores.update_called else {}
         run = Run(Path(trainer.default_root_dir))

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from got_core.data.scene import SHAPES, shape_mask
-from got_core.evaluation.detection import Box, Detection, box_centre, box_iou
+from got_core.evaluation.detection import Box, Detection, box_centre, box_iou, pixels_of
 from got_core.evaluation.scene_colours import ColourMap
 
 TIE_BREAK = 1e-6
@@ -71,10 +71,8 @@ def colour_dominates(colours: ColourMap, planned: Detection) -> bool:
     """
     if planned.colour not in colours.colours:
         return False
-    height, width = colours.label.shape
-    x1, x2 = (round(x / 1000 * width) for x in (planned.box[0], planned.box[2]))
-    y1, y2 = (round(y / 1000 * height) for y in (planned.box[1], planned.box[3]))
-    label, covered = colours.label[y1:y2, x1:x2], colours.covered[y1:y2, x1:x2]
+    place = pixels_of(planned.box, colours.label.shape)
+    label, covered = colours.label[place], colours.covered[place]
     counts = np.bincount(label[covered], minlength=len(colours.colours))
     carried = counts[colours.colours.index(planned.colour)]
     others = np.delete(counts, colours.colours.index(planned.colour))

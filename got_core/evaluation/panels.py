@@ -1,24 +1,18 @@
 """What a run draws while it trains: scores as scalars, drawings with their planned boxes as an image panel."""
 
-import math
-from typing import Any
-
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from got_core.evaluation.final_scores import is_scored
-from got_core.evaluation.scene_metrics import SceneScores
-from got_core.evaluation.tiles import TileCollector
+from got_core.evaluation.scored_drawings import ScoredDrawings
 from got_core.pictures import contact_sheet
-from got_core.types import Batch
 
 PANEL_WIDTH = 1200
 """Of a panel, in pixels."""
 
 
-class ScenePanels(Callback):
+class ScenePanels(ScoredDrawings):
     """At each validation during fit: scalars `val/...` of the drawn batches, and a panel of drawings with their chains.
 
     Args:
@@ -26,30 +20,11 @@ class ScenePanels(Callback):
     """
 
     def __init__(self, samples: int = 8) -> None:
-        self.tiles = TileCollector(samples)
-        self.scores = SceneScores()
+        super().__init__(samples)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget earlier drawings."""
-        self.tiles.start(sum(int(number) for number in trainer.num_val_batches if math.isfinite(number)))
-        self.scores.reset()
-        self.scores.to(pl_module.device)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep some of the batch, and count it where its objects are known."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
-            return
-        self.tiles.add(outputs, batch)
-        if is_scored(batch):
-            self.scores.update(outputs.images, outputs.chains, batch.meta, batch.source)
+    def takes_part(self, trainer: Trainer) -> bool:
+        """Only in the validations during fit."""
+        return trainer.state.fn == "fit" and not trainer.sanity_checking
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log scalars and the panel."""

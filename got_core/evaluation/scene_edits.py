@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from einops import reduce
 
-from got_core.evaluation.detection import Box, Detection, box_iou
+from got_core.evaluation.detection import Box, Detection, box_iou, pixels_of
 from got_core.evaluation.geneval import relations
 from got_core.evaluation.scene_view import SceneView
 
@@ -61,10 +61,8 @@ def background_kept(view: SceneView) -> float:
     changed += [result.box for edit in edits if (result := _result(view.found, edit, view.size)) is not None]
     height, width = view.size
     outside = torch.ones(height, width, dtype=torch.bool, device=view.image.device)
-    for x1, y1, x2, y2 in changed:
-        rows = slice(max(round(y1 / 1000 * height) - MARGIN, 0), round(y2 / 1000 * height) + MARGIN)
-        columns = slice(max(round(x1 / 1000 * width) - MARGIN, 0), round(x2 / 1000 * width) + MARGIN)
-        outside[rows, columns] = False
+    for box in changed:
+        outside[pixels_of(box, view.size, MARGIN)] = False
     difference = reduce((view.image - view.source).abs() / 2, "c h w -> h w", "max")
     kept = (difference <= KEPT_WITHIN)[outside]
     return float(kept.float().mean()) if len(kept) else 1.0

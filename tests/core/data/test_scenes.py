@@ -243,6 +243,14 @@ def test_test_edits_are_not_made_in_training_not_even_within_a_sequence(sketches
     assert all(any(content not in trained for content in contents) for contents in edits["test"])
 
 
+def test_validation_asks_what_training_asks_in_scenes_of_its_own(sketches):
+    validation = [ScenesDataset(length=300, split="validation").sketch(i) for i in range(300)]
+    plain = {stripped(s.prompt) for s in validation if s.meta["kind"] == "t2i" and s.meta["tag"] != "single_object"}
+    assert len(plain) > 20
+    assert not plain & {stripped(s.prompt) for s in sketches["test"]}
+    assert not {s.chain for s in validation if "color_attr" in s.meta["tag"]} & {s.chain for s in sketches["train"]}
+
+
 def test_all_words_of_the_test_split_occur_in_training(sketches):
     words = {
         split: {word for s in samples for word in re.findall(r"[a-z]+", f"{s.prompt} {s.chain}")}
@@ -456,7 +464,7 @@ def test_hard_settings_draw_from_all_they_are_given():
         ({"colours": ("red", "mauve", "blue", "green")}, r"colour \['mauve'\].*purple"),
         ({"backgrounds": ("sand",)}, r"background \['sand'\].*gray"),
         ({"tasks": {"colours": 1.0}}, r"task \['colours'\].*colors"),
-        ({"split": "validation"}, r"split \['validation'\].*train, test"),
+        ({"split": "val"}, r"split \['val'\].*train, test, validation"),
         ({"colours": ("red", "blue")}, r"max_objects=3, 3 shapes and 2 colours"),
         ({"max_objects": 2, "tasks": {"counting": 1.0}}, r"'counting' has too few combinations .*max_objects=2"),
     ],
