@@ -121,9 +121,9 @@ def _mean_by_owner(
 ) -> Float[Tensor, "b c h w"]:
     """The mean of each sample's canvases, or black for a sample without any."""
     owner = torch.tensor(owners, dtype=torch.long, device=canvases.device)
-    counts = rearrange(torch.bincount(owner, minlength=size), "b -> b 1 1 1")
-    total = torch.zeros(size, *canvases.shape[1:], dtype=canvases.dtype, device=canvases.device)
-    total = total.index_add(0, owner, canvases)
+    total = canvases.new_zeros(size, *canvases.shape[1:]).index_add(0, owner, canvases)
+    counts = canvases.new_zeros(size).index_add(0, owner, canvases.new_ones(len(owners)))
+    counts = rearrange(counts, "b -> b 1 1 1")
     return torch.where(counts > 0, total / counts.clamp(min=1), black)
 
 

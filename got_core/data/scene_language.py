@@ -1,7 +1,7 @@
 """The words of drawn scenes: prompts, instructions and reasoning chains."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -85,7 +85,8 @@ def _named(thing: Thing | SceneObject) -> str:
 def _noun(thing: Thing) -> str:
     if thing.count == 1:
         return with_article(_named(thing))
-    return f"{NUMBERS[thing.count]} {PLURALS.get(thing.shape, thing.shape + 's')}"
+    plural = replace(thing, shape=PLURALS.get(thing.shape, thing.shape + "s"))
+    return f"{NUMBERS[thing.count]} {_named(plural)}"
 
 
 def prompt(drawing: Drawing, rng: np.random.Generator) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations, product
 from typing import Generic, TypeVar
@@ -101,7 +101,10 @@ def drawings(vocabulary: Vocabulary) -> dict[str, tuple[tuple[Drawing, ...], ...
     return {
         "single_object": (tuple(Drawing("single_object", (t,), prefix=p) for t, p in product(plain, PREFIXES)),),
         "two_object": (tuple(Drawing("two_object", pair) for pair in pairs),),
-        "counting": (tuple(Drawing("counting", (thing,)) for thing in counted),),
+        "counting": (
+            tuple(Drawing("counting", (thing,)) for thing in counted),
+            tuple(Drawing("counting", (replace(thing, colour=c),)) for thing, c in product(counted, vocabulary.colours)),
+        ),
         "colors": (tuple(Drawing("colors", (thing,)) for thing in coloured),),
         "position": (
             tuple(Drawing("position", pair, relation) for pair, relation in product(pairs, RELATIONS)),
