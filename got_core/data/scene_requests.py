@@ -21,7 +21,7 @@ PREFIXES = ("", "a picture of ", "a photo of ", "an image of ", "draw ")
 HELD_OUT = 0.15
 """Share of the requests of each category that only the test split asks for."""
 
-HOLD_OUT_SALT = b"2026-11-23"
+HOLD_OUT_SALT = b"2026-11-23 b"
 """Which requests are held out follows from this; another salt makes a test that no setting has been chosen on."""
 
 FEWEST_HELD_OUT = 2
