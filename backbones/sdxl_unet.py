@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from got_core.interfaces import DenoisingBackbone
-from got_core.loading import build
+from got_core.loading import build, load_whole
 from got_core.paths import locate
 from got_core.types import Guidance
 
@@ -25,14 +25,15 @@ class SDXLUNet(DenoisingBackbone):
     `conv_in` for the new channels start at zero, so that at first the UNet does what it did before.
 
     Args:
-        pretrained: Folder or hub id; give this or `config`.
-        subfolder: Folder inside `pretrained`, such as "unet".
+        pretrained: Folder or hub id in diffusers' layout, in one file or sharded; give this or `config`.
+        subfolder: Folder inside `pretrained`, such as "unet" in that of a whole pipeline.
         config: Arguments of `UNet2DConditionModel`, with `addition_embed_type: text_time`.
         spatial_channels, reference_channels: Channels of that guidance, or None to do without.
         downsample: Image pixels to a latent pixel, along each side; for the sizes that SDXL is told.
 
     Raises:
-        ValueError: Both or neither of `pretrained` and `config`, or a UNet that is not of SDXL's kind.
+        ValueError: Both or neither of `pretrained` and `config`, a UNet that is not of SDXL's kind, or weights that
+            are not those of the folder's config, naming tensors.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class SDXLUNet(DenoisingBackbone):
         if pretrained is None:
             self.unet = build(lambda: UNet2DConditionModel(**(config or {})))
         else:
-            place = {"pretrained_model_name_or_path": locate(pretrained), "subfolder": subfolder or ""}
+            place = locate(pretrained)
             self.unet = build(
-                lambda: UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(**place)),
-                lambda: UNet2DConditionModel.from_pretrained(**place),
+                lambda: UNet2DConditionModel.from_config(
+                    UNet2DConditionModel.load_config(place, subfolder=subfolder or "")
+                ),
+                lambda: load_whole(UNet2DConditionModel, place, subfolder),
             )
         settings = self.unet.config
         if settings.addition_embed_type != "text_time":

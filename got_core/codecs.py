@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from got_core.interfaces import LatentCodec
-from got_core.loading import build
+from got_core.loading import build, load_whole
 from got_core.paths import locate
 
 PROBE_SIDE = 64
@@ -73,15 +73,16 @@ class AutoencoderCodec(_NormalisedCodec):
     """A diffusers autoencoder, from a folder or hub id, or from a config with fresh weights.
 
     Args:
-        pretrained: Folder or hub id; give this or `config`.
-        subfolder: Folder inside `pretrained`, such as "vae".
+        pretrained: Folder or hub id in diffusers' layout, in one file or sharded; give this or `config`.
+        subfolder: Folder inside `pretrained`, such as "vae" in that of a whole pipeline.
         config: Arguments of `model_class`.
         model_class: AutoencoderKL, or a diffusers autoencoder without a posterior (AutoencoderDC, AutoencoderTiny).
         mean, std: Of the raw latents; None takes them from the autoencoder's own scale and shift.
         images_at_once: Encode and decode at most so many images in one go, to bound memory; None for all.
 
     Raises:
-        ValueError: Both or neither of `pretrained` and `config`, or levels that do not fit the channels.
+        ValueError: Both or neither of `pretrained` and `config`, levels that do not fit the channels, or weights that
+            are not those of the folder's config, naming tensors.
     """
 
     def __init__(
@@ -101,10 +102,10 @@ class AutoencoderCodec(_NormalisedCodec):
         if pretrained is None:
             self.autoencoder: Any = build(lambda: family(**(config or {})))
         else:
-            place = {"pretrained_model_name_or_path": locate(pretrained), "subfolder": subfolder or ""}
+            place = locate(pretrained)
             self.autoencoder = build(
-                lambda: family.from_config(family.load_config(**place)),
-                lambda: family.from_pretrained(**place),
+                lambda: family.from_config(family.load_config(place, subfolder=subfolder or "")),
+                lambda: load_whole(family, place, subfolder),
             )
         self.images_at_once = images_at_once
         self.autoencoder.requires_grad_(False)

@@ -61,6 +61,11 @@ class Run:
         return self.folder / "checkpoints" / "last.ckpt"
 
     @property
+    def weights(self) -> Path:
+        """Weights without a training state, such as those of an imported checkpoint."""
+        return self.folder / "model.safetensors"
+
+    @property
     def metrics(self) -> Path:
         """Final scores."""
         return self.folder / "metrics.json"
@@ -72,7 +77,9 @@ class Run:
 
 
 def find_checkpoint(path: str | Path) -> tuple[Run, Path]:
-    """The run and the checkpoint meant by a run's folder, or by a checkpoint file in its `checkpoints/`.
+    """The run and the checkpoint meant by a folder, or by a file in it.
+
+    A run's folder has its newest checkpoint in `checkpoints/`; an imported one has `model.safetensors`.
 
     Raises:
         FileNotFoundError: No such file or folder, no checkpoint in it, or no recipe beside it.
@@ -80,8 +87,13 @@ def find_checkpoint(path: str | Path) -> tuple[Run, Path]:
     given = Path(path).expanduser()
     if not given.exists():
         raise FileNotFoundError(f"{path}: no such run folder or checkpoint")
-    run = Run(given.parent.parent if given.name.endswith(".ckpt") else given)
-    checkpoint = given if given.name.endswith(".ckpt") else run.last
+    if given.name.endswith(".ckpt"):
+        run, checkpoint = Run(given.parent.parent), given
+    elif given.is_file():
+        run, checkpoint = Run(given.parent), given
+    else:
+        run = Run(given)
+        checkpoint = run.weights if run.weights.exists() and not run.last.exists() else run.last
     if not checkpoint.exists():
         raise FileNotFoundError(f"{path}: there is no checkpoint in this folder ({checkpoint} is missing)")
     if not run.recipe.exists():

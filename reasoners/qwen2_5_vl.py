@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from got_core.interfaces import Reasoner
-from got_core.loading import build
+from got_core.loading import build, load_whole
 from got_core.paths import locate
 from got_core.types import Batch, Reasoning
 from reasoners.qwen2_5_vl_images import PatchLayout
@@ -29,7 +29,7 @@ class Qwen2_5_VLReasoner(Reasoner):
 
     Args:
         config: Values of `Qwen2_5_VLConfig` for a model with random weights; either this or `pretrained`.
-        pretrained: Local folder or hub id of a trained model.
+        pretrained: Local folder or hub id of a trained model, in transformers' layout, in one file or sharded.
         tokenizer: A `tokenizer.json`, or a folder or hub id that has one; that of `pretrained` when None.
         num_tokens: Number N of image tokens.
         image_size: Side of the square that source images are resized to for the vision tower, in pixels.
@@ -44,6 +44,7 @@ class Qwen2_5_VLReasoner(Reasoner):
 
     Raises:
         ValueError: Both or neither of `config` and `pretrained`, or settings that do not fit; before weights load.
+            Weights of another model or size, naming tensors.
         FileNotFoundError: No such tokenizer or model; before weights load.
     """
 
@@ -85,8 +86,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         weights = getattr(torch, dtype)
         model = build(
             lambda: Qwen2_5_VLForConditionalGeneration(settings).to(weights),
-            pretrained
-            and (lambda: Qwen2_5_VLForConditionalGeneration.from_pretrained(locate(pretrained), dtype=weights)),
+            pretrained and (lambda: load_whole(Qwen2_5_VLForConditionalGeneration, locate(pretrained), dtype=weights)),
         )
         grow_embedding(model, vocabulary)
         self.mllm = tuned(model, tune, vocabulary.added, lora_rank, lora_alpha, lora_dropout)

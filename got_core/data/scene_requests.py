@@ -103,7 +103,7 @@ def drawings(vocabulary: Vocabulary) -> dict[str, tuple[tuple[Drawing, ...], ...
         "two_object": (tuple(Drawing("two_object", pair) for pair in pairs),),
         "counting": (
             tuple(Drawing("counting", (thing,)) for thing in counted),
-            tuple(Drawing("counting", (replace(thing, colour=c),)) for thing, c in product(counted, vocabulary.colours)),
+            tuple(Drawing("counting", (replace(t, colour=c),)) for t, c in product(counted, vocabulary.colours)),
         ),
         "colors": (tuple(Drawing("colors", (thing,)) for thing in coloured),),
         "position": (

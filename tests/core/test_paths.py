@@ -40,6 +40,21 @@ def test_a_run_is_found_by_its_folder_or_its_checkpoint(tmp_path):
         assert checkpoint == last
 
 
+def test_an_imported_folder_is_found_by_itself_or_its_weights(tmp_path):
+    for name in ("model.safetensors", "config.yaml"):
+        (tmp_path / name).write_text("")
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        run, checkpoint = find_checkpoint(path)
+        assert run.folder == tmp_path
+        assert checkpoint == tmp_path / "model.safetensors"
+
+
+def test_a_runs_own_checkpoint_comes_first(tmp_path):
+    make_run(tmp_path)
+    (tmp_path / "model.safetensors").write_text("")
+    assert find_checkpoint(tmp_path)[1] == tmp_path / "checkpoints" / "last.ckpt"
+
+
 @pytest.mark.parametrize(
     ("missing", "words"), [("checkpoints/last.ckpt", "no checkpoint"), ("config.yaml", "no recipe"), (None, "no such")]
 )

@@ -1,0 +1,139 @@
+"""The released GoT checkpoint (arXiv 2503.10639) in a system of ours: where each of its tensors goes.
+
+Both UNets read [noisy | reference | spatial], so the 12 input channels of `conv_in` keep their order.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from got_core.errors import UserError
+from got_core.loading import what_differs
+from got_core.official_names import ADDED_ROWS, EMBEDDINGS, MLLM, TRAINED, VAE, Source, Target
+
+
+@dataclass(frozen=True)
+class Import:
+    """An account of every tensor of a checkpoint and of a system.
+
+    Attributes:
+        weights: What the base folders do not have, by the system's names.
+        in_base: Names of the system whose values are those of the base folders.
+        taken, equal, replaced: Names of the checkpoint that were taken, that are equal to the base folders' or to the
+            tensor they are tied to, and that hold what a wholly trained module was before.
+    """
+
+    weights: dict[str, Tensor] = field(repr=False)
+    in_base: tuple[str, ...]
+    taken: tuple[str, ...]
+    equal: tuple[str, ...]
+    replaced: tuple[str, ...]
+
+
+def check(source: Source, target: Target) -> None:
+    """See that a checkpoint has all that a system wants, in the right shapes, and nothing else.
+
+    UNet and projectors were trained whole and must be there whole. The mllm's own weights and the autoencoder's may
+    be absent where the system has them from base folders; a part of them may not.
+
+    Raises:
+        UserError: Names what is missing, left over or of another shape.
+    """
+    derived = {_added_rows(matrix): matrix for matrix in target.rows}
+    missing = [
+        name
+        for name in target.shapes
+        if name not in source.tensors
+        and derived.get(name) not in source.tensors
+        and not _may_lack(name, source, target)
+    ]
+    left_over = [source.names[name] for name in source.tensors if name not in target.shapes and name not in target.tied]
+    misshapen = []
+    for name, tensor in source.tensors.items():
+        wanted = target.shapes.get(target.tied.get(name, name))
+        if wanted is not None and not _fits(name, tensor.shape, wanted, target):
+            misshapen.append(f"{source.names[name]}: {list(tensor.shape)} instead of {list(wanted)}")
+    if problem := what_differs(missing, left_over, misshapen):
+        raise UserError(f"the checkpoint does not fit the recipe: {problem}")
+
+
+def account(source: Source, target: Target, base: Mapping[str, Tensor]) -> Import:
+    """Which tensors to keep, and where every one of them went; `check` comes first.
+
+    Args:
+        source: The checkpoint.
+        target: The system.
+        base: The system's state dict with the base folders' weights.
+
+    Raises:
+        UserError: Two tensors that the system ties have different values in the checkpoint.
+    """
+    weights: dict[str, Tensor] = {}
+    taken: list[str] = []
+    equal: list[str] = []
+    for name, tensor in source.tensors.items():
+        owner = target.tied.get(name, name)
+        if owner != name and owner in source.tensors:
+            if not torch.equal(tensor, source.tensors[owner]):
+                raise UserError(
+                    f"{source.names[name]} and {source.names[owner]} differ in the checkpoint, "
+                    "but the recipe's reasoner ties them (tie_word_embeddings)"
+                )
+            equal.append(source.names[name])
+            continue
+        kept = {}
+        rows, own = target.rows.get(owner, ()), target.own[owner]
+        if rows and _added_rows(owner) not in source.tensors:
+            kept[target.own[_added_rows(owner)]] = tensor[list(rows)]
+        values = _with_spare_rows(tensor, base[own])
+        if not _from_base(owner, target) or _differs(values, base[own], rows):
+            kept[own] = values
+        weights.update(kept)
+        (taken if kept else equal).append(source.names[name])
+    in_base = tuple(name for name in target.own.values() if name not in weights)
+    return Import(weights, in_base, tuple(taken), tuple(equal), source.replaced)
+
+
+def _added_rows(matrix: str) -> str:
+    """The plain name of the rows that are trained apart from their matrix."""
+    return matrix.removesuffix("weight") + ADDED_ROWS
+
+
+def _from_base(name: str, target: Target) -> bool:
+    """Whether base folders gave the system this tensor, if only with zeros in a UNet's new channels."""
+    return name.startswith(tuple(target.loaded)) and not TRAINED.search(name)
+
+
+def _may_lack(name: str, source: Source, target: Target) -> bool:
+    """Whether the checkpoint may leave a tensor to the base folders."""
+    if not name.startswith((MLLM, VAE)) or not _from_base(name, target):
+        return False
+    prefix = VAE if name.startswith(VAE) else MLLM
+    apart = source.trained_whole.union(EMBEDDINGS)
+    untrained = (other for other in source.tensors if other not in apart and not TRAINED.search(other))
+    return name in EMBEDDINGS or not any(other.startswith(prefix) for other in untrained)
+
+
+def _fits(name: str, given: torch.Size, wanted: torch.Size, target: Target) -> bool:
+    """Whether a shape is the right one; of an embedding, spare rows behind the last token may be more or fewer."""
+    rows = target.rows.get(name)
+    if rows and len(given) == len(wanted):
+        return given[1:] == wanted[1:] and given[0] > max(rows)
+    return given == wanted
+
+
+def _with_spare_rows(given: Tensor, base: Tensor) -> Tensor:
+    """A tensor with as many rows as the base's, whose last ones fill it up."""
+    if given.shape == base.shape:
+        return given
+    return torch.cat([given[: len(base)], base[len(given) :].to(given.dtype)])
+
+
+def _differs(given: Tensor, base: Tensor, rows: Collection[int]) -> bool:
+    """Whether a tensor is not the base's, apart from some rows."""
+    same = given.to(base.dtype) == base
+    if rows:
+        same[list(rows)] = True
+    return not bool(same.all())
