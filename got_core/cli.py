@@ -19,6 +19,9 @@ MISTAKE = 2
 LARGEST_SEED = 2**31 - 1
 """Seeds beyond this are refused."""
 
+OFFICIAL_RECIPE = "recipes/got_sdxl_finetune.yaml"
+"""The recipe of the released checkpoint."""
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
@@ -67,7 +70,9 @@ def parser() -> Parser:
     top = Parser(prog="got", description="Train and use models that reason about a picture before they draw it.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     _training(commands)
+    _inspection(commands)
     _drawing(commands)
+    _weights(commands)
     return top
 
 
@@ -88,6 +93,26 @@ def _training(commands: "argparse._SubParsersAction[Parser]") -> None:
         if name == "validate":
             command.add_argument("--checkpoint", metavar="RUN", help="run folder or checkpoint; brings its own recipe")
         command.set_defaults(run=f"got_core.commands.training:{name}", recipe_options=True)
+
+
+def _inspection(commands: "argparse._SubParsersAction[Parser]") -> None:
+    command = commands.add_parser(
+        "inspect",
+        help="what training a recipe costs",
+        description="Parameters, FLOPs, memory and time of a recipe's training, without weights or data.",
+        epilog=_TRAINING_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument("--config", "-c", action="append", default=[], metavar="FILE", help="recipe; later ones win")
+    command.add_argument("--nodes", type=_positive, default=1, help="machines")
+    command.add_argument("--devices", type=_positive, default=1, help="of each machine")
+    command.add_argument("--memory", type=_bytes, metavar="80GB", help="of a device, for a verdict")
+    command.add_argument("--tflops", type=float, metavar="T", help="a device's sustained TFLOP/s, for the time")
+    command.add_argument("--bandwidth", type=float, default=50.0, metavar="GB/s", help="a device's, to the others; 50")
+    command.add_argument("--size", type=_size, metavar="HxW", help="pixels; by default the recipe's")
+    command.add_argument("--text-to-image", action="store_true", help="samples without a source image, not edits")
+    command.set_defaults(run="got_core.commands.inspection:inspect", recipe_options=True)
 
 
 def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -115,6 +140,23 @@ def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:
         command.add_argument("--reference-scale", type=float, metavar="A_R", help="guidance by the source image")
 
 
+def _weights(commands: "argparse._SubParsersAction[Parser]") -> None:
+    text = "turn the released GoT checkpoint into a folder that generate, edit and reason open"
+    command = commands.add_parser("import-official", help=text, description=text, allow_abbrev=False)
+    command.add_argument(
+        "weights", metavar="CHECKPOINT", help=".bin, .pt or .safetensors, an index of shards, a folder"
+    )
+    command.add_argument("--output", required=True, metavar="FOLDER", help="a new folder")
+    command.add_argument("--qwen", metavar="FOLDER", help="Qwen2.5-VL-3B-Instruct, or its hub id; else the recipe's")
+    command.add_argument("--sdxl", metavar="FOLDER", help="SDXL's pipeline, or its hub id; else the recipe's")
+    command.add_argument(
+        "--config", "-c", action="append", default=[], metavar="FILE", help=f"recipe; by default {OFFICIAL_RECIPE}"
+    )
+    command.set_defaults(
+        run="got_core.commands.weights:import_official", recipe_options=True, default_config=OFFICIAL_RECIPE
+    )
+
+
 def _seed(text: str) -> int:
     value = int(text)
     if not 0 <= value <= LARGEST_SEED:
@@ -126,6 +168,13 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got '{text}'")
     return int(text)
+
+
+def _bytes(text: str) -> int:
+    number = text.upper().removesuffix("B").removesuffix("G")
+    if not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+        raise argparse.ArgumentTypeError(f"expected gigabytes such as 80GB, got '{text}'")
+    return int(float(number) * 10**9)
 
 
 def _size(text: str) -> tuple[int, int]:

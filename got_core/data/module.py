@@ -10,6 +10,21 @@ from got_core.data.loader import ResumableLoader
 from got_core.data.mixture import Mixture, Source
 
 
+def accumulated_batches(global_batch_size: int, batch_size: int, devices: int) -> int:
+    """Batches of one device to an optimizer step.
+
+    Raises:
+        ValueError: They do not divide the global batch.
+    """
+    batches, rest = divmod(global_batch_size, batch_size * devices)
+    if rest or not batches:
+        raise ValueError(
+            f"a global batch of {global_batch_size} does not divide into batches of {batch_size} on {devices} "
+            f"device{'s' if devices > 1 else ''}: choose a batch_size and a number of devices whose product divides it"
+        )
+    return batches
+
+
 class GoTDataModule(LightningDataModule):
     """Loads samples and has them made into batches by the model's `processor`, in the loader's workers.
 
@@ -26,9 +41,12 @@ class GoTDataModule(LightningDataModule):
         num_workers: Processes of each loader; 0 loads in the main process.
         seed: Seed of the mixture's order.
         samples_per_epoch: Training samples of an epoch, over all ranks; the sum of the sources' lengths by default.
+        global_batch_size: Training samples of an optimizer step over all ranks, whatever their number: gradients are
+            accumulated over as many batches as it takes. None leaves that to the trainer's `accumulate_grad_batches`.
 
     Raises:
-        ValueError: Sizes that are not positive or, when the loader is made, an epoch of less than one batch.
+        ValueError: Sizes that are not positive or, when the trainer is known, a global batch that the ranks' batches do
+            not divide, or an epoch of less than one batch.
     """
 
     def __init__(
@@ -40,6 +58,7 @@ class GoTDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         samples_per_epoch: int | None = None,
+        global_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         if min(batch_size, validation_batch_size or 1) < 1 or num_workers < 0:
@@ -51,6 +70,20 @@ class GoTDataModule(LightningDataModule):
         self.validation_batch_size = validation_batch_size or batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.global_batch_size = global_batch_size
+
+    def setup(self, stage: str) -> None:
+        """Before fitting, have gradients accumulated over as many batches as the global batch takes."""
+        if stage != "fit" or self.global_batch_size is None:
+            return
+        trainer = self._trainer()
+        batches = accumulated_batches(self.global_batch_size, self.batch_size, trainer.world_size)
+        if trainer.accumulate_grad_batches not in (1, batches):
+            raise ValueError(
+                f"accumulate_grad_batches is {trainer.accumulate_grad_batches}, but a global batch of "
+                f"{self.global_batch_size} takes {batches}: leave accumulate_grad_batches out"
+            )
+        trainer.accumulate_grad_batches = batches
 
     def train_dataloader(self) -> ResumableLoader:
         """Whole batches from the mixture, each rank its own."""

@@ -1,0 +1,1 @@
+"""What a recipe costs, found out in shape alone: parameters, FLOPs, memory, time."""
