@@ -1,23 +1,43 @@
-"""The newest state of a run, in one file."""
+"""The newest state of a run, whole at any moment."""
 
+import os
+import shutil
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
 
+from got_core.errors import UserError
+from got_core.interruption import Interruption
 from got_core.paths import Run
 
 CLOCK_STEPS = 20
 """Steps between two looks at the clock, which all ranks take from the first."""
 
+PARTIAL = ".partial"
+"""Ends the name of a checkpoint that is being written."""
+
+SHARDS = ".shards"
+"""Ends the names of distributed checkpoints, which are folders."""
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps `<run>/checkpoints/last.ckpt`, written while fitting so that a resumed run goes on exactly.
 
-    It is replaced every `every_n_steps` optimizer steps or `every_n_minutes`, whichever comes first, and when training
-    reaches its end (before averaged weights replace the trained ones).
+    It is replaced every `every_n_steps` optimizer steps or `every_n_minutes`, whichever comes first, when training
+    reaches its end (before averaged weights replace the trained ones), and when a signal asks for it: after SIGUSR1
+    training goes on, after SIGTERM it ends with a status that is not 0. A signal to one rank is a signal to all; one
+    that comes during a validation waits for the next step.
+
+    A checkpoint is written under another name and takes its place only when it is complete, so `last.ckpt` is never
+    half of one. Distributed checkpoints are folders: `last.ckpt` is a link to the newest.
+
+    Raises:
+        ValueError: Intervals that are not positive.
     """
 
     def __init__(self, every_n_steps: int = 500, every_n_minutes: float = 5.0) -> None:
@@ -29,30 +49,112 @@ class LastCheckpoint(Checkpoint):
         self.seconds = 60 * every_n_minutes
         self.saved_step: int | None = None
         self._saved_at = 0.0
+        self._step = 0
+        self._interruption = Interruption()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock and listen to signals."""
         self._saved_at = time.monotonic()
+        self._step = trainer.global_step
+        self._interruption.listen()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save after an optimizer step when it is time to, and after the last one."""
+        """Save after an optimizer step when it is time to, when asked to, and after the last one.
+
+        Raises:
+            UserError: The checkpoint cannot be written.
+            SystemExit: It is written, and SIGTERM has come.
+        """
         step = trainer.global_step
-        if step == 0 or step == self.saved_step:
+        if step == self._step:
             return
-        asks = step % CLOCK_STEPS == 0
-        overdue = asks and trainer.strategy.broadcast(time.monotonic() - self._saved_at > self.seconds)
+        self._step = step
+        looks = step % CLOCK_STEPS == 0
+        overdue = looks and trainer.strategy.broadcast(time.monotonic() - self._saved_at > self.seconds)
         finished = trainer.should_stop or step == trainer.max_steps
-        if step % self.every_n_steps == 0 or overdue or finished:
+        asked = _on_any_rank(trainer, self._interruption.asked_to_save())
+        if step % self.every_n_steps == 0 or overdue or finished or asked:
             self._save(trainer)
+        if asked:
+            if _on_any_rank(trainer, self._interruption.asked_to_end()):
+                raise SystemExit("ended by SIGTERM")
+            self._interruption.forget()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save at the end of an epoch."""
         if trainer.global_step != self.saved_step:
             self._save(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave signals to others."""
+        self._interruption.leave()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave signals to others."""
+        self._interruption.leave()
+
     def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(Run(Path(trainer.default_root_dir)).last)
+        last = Run(Path(trainer.default_root_dir)).last
+        partial = last.with_name(last.name + PARTIAL)
+        try:
+            if trainer.is_global_zero:
+                _remove(partial)
+            trainer.strategy.barrier("before saving")
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                publish(partial, last, trainer.global_step)
+            trainer.strategy.barrier("after saving")
+        except (OSError, RuntimeError, CheckpointException) as error:
+            if trainer.is_global_zero:
+                _remove(partial)
+            raise UserError(f"{last}: step {trainer.global_step} could not be saved ({_reason(error)}); "
+                            f"{_what_is_left(last, self.saved_step)}") from error  # fmt: skip
         self.saved_step = trainer.global_step
         self._saved_at = time.monotonic()
+
+
+def publish(partial: Path, last: Path, step: int) -> None:
+    """Let a complete checkpoint take the place of the last one, at one moment, and remove those it replaces.
+
+    Args:
+        partial: The new one, a file or a folder beside `last`.
+        last: The path by which it will be known.
+        step: Step it was made at.
+    """
+    kept = None
+    if partial.is_dir():
+        names = (f"step-{step}{f'-{number}' if number else ''}{SHARDS}" for number in count())
+        kept = next(last.with_name(name) for name in names if not last.with_name(name).exists())
+        os.replace(partial, kept)
+        partial.symlink_to(kept.name)
+    os.replace(partial, last)
+    for old in last.parent.glob(f"*{SHARDS}"):
+        if old != kept:
+            shutil.rmtree(old)
+
+
+def _on_any_rank(trainer: Trainer, decision: bool) -> bool:
+    return trainer.strategy.reduce_boolean_decision(decision, all=False)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a checkpoint could not be written; of a distributed one, what the first rank to fail says."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    said = str(error) or type(error).__name__
+    return said if isinstance(error, OSError) else f"is the disk full? {said}"
+
+
+def _what_is_left(last: Path, step: int | None) -> str:
+    if not last.exists():
+        return "there is no earlier checkpoint"
+    return f"the checkpoint{f' of step {step}' if step else ''} before it is whole: go on with --ckpt_path last"

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor
 
+from got_core.distributed_checkpoint import load_distributed
 from got_core.errors import UserError
 from got_core.loading import what_differs
 from got_core.paths import find_checkpoint
@@ -99,11 +100,14 @@ class GoTPipeline:
 
 
 def load_weights(system: LightningModule, checkpoint: Path) -> None:
-    """Load a checkpoint's weights (nothing in it is executed).
+    """Load a checkpoint's weights, of one file or distributed (nothing in it is executed).
 
     Raises:
         UserError: It is no checkpoint, or of another model.
     """
+    if checkpoint.is_dir():
+        load_distributed(system, checkpoint)
+        return
     if checkpoint.suffix == SAFETENSORS:
         load_beside_base(system, checkpoint)
         return

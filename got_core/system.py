@@ -5,15 +5,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
-from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from got_core.interfaces import DenoisingBackbone, GuidanceEncoder, LatentCodec, NoiseObjective, Processor, Reasoner
+from got_core.gradients import GuardedGradients
+from got_core.interfaces import (
+    Component,
+    DenoisingBackbone,
+    GuidanceEncoder,
+    LatentCodec,
+    NoiseObjective,
+    Processor,
+    Reasoner,
+)
 from got_core.sampling import EDITING, TEXT_TO_IMAGE, GuidanceScales, sample
+from got_core.sharding import configure, gathered
 from got_core.types import Batch, Drawing, Guidance, Reasoning
+from got_core.widths import check_widths
 
 LOADER_STRIDE = 100_000
 """Validation batches of a loader before the seeds of the next begin."""
@@ -22,7 +32,7 @@ COMPONENTS = ("reasoner", "guidance", "backbone")
 """The attributes of a system that are trained, in the order samples pass them."""
 
 
-class GoTSystem(LightningModule):
+class GoTSystem(GuardedGradients):
     """A reasoner, a guidance encoder and a denoising backbone, trained jointly.
 
     The loss is `chain_weight` x chain cross-entropy + `denoising_weight` x denoising loss; the latter's gradient
@@ -42,6 +52,8 @@ class GoTSystem(LightningModule):
         sampling_steps: Denoising steps at sampling.
         max_chain_tokens: Longest chain that is written at sampling.
         max_nonfinite_steps: Steps with a non-finite gradient in a row after which training stops.
+        activation_checkpointing: Recompute the components' blocks in the backward pass: less memory, more time.
+        compile_blocks: Compile the components' blocks with `torch.compile`.
 
     Raises:
         ValueError: Widths of two components do not fit, or a learning rate is missing or names no component.
@@ -67,8 +79,10 @@ class GoTSystem(LightningModule):
         sampling_steps: int = 50,
         max_chain_tokens: int = 1024,
         max_nonfinite_steps: int = 10,
+        activation_checkpointing: bool = False,
+        compile_blocks: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(max_nonfinite_steps)
         check_widths(reasoner, guidance, backbone, codec)
         if set(learning_rates) != set(COMPONENTS):
             raise ValueError(f"learning_rates must name {', '.join(COMPONENTS)}; got {', '.join(learning_rates)}")
@@ -91,16 +105,40 @@ class GoTSystem(LightningModule):
         self.editing_scales = editing_scales
         self.sampling_steps = sampling_steps
         self.max_chain_tokens = max_chain_tokens
-        self.max_nonfinite_steps = max_nonfinite_steps
-        self.nonfinite_steps = 0
-        self.nonfinite_in_a_row = 0
-
-    # ------------------------------------------------------------------ training
+        self.activation_checkpointing = activation_checkpointing
+        self.compile_blocks = compile_blocks
+        self._configured = False
 
     @property
     def processor(self) -> Processor:
         """Makes batches, in the loader's workers."""
         return self.reasoner.processor
+
+    @property
+    def components(self) -> list[Component]:
+        """What is trained, in the order of `COMPONENTS`."""
+        return [self.reasoner, self.guidance, self.backbone]
+
+    # ------------------------------------------------------------------ training
+
+    def configure_model(self) -> None:
+        """Compile and checkpoint the blocks as asked and, under a `ModelParallelStrategy`, shard the components.
+
+        The codec is whole on every rank: it is frozen, small beside the rest, and asked for other numbers of images on
+        each rank.
+
+        Raises:
+            ValueError: A callback that cannot average sharded weights.
+        """
+        if not self._configured:
+            settings = (self.activation_checkpointing, self.compile_blocks)
+            configure(self.components, *settings, self.device_mesh, self._trainer)
+            self._configured = True
+
+    def on_fit_start(self) -> None:
+        """Give each of several ranks random numbers of its own; a resumed run's are restored after this."""
+        if self.trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """Joint loss of one batch of text-to-image and editing samples."""
@@ -137,32 +175,6 @@ class GoTSystem(LightningModule):
         semantic, spatial, reference = dropped_conditions(draw, self.conditioning_dropout)
         return self.guidance.drop(guidance, semantic, spatial, reference)
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Skip a step whose gradient is not finite; stop after too many in a row.
-
-        Gradients are already reduced over ranks here, so every rank decides alike. A gradient scaler (16-mixed) has a
-        guard of its own.
-
-        Raises:
-            RuntimeError: `max_nonfinite_steps` such steps in a row.
-        """
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            return
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if bool(torch.isfinite(norm)):
-            self.nonfinite_in_a_row = 0
-        else:
-            optimizer.zero_grad(set_to_none=True)
-            self.nonfinite_steps += 1
-            self.nonfinite_in_a_row += 1
-            if self.nonfinite_in_a_row >= self.max_nonfinite_steps:
-                raise RuntimeError(
-                    f"the gradient was not finite {self.nonfinite_in_a_row} times in a row (step {self.global_step}); "
-                    "lower the learning rates or look at the last batches' data"
-                )
-        self.log("nonfinite_steps", float(self.nonfinite_steps))
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One parameter group a component; warm-up, then cosine over the trainer's steps."""
         groups = []
@@ -188,9 +200,10 @@ class GoTSystem(LightningModule):
     def plan(self, batch: Batch, temperature: float = 0.0, seed: int = 0) -> Reasoning:
         """Write a chain for each sample and read its states; deterministic for a seed."""
         generator = torch.Generator(device=self.device).manual_seed(seed)
-        return self.reasoner.generate(
-            batch, temperature=temperature, max_new_tokens=self.max_chain_tokens, generator=generator
-        )
+        with gathered([self.reasoner]):
+            return self.reasoner.generate(
+                batch, temperature=temperature, max_new_tokens=self.max_chain_tokens, generator=generator
+            )
 
     @torch.no_grad()
     def draw(
@@ -212,13 +225,16 @@ class GoTSystem(LightningModule):
             temperature: Of the written chains; 0 is greedy.
             steps, scales: Instead of the system's own.
         """
-        reasoning = self.plan(batch, temperature, seed) if chains is None else self.reasoner.summarize(batch, chains)
-        guidance = self.guidance(reasoning, batch, self.codec)
         noise = self.starting_noise(batch, seed)
         scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
-        latents = sample(
-            self.backbone, self.guidance, guidance, self.objective, noise, scales, steps or self.sampling_steps
-        )
+        steps = steps or self.sampling_steps
+        with gathered(self.components):
+            if chains is None:
+                reasoning = self.plan(batch, temperature, seed)
+            else:
+                reasoning = self.reasoner.summarize(batch, chains)
+            guidance = self.guidance(reasoning, batch, self.codec)
+            latents = sample(self.backbone, self.guidance, guidance, self.objective, noise, scales, steps)
         return Drawing(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
 
     def starting_noise(self, batch: Batch, seed: int) -> Float[Tensor, "b c h w"]:
@@ -246,36 +262,3 @@ def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def check_widths(
-    reasoner: Reasoner, guidance: GuidanceEncoder, backbone: DenoisingBackbone, codec: LatentCodec
-) -> None:
-    """Hold the widths that components declare against each other.
-
-    Raises:
-        ValueError: The first pair that does not fit, naming both sides.
-    """
-    names = {part: type(module).__name__ for part, module in
-             {"reasoner": reasoner, "guidance": guidance, "backbone": backbone, "codec": codec}.items()}  # fmt: skip
-    if reasoner.dim != guidance.state_dim:
-        raise ValueError(
-            f"{names['reasoner']} makes states of width {reasoner.dim}, {names['guidance']} takes {guidance.state_dim}"
-        )
-    if codec.latent_channels != backbone.latent_channels:
-        raise ValueError(
-            f"{names['codec']} makes latents of {codec.latent_channels} channels, "
-            f"{names['backbone']} takes {backbone.latent_channels}"
-        )
-    for field, what in {
-        "token_dim": "tokens of width",
-        "pooled_dim": "a pooled vector of width",
-        "spatial_channels": "spatial latents of channels",
-        "reference_channels": "reference latents of channels",
-    }.items():
-        made, taken = getattr(guidance, field), getattr(backbone, field)
-        unread = field == "token_dim" and taken is None
-        if made != taken and not unread:
-            raise ValueError(
-                f"{names['guidance']} makes {what} {made or 'none'}, {names['backbone']} takes {taken or 'none'}"
-            )

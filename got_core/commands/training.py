@@ -9,7 +9,9 @@ from pathlib import Path
 from traceback import extract_tb
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 
+from got_core.distributed_checkpoint import check_fits
 from got_core.errors import UserError, one_line
 from got_core.evaluation.final_scores import FinalScores
 from got_core.paths import find_checkpoint
@@ -22,6 +24,8 @@ _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
     ".*in eval mode at the start of training.*",  # the codec is frozen
     ".*WeightAveraging callback, but loading.*",  # a checkpoint's weights are the averaged ones
+    ".*WeightAveraging callback with a model that overrides.*",  # sharded models are refused
+    ".*returned a view tensor.*",  # of sharded modules; nothing is changed in place
     ".*isinstance.treespec, LeafSpec.*",
 )
 
@@ -31,7 +35,12 @@ def fit(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     _quiet()
     if not options.config:
         raise UserError("got fit needs a recipe: --config FILE")
+    if options.weights and options.ckpt_path:
+        raise UserError("--weights begins a new run and --ckpt_path goes on with one: give one of the two")
+    begun_from = _found(options.weights)[1] if options.weights else None
     recipe = Recipe(options.config, overrides, options.ckpt_path)
+    if begun_from is not None:
+        load_weights(recipe.model, begun_from)
     trainer = recipe.trainer
     going_on = f", going on from {recipe.checkpoint}" if recipe.checkpoint else ""
     print(f"run folder: {recipe.run_files.folder}{going_on}")
@@ -76,8 +85,7 @@ class _Begun(Callback):
 @contextmanager
 def _running(recipe: Recipe) -> Iterator[_Begun]:
     """Sort what goes wrong: set-up and samples that cannot be read are the user's, the rest keeps its traceback."""
-    if recipe.checkpoint is not None:
-        load_weights(recipe.model, Path(recipe.checkpoint))
+    _check(recipe)
     begun = _Begun()
     recipe.trainer.callbacks.append(begun)  # type: ignore[attr-defined]
     try:
@@ -90,6 +98,22 @@ def _running(recipe: Recipe) -> Iterator[_Begun]:
         if not begun.yes or _while_fetching(error):
             raise UserError(one_line(error)) from error
         raise
+
+
+def _check(recipe: Recipe) -> None:
+    """See that the checkpoint fits the model before anything is started."""
+    if recipe.checkpoint is None:
+        return
+    if not Path(recipe.checkpoint).is_dir():
+        load_weights(recipe.model, Path(recipe.checkpoint))
+        return
+    if not isinstance(recipe.trainer.strategy, ModelParallelStrategy):
+        raise UserError(
+            f"{recipe.checkpoint} is a distributed checkpoint, which trainer.strategy "
+            f"{type(recipe.trainer.strategy).__name__} cannot read: use "
+            "lightning.pytorch.strategies.ModelParallelStrategy (one device will do)"
+        )
+    check_fits(recipe.model, Path(recipe.checkpoint))
 
 
 def _while_fetching(error: BaseException) -> bool:

@@ -52,6 +52,8 @@ def test_help_imports_nothing_heavy():
         (("fit",), "--config FILE"),
         (("fit", "--config", "nowhere.yaml"), "nowhere.yaml: no such recipe"),
         (("fit", "--config", "pyproject.toml"), "pyproject.toml, line"),
+        (("fit", *RECIPE, "--weights", "runs/nowhere"), "runs/nowhere: no such run"),
+        (("fit", *RECIPE, "--weights", "a", "--ckpt_path", "last"), "give one of the two"),
         (("validate",), "--checkpoint RUN"),
         (("validate", "--checkpoint", "runs/nowhere"), "runs/nowhere: no such run"),
         (("generate", "a circle"), "--checkpoint"),
@@ -146,6 +148,15 @@ def run(tmp_path_factory):
         assert not (folder / "metrics.json").exists()
         main(["fit", *RECIPE, root, "--ckpt_path", "last"])
     return folder
+
+
+def test_a_new_run_begins_with_the_weights_of_another(run, tmp_path):
+    still = "--model.learning_rates={reasoner: 0.0, guidance: 0.0, backbone: 0.0}"
+    one = ("--trainer.max_steps=1", f"--trainer.default_root_dir={tmp_path}", "--model.optimizer.weight_decay=0")
+    main(["fit", *RECIPE, "--weights", str(run), still, *one])
+    begun, given = weights(tmp_path), weights(run)
+    assert begun["global_step"] == 1
+    assert all(torch.equal(value, given["state_dict"][name]) for name, value in begun["state_dict"].items())
 
 
 def weights(folder):

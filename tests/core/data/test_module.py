@@ -12,7 +12,7 @@ from photo_records import photo_records
 from torch import nn
 
 from got_core.data.mixture import Source
-from got_core.data.module import GoTDataModule
+from got_core.data.module import GoTDataModule, accumulated_batches
 from got_core.data.random_state import RandomState
 from got_core.data.records import RecordsDataset
 from got_core.data.scenes import ScenesDataset
@@ -153,3 +153,39 @@ def test_what_is_wrong_is_said_at_once(datasets):
         GoTDataModule([], samples_per_epoch=3)
     with pytest.raises(ValueError, match="pass the DataModule to fit or validate"):
         GoTDataModule([Source(datasets[0])]).train_dataloader()
+
+
+@pytest.mark.parametrize(("batch_size", "devices", "batches"), [(4, 1, 32), (4, 8, 4), (1, 128, 1)])
+def test_a_global_batch_is_the_same_on_any_number_of_devices(batch_size, devices, batches):
+    assert accumulated_batches(128, batch_size, devices) == batches
+
+
+def test_gradients_are_accumulated_until_the_global_batch_is_full(tmp_path, datasets):
+    module = GoTDataModule([Source(datasets[1])], batch_size=2, global_batch_size=6, samples_per_epoch=24)
+    trainer = Trainer(
+        max_steps=4, logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+    model = Brightness()
+    trainer.fit(model, datamodule=module)
+    assert trainer.global_step == 4
+    assert len(model.history) == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "accumulated", "message"),
+    [
+        (7, 1, "a global batch of 7 does not divide into batches of 2 on 1 device:"),
+        (6, 2, "a global batch of 6 takes 3"),
+    ],
+)
+def test_a_global_batch_that_cannot_be_is_refused_before_training(global_batch, accumulated, message, datasets):
+    module = GoTDataModule([Source(datasets[1])], batch_size=2, global_batch_size=global_batch)
+    trainer = Trainer(
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accumulate_grad_batches=accumulated,
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(Brightness(), datamodule=module)

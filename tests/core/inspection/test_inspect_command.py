@@ -1,0 +1,45 @@
+"""`got inspect`, as typed."""
+
+import resource
+
+import pytest
+from full_size import write_configurations
+
+from got_core.cli import main
+from got_core.paths import ROOT
+
+SCENES = str(ROOT / "recipes" / "scenes_dit.yaml")
+FOUR_GIGABYTES = 4 * 2**20
+"""In the kilobytes that the system counts in."""
+
+
+def inspected(capsys, *arguments):
+    main(["inspect", *arguments])
+    return capsys.readouterr().out
+
+
+def test_a_recipe_is_inspected_alone_and_on_many_devices(capsys):
+    assert "one device: fits" in inspected(capsys, "--config", SCENES, "--memory", "1GB")
+    many = inspected(capsys, "--config", SCENES, "--nodes", "2", "--devices", "4", "--memory", "0.3GB", "--tflops", "1")
+    assert "DDP: does not fit" in many
+    assert "FSDP2: does not fit" in many
+    assert "optimizer step of 256 samples" in " ".join(many.split())
+
+
+def test_a_batch_that_does_not_divide_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "--config", SCENES, "--data.global_batch_size=100", "--devices", "3"])
+    assert ended.value.code == 2
+    assert "a global batch of 100 does not divide into batches of 32 on 3 devices" in capsys.readouterr().err
+
+
+def test_the_papers_system_is_counted_without_weights(tmp_path, monkeypatch, capsys):
+    write_configurations(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    recipe = ("--config", "recipes/got_sdxl_pretrain.yaml")
+    printed = inspected(capsys, *recipe, "--nodes", "4", "--devices", "8", "--memory", "80GB")
+    assert "2,567.49" in printed  # the UNet with 12 input channels, in millions
+    spent = next(line for line in printed.splitlines() if "backbone" in line and "%" in line)
+    assert spent.split("│")[2].strip() == "6.75"  # TFLOP forward at 1024 pixels
+    assert "FSDP2: fits" in printed
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < FOUR_GIGABYTES

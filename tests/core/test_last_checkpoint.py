@@ -1,0 +1,137 @@
+"""`last.ckpt` is whole at any moment: full disks, saves that are cut off, signals."""
+
+import errno
+import os
+import signal
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from got_core.errors import UserError
+from got_core.last_checkpoint import PARTIAL, LastCheckpoint, publish
+
+
+class Line(LightningModule):
+    """One weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        return (self.weight * batch - 1).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class At(Callback):
+    """Does something before a step."""
+
+    def __init__(self, step, action) -> None:
+        self.step, self.action = step, action
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            self.action()
+
+
+def fit(folder, *callbacks, steps=8, every=2, resume=None, **settings):
+    trainer = Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=folder, callbacks=[*callbacks, LastCheckpoint(every)], **settings,
+    )  # fmt: skip
+    model = Line()
+    trainer.fit(model, DataLoader(torch.tensor([0.5, 1.0] * 16), batch_size=2), ckpt_path=resume)
+    return model
+
+
+def last(folder):
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def step_of(folder):
+    return torch.load(last(folder), weights_only=True)["global_step"]
+
+
+def full_disk(monkeypatch):
+    def refuse(*arguments, **values):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", refuse)
+
+
+def test_a_full_disk_leaves_the_former_checkpoint_whole(tmp_path, monkeypatch):
+    with pytest.raises(UserError) as caught:
+        fit(tmp_path, At(3, lambda: full_disk(monkeypatch)))
+    said = str(caught.value)
+    assert "step 4 could not be saved" in said
+    assert "No space left on device" in said
+    assert "the checkpoint of step 2 before it is whole" in said
+    assert step_of(tmp_path) == 2
+    assert os.listdir(tmp_path / "checkpoints") == ["last.ckpt"]
+    monkeypatch.undo()
+    assert torch.equal(fit(tmp_path, resume=last(tmp_path)).weight, fit(tmp_path / "other").weight)
+
+
+def test_a_full_disk_at_the_first_checkpoint_is_said(tmp_path, monkeypatch):
+    full_disk(monkeypatch)
+    with pytest.raises(UserError, match="there is no earlier checkpoint"):
+        fit(tmp_path)
+
+
+def test_what_was_cut_off_is_never_taken_for_the_last(tmp_path):
+    fit(tmp_path, steps=2)
+    partial = last(tmp_path).with_name(last(tmp_path).name + PARTIAL)
+    partial.write_bytes(last(tmp_path).read_bytes()[:100])
+    assert step_of(tmp_path) == 2
+    fit(tmp_path, steps=4, resume=last(tmp_path))
+    assert step_of(tmp_path) == 4
+    assert not partial.exists()
+
+
+def test_a_folder_takes_the_place_of_the_last_at_one_moment(tmp_path):
+    path = tmp_path / "last.ckpt"
+    partial = tmp_path / f"last.ckpt{PARTIAL}"
+    for number, step in enumerate((2, 4, 4)):
+        partial.mkdir()
+        (partial / "shard").write_text(str(number))
+        assert number == 0 or (path / "shard").read_text() == str(number - 1)
+        publish(partial, path, step)
+        assert (path / "shard").read_text() == str(number)
+    assert len(list(tmp_path.iterdir())) == 2
+    partial.write_text("a file")
+    publish(partial, path, 6)
+    assert path.read_text() == "a file"
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_nothing_is_saved_between_the_parts_of_a_step(tmp_path):
+    steps = []
+
+    class Noting(Callback):
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            steps.append((trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.current.ready))
+
+    fit(tmp_path, At(3, lambda: os.kill(os.getpid(), signal.SIGUSR1)), Noting(), every=100, accumulate_grad_batches=2)
+    assert steps == [(4, 8), (8, 16)]
+
+
+def test_sigusr1_saves_and_training_goes_on(tmp_path):
+    before = signal.getsignal(signal.SIGUSR1)
+    saved = []
+    usr1 = At(3, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    fit(tmp_path, usr1, At(5, lambda: saved.append(step_of(tmp_path))), every=100)
+    assert saved == [4]
+    assert step_of(tmp_path) == 8
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_sigterm_saves_and_ends_and_the_run_goes_on_exactly(tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        fit(tmp_path, At(3, lambda: os.kill(os.getpid(), signal.SIGTERM)), every=100)
+    assert ended.value.code
+    assert step_of(tmp_path) == 4
+    assert torch.equal(fit(tmp_path, resume=last(tmp_path)).weight, fit(tmp_path / "other").weight)
