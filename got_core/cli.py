@@ -114,6 +114,7 @@ def _inspection(commands: "argparse._SubParsersAction[Parser]") -> None:
     command.add_argument("--memory", type=_bytes, metavar="80GB", help="of a device, for a verdict")
     command.add_argument("--tflops", type=float, metavar="T", help="a device's sustained TFLOP/s, for the time")
     command.add_argument("--bandwidth", type=float, default=50.0, metavar="GB/s", help="a device's, to the others; 50")
+    command.add_argument("--price", type=float, metavar="P", help="of a device-hour: foretells the whole run")
     command.add_argument("--size", type=_size, metavar="HxW", help="pixels; by default the recipe's")
     command.add_argument("--text-to-image", action="store_true", help="samples without a source image, not edits")
     command.set_defaults(run="got_core.commands.inspection:inspect", recipe_options=True)

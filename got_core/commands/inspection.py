@@ -28,6 +28,12 @@ from got_core.system import GoTSystem
 
 GIGA = 1e9
 TERA = 1e12
+HOUR, DAY = 3600, 86_400
+"""In seconds."""
+
+OUTLOOK = (8, 64, 512)
+"""Numbers of devices that a whole run is foretold for."""
+
 ROOM = 0.92
 """Share of a device's memory that tensors may take; the rest goes to the runtime and to fragments."""
 
@@ -69,6 +75,8 @@ def inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print parameters, FLOPs, memory and time of a recipe."""
     if not options.config:
         raise UserError("got inspect needs a recipe: --config FILE")
+    if options.price is not None and not options.tflops:
+        raise UserError("--price foretells a whole run, which needs --tflops, the rate it is computed at")
     recipe = Described(options.config, overrides)
     plan, system, console = _plan(recipe, options), recipe.system.train(), Console()
     console.print(_parameter_table({name: parameters(getattr(system, name)) for name in PARTS}))
@@ -82,6 +90,8 @@ def inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     console.print(_memory_table(uses, plan))
     if options.tflops:
         console.print(_time_table(system, plan, cost, options))
+        if options.price is not None and recipe.config.trainer.max_steps > 0:
+            console.print(_outlook_table(system, plan, cost, recipe.config.trainer.max_steps, options))
     if options.memory:
         for name, use in uses.items():
             console.print(_verdict(name, use, options.memory), highlight=False)
@@ -166,6 +176,26 @@ def _time_table(system: GoTSystem, plan: Plan, cost: StepCost, options: argparse
         sent = communicated(system, plan.precision, plan.devices, sharded, plan.batches)
         sending = sent / (options.bandwidth * GIGA)
         table.add_row(name, *(f"{seconds:,.3g}" for seconds in (computing, sending, max(computing, sending))))
+    return table
+
+
+def _outlook_table(system: GoTSystem, plan: Plan, cost: StepCost, steps: int, options: argparse.Namespace) -> Table:
+    """The whole run on more and more devices, sharded; the global batch grows where there is no sample for each."""
+    title = f"{steps:,} steps under FSDP2, {options.bandwidth:g} GB/s between devices, {options.price:g} a device-hour"
+    table = Table(title=title, title_justify="left")
+    for heading in ("devices", "global batch", "computing s", "sending s", "step s", "days", "device-hours", "cost"):
+        table.add_column(heading, justify="right")
+    sample = sum(part.total for part in cost.flops.values()) / plan.batch_size
+    for devices in OUTLOOK:
+        samples = max(1, round(plan.devices * plan.batch_size * plan.batches / devices))
+        batches = -(-samples // plan.batch_size)
+        computing = sample * samples / (options.tflops * TERA)
+        sending = communicated(system, plan.precision, devices, True, batches) / (options.bandwidth * GIGA)
+        step = max(computing, sending)
+        hours = devices * steps * step / HOUR
+        row = (computing, sending, step, steps * step / DAY)
+        numbers = (f"{number:,.3g}" for number in row)
+        table.add_row(f"{devices}", f"{samples * devices}", *numbers, f"{hours:,.0f}", f"{hours * options.price:,.0f}")
     return table
 
 

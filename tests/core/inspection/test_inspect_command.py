@@ -26,11 +26,28 @@ def test_a_recipe_is_inspected_alone_and_on_many_devices(capsys):
     assert "optimizer step of 256 samples" in " ".join(many.split())
 
 
+def test_a_whole_run_is_foretold_for_more_and_more_devices(capsys):
+    printed = inspected(capsys, "--config", SCENES, "--tflops", "0.001", "--price", "2", "--data.global_batch_size=64")
+    rows = [line.split("│")[1:-1] for line in printed[printed.index("device-hour") :].splitlines() if "│" in line]
+    devices, batches, computing = ([row[place].strip() for row in rows] for place in (0, 1, 2))
+    assert devices == ["8", "64", "512"]
+    assert batches == ["64", "64", "512"]
+    assert float(computing[0]) == pytest.approx(8 * float(computing[1]), rel=0.02)
+    assert computing[1] == computing[2]
+
+
 def test_a_batch_that_does_not_divide_is_one_line(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["inspect", "--config", SCENES, "--data.global_batch_size=100", "--devices", "3"])
     assert ended.value.code == 2
     assert "a global batch of 100 does not divide into batches of 32 on 3 devices" in capsys.readouterr().err
+
+
+def test_a_price_without_a_rate_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "--config", SCENES, "--price", "2"])
+    assert ended.value.code == 2
+    assert "needs --tflops" in capsys.readouterr().err
 
 
 def test_the_papers_system_is_counted_without_weights(tmp_path, monkeypatch, capsys):
