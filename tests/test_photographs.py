@@ -75,4 +75,4 @@ def test_photographs_are_drawn_again_from_their_chains(tmp_path):
     decibels = 10 * torch.log10(4 / errors.diagonal())
     print("PSNR", [round(float(value), 1) for value in decibels])
     assert errors.argmin(dim=1).tolist() == list(range(RECORDS))
-    assert float(decibels.min()) > 15
+    assert float(decibels.median()) > 20

@@ -1,12 +1,13 @@
 """What can be asked of drawn scenes: every request of each category, and which of them are held out for testing."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import permutations, product
+from itertools import chain, permutations, product
 from typing import Generic, TypeVar
+
+import numpy as np
 
 from got_core.data.scene_layout import RELATIONS
 
@@ -188,17 +189,28 @@ def _hold_out(group: Sequence[R]) -> tuple[tuple[R, ...], tuple[R, ...]]:
     Among equals it is the one of lowest digest; a request whose words would no longer occur in training never is.
     """
     wanted = max(round(HELD_OUT * len(group)), min(FEWEST_HELD_OUT, len(group) // 2))
-    words = {request: _words(request) for request in group}
-    left = Counter(word for occurring in words.values() for word in occurring)
     train = sorted(group, key=_digest)
+    words: list[list[str]] = [sorted(_words(request)) for request in train]
+    names = {word: place for place, word in enumerate(sorted(set(chain.from_iterable(words))))}
+    width = max(map(len, words))
+    rows = [[names[word] for word in found] for found in words]
+    used = np.array([row + [len(names)] * (width - len(row)) for row in rows])
+    left = np.bincount(used.ravel(), minlength=len(names) + 1)
+    places = np.arange(len(train))
     test: set[R] = set()
     while len(test) < wanted:
-        held = max(train, key=lambda request: sorted(left[word] for word in words[request]))
-        if any(left[word] == 1 for word in words[held]):
+        left[-1] = len(train) * width  # no word: sorted behind all others
+        rarest_first = np.sort(left[used[places]], axis=1)
+        best = np.arange(len(places))
+        for column in rarest_first.T:
+            counts = np.where(column[best] == left[-1], 0, column[best])
+            best = best[counts == counts.max()]
+        if rarest_first[best[0], 0] == 1:
             break
-        train.remove(held)
-        test.add(held)
-        left.subtract(words[held])
+        held = places[best[0]]
+        test.add(train[held])
+        left[used[held]] -= 1
+        places = np.delete(places, best[0])
     return tuple(r for r in group if r not in test), tuple(r for r in group if r in test)
 
 
