@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from got_core.interfaces import DenoisingBackbone
-from got_core.loading import build, load_whole
+from got_core.loading import build, build_saved
 from got_core.paths import locate
 from got_core.types import Guidance
 
@@ -51,13 +51,7 @@ class SDXLUNet(DenoisingBackbone):
         if pretrained is None:
             self.unet = build(lambda: UNet2DConditionModel(**(config or {})))
         else:
-            place = locate(pretrained)
-            self.unet = build(
-                lambda: UNet2DConditionModel.from_config(
-                    UNet2DConditionModel.load_config(place, subfolder=subfolder or "")
-                ),
-                lambda: load_whole(UNet2DConditionModel, place, subfolder),
-            )
+            self.unet = build_saved(UNet2DConditionModel, locate(pretrained), subfolder)
         settings = self.unet.config
         if settings.addition_embed_type != "text_time":
             kind = settings.addition_embed_type

@@ -1,5 +1,6 @@
 """An exponential moving average of the weights that is sharded as they are."""
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,22 @@ class AveragedWeights(Callback):
             raise ValueError(f"decay must lie in 0..1, not {decay}")
         self.decay = decay
         self.updates = 0
-        self.updated_step = 0
+        self._step = 0
         self._averages: dict[str, Tensor] = {}
         self._resumed: Path | dict[str, Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin afresh."""
         if stage == "fit":
-            self.updates, self.updated_step, self._resumed = 0, 0, None
+            self.updates, self._resumed = 0, None
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps are in the average, and the last of them."""
-        return {"updates": self.updates, "updated_step": self.updated_step}
+        """How many steps are in the average."""
+        return {"updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
-        self.updates, self.updated_step = state_dict["updates"], state_dict["updated_step"]
+        self.updates = state_dict["updates"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what is needed until the weights are in their place."""
@@ -64,6 +65,7 @@ class AveragedWeights(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the weights as they are; on resuming these are the averaged ones, and the trained are put back."""
         reshard(pl_module)
+        self._step = trainer.global_step
         parameters = _trained(pl_module)
         self._averages = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         if isinstance(self._resumed, Path) and self._resumed.is_dir() and self.updates:
@@ -82,13 +84,13 @@ class AveragedWeights(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the average towards the weights, after an optimizer step."""
-        if trainer.global_step <= self.updated_step:
+        if trainer.global_step <= self._step:
             return
         for name, parameter in _trained(pl_module).items():
             average, current = local(self._averages[name]), local(parameter.detach())
             average.copy_(self.decay * average + (1 - self.decay) * current if self.updates else current)
         self.updates += 1
-        self.updated_step = trainer.global_step
+        self._step = trainer.global_step
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate with the average."""
@@ -114,10 +116,13 @@ class AveragedWeights(Callback):
         reshard(pl_module)
         state = checkpoint["state_dict"]
         distributed = any(isinstance(value, DTensor) for value in state.values())
-        trained = {}
+        trained: dict[str, Tensor] = {}
+        aliases: dict[int, list[str]] = defaultdict(list)
+        for alias, parameter in pl_module.named_parameters(remove_duplicate=False):
+            aliases[id(parameter)].append(alias)
         for name, average in self._averages.items():
             average = average.cpu() if distributed else whole(average).cpu()
-            for alias in _names(pl_module, name):
+            for alias in aliases[id(pl_module.get_parameter(name))]:
                 if alias in state:
                     trained[alias], state[alias] = state[alias], average
         if distributed:
@@ -138,12 +143,6 @@ class AveragedWeights(Callback):
 def _trained(module: LightningModule) -> dict[str, Tensor]:
     """The parameters that are trained, under each of their names once."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-
-
-def _names(module: LightningModule, name: str) -> list[str]:
-    """All names of a parameter; tied ones have several."""
-    parameter = module.get_parameter(name)
-    return [alias for alias, other in module.named_parameters(remove_duplicate=False) if other is parameter]
 
 
 def _copy(value: Tensor, parameter: Tensor) -> None:

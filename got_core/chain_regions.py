@@ -97,7 +97,7 @@ def colour_of(region: Region) -> str | None:
     return region.colour if region.colour is not None else colour_word(region.phrase)
 
 
-def to_pixels(box: Box, height: int, width: int) -> tuple[float, float, float, float]:
+def to_pixels(box: Sequence[float | int], height: int, width: int) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) of a box in pixels: it covers [x1/1000*W, x2/1000*W) by [y1/1000*H, y2/1000*H)."""
     x1, y1, x2, y2 = box
     return x1 / SIDE * width, y1 / SIDE * height, x2 / SIDE * width, y2 / SIDE * height

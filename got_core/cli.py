@@ -1,6 +1,7 @@
 """The `got` command. Nothing heavy is imported before a subcommand needs it."""
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ LARGEST_SEED = 2**31 - 1
 """Seeds beyond this are refused."""
 
 OFFICIAL_RECIPE = "recipes/got_sdxl_finetune.yaml"
-"""The recipe of the released checkpoint."""
+"""The recipe that the released checkpoint is read into; of the two palettes it takes the released one."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -112,9 +113,9 @@ def _inspection(commands: "argparse._SubParsersAction[Parser]") -> None:
     command.add_argument("--nodes", type=_positive, default=1, help="machines")
     command.add_argument("--devices", type=_positive, default=1, help="of each machine")
     command.add_argument("--memory", type=_bytes, metavar="80GB", help="of a device, for a verdict")
-    command.add_argument("--tflops", type=float, metavar="T", help="a device's sustained TFLOP/s, for the time")
-    command.add_argument("--bandwidth", type=float, default=50.0, metavar="GB/s", help="a device's, to the others; 50")
-    command.add_argument("--price", type=float, metavar="P", help="of a device-hour: foretells the whole run")
+    command.add_argument("--tflops", type=_rate, metavar="T", help="a device's sustained TFLOP/s, for the time")
+    command.add_argument("--bandwidth", type=_rate, default=50.0, metavar="GB/s", help="a device's, to the others; 50")
+    command.add_argument("--price", type=_rate, metavar="P", help="of a device-hour: foretells the whole run")
     command.add_argument("--size", type=_size, metavar="HxW", help="pixels; by default the recipe's")
     command.add_argument("--text-to-image", action="store_true", help="samples without a source image, not edits")
     command.set_defaults(run="got_core.commands.inspection:inspect", recipe_options=True)
@@ -173,6 +174,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got '{text}'")
     return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got '{text}'")
+    return value
 
 
 def _bytes(text: str) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from got_core.interfaces import LatentCodec
-from got_core.loading import build, load_whole
+from got_core.loading import build, build_saved
 from got_core.paths import locate
 
 PROBE_SIDE = 64
@@ -102,11 +102,7 @@ class AutoencoderCodec(_NormalisedCodec):
         if pretrained is None:
             self.autoencoder: Any = build(lambda: family(**(config or {})))
         else:
-            place = locate(pretrained)
-            self.autoencoder = build(
-                lambda: family.from_config(family.load_config(place, subfolder=subfolder or "")),
-                lambda: load_whole(family, place, subfolder),
-            )
+            self.autoencoder = build_saved(family, locate(pretrained), subfolder)
         self.images_at_once = images_at_once
         self.autoencoder.requires_grad_(False)
         self.eval()

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from got_core.sharding import whole
 
-COUNTERS = "nonfinite_steps"
-"""Where a checkpoint holds how many steps were skipped."""
+SKIPPED_STEPS = "nonfinite_steps"
+"""Where a checkpoint holds how many steps were skipped, in all and in a row."""
 
 
 class GuardedGradients(LightningModule):
@@ -72,11 +72,11 @@ class GuardedGradients(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the counts."""
-        checkpoint[COUNTERS] = (self.nonfinite_steps, self.nonfinite_in_a_row)
+        checkpoint[SKIPPED_STEPS] = (self.nonfinite_steps, self.nonfinite_in_a_row)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting."""
-        self.nonfinite_steps, self.nonfinite_in_a_row = checkpoint.get(COUNTERS, (0, 0))
+        self.nonfinite_steps, self.nonfinite_in_a_row = checkpoint.get(SKIPPED_STEPS, (0, 0))
 
     @property
     def _scaled(self) -> bool:

@@ -37,8 +37,8 @@ class Interruption:
         return signal.SIGTERM in self._received
 
     def forget(self) -> None:
-        """What was asked for has been done."""
-        self._received.clear()
+        """The save that was asked for has been done; an end that is asked for stays asked."""
+        self._received.discard(signal.SIGUSR1)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received.add(number)

@@ -15,9 +15,6 @@ from got_core.errors import UserError
 from got_core.interruption import Interruption
 from got_core.paths import Run
 
-CLOCK_STEPS = 20
-"""Steps between two looks at the clock, which all ranks take from the first."""
-
 PARTIAL = ".partial"
 """Ends the name of a checkpoint that is being written."""
 
@@ -71,11 +68,10 @@ class LastCheckpoint(Checkpoint):
         if step == self._step:
             return
         self._step = step
-        looks = step % CLOCK_STEPS == 0
-        overdue = looks and trainer.strategy.broadcast(time.monotonic() - self._saved_at > self.seconds)
         finished = trainer.should_stop or step == trainer.max_steps
-        asked = _on_any_rank(trainer, self._interruption.asked_to_save())
-        if step % self.every_n_steps == 0 or overdue or finished or asked:
+        overdue = time.monotonic() - self._saved_at > self.seconds
+        asked = _on_any_rank(trainer, overdue or self._interruption.asked_to_save())
+        if step % self.every_n_steps == 0 or finished or asked:
             self._save(trainer)
         if asked:
             if _on_any_rank(trainer, self._interruption.asked_to_end()):

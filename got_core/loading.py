@@ -49,6 +49,14 @@ def build(from_config: Callable[[], Model], from_pretrained: Callable[[], Model]
         return from_config()
 
 
+def build_saved(family: Any, pretrained: str, subfolder: str | None = None) -> Any:
+    """A component's model of diffusers from where it is saved; its arguments and errors are those of `load_whole`."""
+    return build(
+        lambda: family.from_config(family.load_config(pretrained, subfolder=subfolder or "")),
+        lambda: load_whole(family, pretrained, subfolder),
+    )
+
+
 def load_whole(family: Any, pretrained: str, subfolder: str | None = None, **settings: Any) -> Any:
     """A model of transformers or diffusers with every one of its weights from a folder or hub id.
 
@@ -74,6 +82,8 @@ def load_whole(family: Any, pretrained: str, subfolder: str | None = None, **set
             ignore_mismatched_sizes=True,
             **settings,
         )
+    except torch.OutOfMemoryError:
+        raise
     except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(f"{place}: not readable as weights of {family.__name__} ({_first_line(error)})") from error
     shapes = {name: f"{name}: {list(given)} instead of {list(own)}" for name, given, own in found["mismatched_keys"]}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from got_core.errors import UserError
 from got_core.loading import what_differs
-from got_core.official_names import ADDED_ROWS, EMBEDDINGS, MLLM, TRAINED, VAE, Source, Target
+from got_core.official_names import ADDED, ADDED_ROWS, EMBEDDINGS, MLLM, VAE, Source, Target
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,17 @@ def check(source: Source, target: Target) -> None:
     """See that a checkpoint has all that a system wants, in the right shapes, and nothing else.
 
     UNet and projectors were trained whole and must be there whole. The mllm's own weights and the autoencoder's may
-    be absent where the system has them from base folders; a part of them may not.
+    be absent where the system has them from base folders; a part of them may not, but for the embeddings.
 
     Raises:
         UserError: Names what is missing, left over or of another shape.
     """
     derived = {_added_rows(matrix): matrix for matrix in target.rows}
+    given = {target.tied.get(name, name) for name in source.tensors}
     missing = [
         name
         for name in target.shapes
-        if name not in source.tensors
-        and derived.get(name) not in source.tensors
-        and not _may_lack(name, source, target)
+        if name not in given and derived.get(name) not in given and not _may_lack(name, source, target)
     ]
     left_over = [source.names[name] for name in source.tensors if name not in target.shapes and name not in target.tied]
     misshapen = []
@@ -103,7 +102,7 @@ def _added_rows(matrix: str) -> str:
 
 def _from_base(name: str, target: Target) -> bool:
     """Whether base folders gave the system this tensor, if only with zeros in a UNet's new channels."""
-    return name.startswith(tuple(target.loaded)) and not TRAINED.search(name)
+    return name.startswith(tuple(target.loaded)) and not ADDED.search(name)
 
 
 def _may_lack(name: str, source: Source, target: Target) -> bool:
@@ -112,7 +111,7 @@ def _may_lack(name: str, source: Source, target: Target) -> bool:
         return False
     prefix = VAE if name.startswith(VAE) else MLLM
     apart = source.trained_whole.union(EMBEDDINGS)
-    untrained = (other for other in source.tensors if other not in apart and not TRAINED.search(other))
+    untrained = (other for other in source.tensors if other not in apart and not ADDED.search(other))
     return name in EMBEDDINGS or not any(other.startswith(prefix) for other in untrained)
 
 

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from got_core.errors import UserError
 
+MLLM, UNET, VAE = "mllm.", "unet.", "vae."
+
 PREFIXES = {
-    "mllm.": "reasoner.mllm.",
+    MLLM: "reasoner.mllm.",
     "output_projector.projector.": "guidance.projector.",
     "output_projector_add.projector.": "guidance.pooled_projector.",
-    "unet.": "backbone.unet.",
-    "vae.": "codec.autoencoder.",
+    UNET: "backbone.unet.",
+    VAE: "codec.autoencoder.",
 }
 """Prefixes of the released checkpoint, and of the same weights in a `GoTSystem`."""
-
-MLLM, VAE = "mllm.", "vae."
 
 EMBEDDINGS = ("mllm.model.language_model.embed_tokens.weight", "mllm.lm_head.weight")
 """Matrices of a row for each token, in plain names."""
@@ -38,7 +38,7 @@ _REPLACED = re.compile(r"\.original_module(?=\.)")
 _ADAPTER = re.compile(rf"\.(lora_[AB]|{ADDED_ROWS})\.default(?=\.|$)")
 _DECODER = re.compile(r"^model\.(?=(layers|embed_tokens|norm)\.)")
 _TOWER = re.compile(r"^visual\.")
-TRAINED = re.compile(rf"\.(lora_[AB]\.weight|{ADDED_ROWS})$")
+ADDED = re.compile(rf"\.(lora_[AB]\.weight|{ADDED_ROWS})$")
 """Ends of plain names of what training added to the language model."""
 
 

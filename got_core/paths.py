@@ -84,7 +84,7 @@ def find_checkpoint(path: str | Path) -> tuple[Run, Path]:
     Raises:
         FileNotFoundError: No such file or folder, no checkpoint in it, or no recipe beside it.
     """
-    given = Path(path).expanduser()
+    given = Path(path).expanduser().absolute()
     if not given.exists():
         raise FileNotFoundError(f"{path}: no such run folder or checkpoint")
     if given.name.endswith(".ckpt"):

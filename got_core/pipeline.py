@@ -3,23 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import yaml
 from jaxtyping import Float
-from lightning import LightningModule
 from torch import Tensor
 
-from got_core.distributed_checkpoint import load_distributed
+from got_core.checkpoints import load_weights
 from got_core.errors import UserError
-from got_core.loading import what_differs
 from got_core.paths import find_checkpoint
 from got_core.recipe import build_model
 from got_core.system import GoTSystem
 from got_core.types import Batch, Sample
-from got_core.weight_files import SAFETENSORS, read_system_weights
 
 Image = Float[Tensor, "3 H W"]
 
@@ -97,48 +93,6 @@ class GoTPipeline:
         size = self.size if source is None else (source.shape[-2], source.shape[-1])
         samples: Sequence[Sample] = [Sample(prompt=prompt, chain=chain, size=size, source=source)]
         return self.system.reasoner.processor(samples).to(self.system.device)
-
-
-def load_weights(system: LightningModule, checkpoint: Path) -> None:
-    """Load a checkpoint's weights, of one file or distributed (nothing in it is executed).
-
-    Raises:
-        UserError: It is no checkpoint, or of another model.
-    """
-    if checkpoint.is_dir():
-        load_distributed(system, checkpoint)
-        return
-    if checkpoint.suffix == SAFETENSORS:
-        load_beside_base(system, checkpoint)
-        return
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
-        raise UserError(f"{checkpoint}: not a readable checkpoint ({type(error).__name__})") from error
-    try:
-        system.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{checkpoint} does not fit its recipe: {error}") from error
-
-
-def load_beside_base(system: LightningModule, file: Path) -> None:
-    """Load what base folders do not have into a system that has been built from them.
-
-    Raises:
-        UserError: Not every tensor of the system is in the file or said to be in the base folders, or some are neither.
-    """
-    tensors, in_base = read_system_weights(file)
-    own = system.state_dict(keep_vars=True)
-    given = {id(own[name]) for name in own.keys() & (tensors.keys() | in_base)}
-    missing = [name for name, tensor in own.items() if id(tensor) not in given]
-    misshapen = [
-        f"{name}: {list(tensor.shape)} instead of {list(own[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    if problem := what_differs(missing, (tensors.keys() | in_base) - own.keys(), misshapen):
-        raise UserError(f"{file} does not fit its recipe: {problem}")
-    system.load_state_dict(tensors, strict=False)
 
 
 def trained_size(settings: Any) -> tuple[int, int] | None:

@@ -66,22 +66,20 @@ class SaveRecipe(SaveConfigCallback):
             self.parser.save(self.config, str(path), skip_unset=False, overwrite=True)
 
 
-class Recipe(LightningCLI):
-    """Reads a recipe and builds its `trainer`, `model` and `datamodule`; trains nothing yet.
+class ResolvedRecipe(LightningCLI):
+    """A recipe that is read into `config` but not built: neither its data nor its weights need be there.
 
     Args:
         files: YAML files, later ones override earlier ones; paths may be relative to the installed packages.
         overrides: As on the command line, such as `--model.backbone.depth 8`; they override the files.
-        checkpoint: A checkpoint to be loaded, or "last" for the newest of this recipe's run; must exist.
 
     Raises:
         UserError: What is wrong with the recipe, in one line.
     """
 
-    def __init__(self, files: Sequence[str], overrides: Sequence[str] = (), checkpoint: str | None = None) -> None:
+    def __init__(self, files: Sequence[str], overrides: Sequence[str] = ()) -> None:
         add_working_directory()
         self.files = [_locate_recipe(file) for file in files]
-        self.checkpoint = checkpoint
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -117,6 +115,25 @@ class Recipe(LightningCLI):
         stem = "+".join(path.stem for path in self.files)
         trainer.default_root_dir = str(trainer.default_root_dir or RUNS / (stem or "unnamed"))
 
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+
+class Recipe(ResolvedRecipe):
+    """A recipe with its `trainer`, `model` and `datamodule` built; trains nothing yet.
+
+    Args:
+        files, overrides: See `ResolvedRecipe`.
+        checkpoint: A checkpoint to be loaded, or "last" for the newest of this recipe's run; must exist.
+
+    Raises:
+        UserError: What is wrong with the recipe, in one line.
+    """
+
+    def __init__(self, files: Sequence[str], overrides: Sequence[str] = (), checkpoint: str | None = None) -> None:
+        self.checkpoint = checkpoint
+        super().__init__(files, overrides)
+
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint before anything is built."""
         if self.checkpoint == LAST:
@@ -130,8 +147,8 @@ class Recipe(LightningCLI):
         """Build data, model and trainer, once it is known without any weights that the model's parts fit."""
         with plain_errors(self.parser):
             with without_weights():
-                build_model(self.config.model.as_dict() if self.config.model else {})
-            super().instantiate_classes()
+                build_model(self.config.model.as_dict())
+            LightningCLI.instantiate_classes(self)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, logging to TensorBoard and keeping `last.ckpt` unless the recipe says otherwise."""

@@ -56,14 +56,11 @@ def prepare_blocks(component: Component, activation_checkpointing: bool, compile
     Only the blocks' `forward` is replaced: parameters keep their names, and hooks, those of sharding included, run
     outside of what is compiled or recomputed.
     """
+    if not (compile_blocks or activation_checkpointing):
+        return
     for block in component.blocks():
-        forward = block.forward
-        if compile_blocks:
-            forward = torch.compile(forward)
-        if activation_checkpointing:
-            forward = partial(checkpoint, forward, use_reentrant=False)
-        if forward is not block.forward:
-            block.forward = forward
+        forward = torch.compile(block.forward) if compile_blocks else block.forward
+        block.forward = partial(checkpoint, forward, use_reentrant=False) if activation_checkpointing else forward
 
 
 def all_ranks(mesh: DeviceMesh) -> DeviceMesh:

@@ -66,7 +66,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         UserError: There is something in that place already, or it cannot be written to.
     """
-    folder = Path(path).expanduser()
+    folder = Path(path).expanduser().absolute()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder}: there is something already; name a new folder")
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")

@@ -120,6 +120,26 @@ def test_only_what_the_base_folders_lack_is_written(imported, tensors):
     assert torch.equal(rows, tensors["mllm.base_model.model.model.embed_tokens.weight"][-6:])
 
 
+def test_an_imported_folder_can_be_scored_but_is_no_training_state(imported, tmp_path, capsys):
+    folder = shutil.copytree(imported, tmp_path / "copy")
+    scenes = {"class_path": "got_core.data.scenes.ScenesDataset", "init_args": {"length": 4, "size": 64}}
+    data = {"train": [{"dataset": scenes, "weight": 1.0}], "validation": scenes, "num_workers": 0}
+    scores = {"class_path": "got_core.evaluation.final_scores.FinalScores"}
+    changes = {
+        "data": {"init_args": data},
+        "trainer": {"callbacks": [scores], "accelerator": "cpu", "enable_progress_bar": False},
+        "model": {"init_args": {"sampling_steps": 1, "max_chain_tokens": 8}},
+    }
+    (tmp_path / "changes.yaml").write_text(json.dumps(changes))
+    main(["validate", "--checkpoint", str(folder), "--config", str(tmp_path / "changes.yaml")])
+    assert json.loads((folder / "metrics.json").read_text())["chain_parses"] is not None
+    resumed = ["--config", str(folder / "config.yaml"), "--config", str(tmp_path / "changes.yaml")]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["fit", *resumed, "--ckpt_path", str(folder / "model.safetensors")])
+    assert "has no training state: begin a run with its weights by got fit --weights" in capsys.readouterr().err
+
+
 def new_layout(name):
     """The decoder's and the tower's places as transformers names them now."""
     name = re.sub(r"^(mllm\.base_model\.model\.)model\.(?!visual)", r"\1model.language_model.", name)
@@ -147,6 +167,10 @@ def settings(place):
     for part, base in {"reasoner": "qwen", "backbone": "sdxl", "codec": "sdxl"}.items():
         model["init_args"][part]["init_args"]["pretrained"] = str(place / base)
     return model
+
+
+def without(*endings):
+    return lambda state: {name: tensor for name, tensor in state.items() if not name.endswith(endings)}
 
 
 def same(first, second):
@@ -200,6 +224,12 @@ def test_what_training_changed_is_written_whole_and_spare_rows_do_not_matter(pla
     assert torch.equal(result.weights["codec.autoencoder.decoder.conv_in.bias"], changed["vae.decoder.conv_in.bias"])
 
 
+@pytest.mark.parametrize("name", [EMBED, HEAD])
+def test_one_of_two_tied_embeddings_will_do(place, imported, tensors, tmp_path, name):
+    torch.save(without(f"{name}.weight")(tensors), tmp_path / "got.pt")
+    assert same(converted(settings(place), tmp_path / "got.pt").weights, load_file(imported / "model.safetensors"))
+
+
 @pytest.mark.parametrize("ending", ["bin", "safetensors"])
 def test_shards_are_read_through_their_index_or_their_folder(tensors, tmp_path, ending):
     stem = "pytorch_model" if ending == "bin" else "model"
@@ -218,10 +248,6 @@ def test_shards_are_read_through_their_index_or_their_folder(tensors, tmp_path, 
 
 
 UNET_BIAS, VISION = "unet.conv_in.bias", "mllm.base_model.model.visual.merger.ln_q.weight"
-
-
-def without(*endings):
-    return lambda state: {name: tensor for name, tensor in state.items() if not name.endswith(endings)}
 
 
 def having(name, change):

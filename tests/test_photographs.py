@@ -13,7 +13,7 @@ from got_core.recipe import Recipe
 
 SIDE = 32
 RECORDS = 7
-STEPS = 300
+STEPS = 500
 FINE_PATCHES = {"init_args": {"patch": 1, "width": 128}}
 AVERAGING = {
     "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
@@ -75,4 +75,4 @@ def test_photographs_are_drawn_again_from_their_chains(tmp_path):
     decibels = 10 * torch.log10(4 / errors.diagonal())
     print("PSNR", [round(float(value), 1) for value in decibels])
     assert errors.argmin(dim=1).tolist() == list(range(RECORDS))
-    assert float(decibels.median()) > 20
+    assert float(decibels.min()) > 15

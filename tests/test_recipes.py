@@ -9,7 +9,7 @@ import torch
 
 from got_core.cli import main
 from got_core.paths import ROOT
-from got_core.recipe import Recipe
+from got_core.recipe import ResolvedRecipe
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 TRAINED = ["scenes_dit", "scenes_sdxl"]
@@ -24,36 +24,29 @@ SHORT = (
 )
 
 
-class Read(Recipe):
-    """A recipe that is read only."""
-
-    def instantiate_classes(self):
-        pass
-
-
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_read_and_names_its_run(recipe):
-    read = Read([str(recipe)])
+    read = ResolvedRecipe([str(recipe)])
     assert read.run_files.folder == Path("runs") / recipe.stem
     assert read.config.trainer.use_distributed_sampler is False
 
 
 def test_a_recipe_is_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert Read(["recipes/scenes_dit.yaml"]).config.model.class_path == "got_core.system.GoTSystem"
+    assert ResolvedRecipe(["recipes/scenes_dit.yaml"]).config.model.class_path == "got_core.system.GoTSystem"
 
 
 def test_a_later_file_overrides_an_earlier_one_and_the_command_line_both(tmp_path):
     (tmp_path / "mine.yaml").write_text("trainer: {max_steps: 7}\nmodel: {init_args: {warmup_steps: 9}}\n")
     files = [str(ROOT / "recipes" / "scenes_dit.yaml"), str(tmp_path / "mine.yaml")]
-    read = Read(files, ["--model.warmup_steps=11"])
+    read = ResolvedRecipe(files, ["--model.warmup_steps=11"])
     assert read.config.trainer.max_steps == 7
     assert read.config.model.init_args.warmup_steps == 11
     assert read.run_files.folder == Path("runs") / "scenes_dit+mine"
 
 
 def test_null_on_the_command_line_reaches_nested_classes():
-    read = Read([str(ROOT / "recipes" / "scenes_dit.yaml")], ["--model.guidance.spatial_channels", "null"])
+    read = ResolvedRecipe([str(ROOT / "recipes" / "scenes_dit.yaml")], ["--model.guidance.spatial_channels", "null"])
     assert read.config.model.init_args.guidance.init_args.spatial_channels is None
 
 

@@ -38,8 +38,7 @@ def reason(options: argparse.Namespace, rest: Sequence[str]) -> None:
         _read_source(options, None)
     pipeline = _pipeline(options)
     source = None if options.source is None else _read_source(options, pipeline.size)
-    with _fitting():
-        chain = pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)
+    chain = pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)
     print(chain)
     _comment(chain)
 
@@ -49,9 +48,9 @@ def _draw(
 ) -> None:
     """Plan where no chain is given, draw, and write image, layout and chain."""
     scales = {name: getattr(options, f"{name}_scale") for name in SCALES}
+    if chain is None:
+        chain = pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)
     with _fitting():
-        if chain is None:
-            chain = pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)
         image = pipeline.draw(
             options.prompt,
             chain,

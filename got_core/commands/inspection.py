@@ -23,7 +23,7 @@ from got_core.inspection.fit import DeviceMemory, Precision, communicated, devic
 from got_core.inspection.shape_run import in_shape
 from got_core.loading import without_weights
 from got_core.pipeline import trained_size
-from got_core.recipe import Recipe, build_model, plain_errors
+from got_core.recipe import ResolvedRecipe, build_model
 from got_core.system import GoTSystem
 
 GIGA = 1e9
@@ -36,18 +36,6 @@ OUTLOOK = (8, 64, 512)
 
 ROOM = 0.92
 """Share of a device's memory that tensors may take; the rest goes to the runtime and to fragments."""
-
-
-class Described(Recipe):
-    """A recipe whose model is built in shape alone, and whose data and trainer are not built."""
-
-    def instantiate_classes(self) -> None:
-        """Build the model on the meta device."""
-        with plain_errors(self.parser), without_weights():
-            system = build_model(self.config.model.as_dict())
-        if not isinstance(system, GoTSystem):
-            raise UserError(f"{type(system).__name__} is no GoTSystem, so its parts cannot be told apart")
-        self.system = system
 
 
 @dataclass(frozen=True)
@@ -77,8 +65,10 @@ def inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError("got inspect needs a recipe: --config FILE")
     if options.price is not None and not options.tflops:
         raise UserError("--price foretells a whole run, which needs --tflops, the rate it is computed at")
-    recipe = Described(options.config, overrides)
-    plan, system, console = _plan(recipe, options), recipe.system.train(), Console()
+    recipe, console = ResolvedRecipe(options.config, overrides), Console()
+    if options.price is not None and recipe.config.trainer.max_steps < 1:
+        raise UserError("--price foretells a whole run, but the recipe's trainer.max_steps names no end")
+    plan, system = _plan(recipe, options), _in_shape(recipe).train()
     console.print(_parameter_table({name: parameters(getattr(system, name)) for name in PARTS}))
     system.configure_model()
     cost = _cost(system, plan)
@@ -90,14 +80,23 @@ def inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     console.print(_memory_table(uses, plan))
     if options.tflops:
         console.print(_time_table(system, plan, cost, options))
-        if options.price is not None and recipe.config.trainer.max_steps > 0:
+        if options.price is not None:
             console.print(_outlook_table(system, plan, cost, recipe.config.trainer.max_steps, options))
     if options.memory:
         for name, use in uses.items():
             console.print(_verdict(name, use, options.memory), highlight=False)
 
 
-def _plan(recipe: Described, options: argparse.Namespace) -> Plan:
+def _in_shape(recipe: ResolvedRecipe) -> GoTSystem:
+    """The recipe's model on the meta device."""
+    with without_weights():
+        system = build_model(recipe.config.model.as_dict())
+    if not isinstance(system, GoTSystem):
+        raise UserError(f"{type(system).__name__} is no GoTSystem, so its parts cannot be told apart")
+    return system
+
+
+def _plan(recipe: ResolvedRecipe, options: argparse.Namespace) -> Plan:
     data = (recipe.config.data.as_dict() if recipe.config.data else {}).get("init_args", {})
     size = options.size or trained_size(data)
     if size is None:
@@ -138,7 +137,7 @@ def _parameter_table(counted: Mapping[str, Parameters]) -> Table:
 
 
 def _flop_table(cost: StepCost, plan: Plan) -> Table:
-    per_sample = sum(part.total for part in cost.flops.values()) / plan.batch_size
+    per_sample = cost.total / plan.batch_size
     unit, name = (TERA, "T") if per_sample >= TERA else (GIGA, "G")
     kind = "an edit" if plan.edits else "a text-to-image sample"
     title = f"{name}FLOP of training on {kind} of {plan.size[0]}x{plan.size[1]} pixels"
@@ -166,7 +165,7 @@ def _memory_table(uses: Mapping[str, DeviceMemory], plan: Plan) -> Table:
 
 def _time_table(system: GoTSystem, plan: Plan, cost: StepCost, options: argparse.Namespace) -> Table:
     """An optimizer step, by what is computed and what is sent, as far as one hides behind the other."""
-    computing = sum(part.total for part in cost.flops.values()) * plan.batches / (options.tflops * TERA)
+    computing = cost.total * plan.batches / (options.tflops * TERA)
     title = (
         f"Seconds of an optimizer step of {plan.devices * plan.batch_size * plan.batches} samples at "
         f"{options.tflops:g} TFLOP/s a device"
@@ -185,7 +184,7 @@ def _outlook_table(system: GoTSystem, plan: Plan, cost: StepCost, steps: int, op
     table = Table(title=title, title_justify="left")
     for heading in ("devices", "global batch", "computing s", "sending s", "step s", "days", "device-hours", "cost"):
         table.add_column(heading, justify="right")
-    sample = sum(part.total for part in cost.flops.values()) / plan.batch_size
+    sample = cost.total / plan.batch_size
     for devices in OUTLOOK:
         samples = max(1, round(plan.devices * plan.batch_size * plan.batches / devices))
         batches = -(-samples // plan.batch_size)

@@ -11,12 +11,12 @@ from traceback import extract_tb
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from got_core.distributed_checkpoint import check_fits
+from got_core.checkpoints import check_fits, load_weights
 from got_core.errors import UserError, one_line
 from got_core.evaluation.final_scores import FinalScores
-from got_core.paths import find_checkpoint
-from got_core.pipeline import load_weights
+from got_core.paths import Run, find_checkpoint
 from got_core.recipe import Recipe
+from got_core.weight_files import SAFETENSORS
 
 _FETCHING = "torch/utils/data/_utils/fetch.py"
 
@@ -61,7 +61,12 @@ def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     if options.checkpoint is not None:
         run, checkpoint = _found(options.checkpoint)
         overrides = [f"--trainer.default_root_dir={run.folder}", *overrides]
-        recipe = Recipe([str(run.recipe), *options.config], overrides, str(checkpoint))
+        files = [str(run.recipe), *options.config]
+        if checkpoint.suffix == SAFETENSORS:
+            recipe = Recipe(files, overrides)
+            load_weights(recipe.model, checkpoint)
+        else:
+            recipe = Recipe(files, overrides, str(checkpoint))
     elif options.config and options.ckpt_path:
         recipe = Recipe(options.config, overrides, options.ckpt_path)
     else:
@@ -104,10 +109,9 @@ def _check(recipe: Recipe) -> None:
     """See that the checkpoint fits the model before anything is started."""
     if recipe.checkpoint is None:
         return
-    if not Path(recipe.checkpoint).is_dir():
-        load_weights(recipe.model, Path(recipe.checkpoint))
-        return
-    if not isinstance(recipe.trainer.strategy, ModelParallelStrategy):
+    if Path(recipe.checkpoint).suffix == SAFETENSORS:
+        raise UserError(f"{recipe.checkpoint} has no training state: begin a run with its weights by got fit --weights")
+    if Path(recipe.checkpoint).is_dir() and not isinstance(recipe.trainer.strategy, ModelParallelStrategy):
         raise UserError(
             f"{recipe.checkpoint} is a distributed checkpoint, which trainer.strategy "
             f"{type(recipe.trainer.strategy).__name__} cannot read: use "
@@ -128,7 +132,7 @@ def _what_was_saved(recipe: Recipe) -> str:
     return f"{last} is the newest checkpoint; go on with --ckpt_path last"
 
 
-def _found(checkpoint: str) -> tuple:
+def _found(checkpoint: str) -> tuple[Run, Path]:
     try:
         return find_checkpoint(checkpoint)
     except FileNotFoundError as error:

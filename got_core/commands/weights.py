@@ -2,32 +2,25 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from jsonargparse import Namespace
 
 from got_core.errors import UserError, one_line
 from got_core.loading import without_weights
 from got_core.official import Import, account, check
-from got_core.official_names import MLLM, PREFIXES, VAE, Source, Target
+from got_core.official_names import MLLM, PREFIXES, UNET, VAE, Source, Target
 from got_core.paths import Run, locate
-from got_core.recipe import Recipe, build_model
+from got_core.recipe import ResolvedRecipe, build_model
 from got_core.weight_files import new_folder, read_tensors, write_system_weights
-
-UNET = "unet."
 
 RELEASED = ("--model.guidance.palette=words",)
 """What holds for the released weights whatever the recipe says: boxes have the colours that their chain names."""
 
-COMPONENTS = {MLLM: "reasoner", UNET: "backbone", VAE: "codec"}
+FROM_BASE = {MLLM: "reasoner", UNET: "backbone", VAE: "codec"}
 """The components of a recipe that have weights from base folders, by the released prefixes."""
-
-
-class ResolvedRecipe(Recipe):
-    """A recipe that is read but not built: neither its data nor its weights need be there."""
-
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
 
 
 def import_official(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -38,7 +31,8 @@ def import_official(options: argparse.Namespace, overrides: Sequence[str]) -> No
             is written then.
     """
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    recipe = ResolvedRecipe(options.config or [options.default_config], [*RELEASED, *_bases(options), *overrides])
+    recipe = ResolvedRecipe(options.config or [options.default_config], [*RELEASED, *overrides])
+    _name_bases(recipe.config.model, {"reasoner": options.qwen, "backbone": options.sdxl, "codec": options.sdxl})
     with new_folder(options.output) as folder:
         result = converted(recipe.config.model.as_dict(), options.weights)
         recipe.parser.save(recipe.config, str(Run(folder).recipe), skip_unset=False)
@@ -60,7 +54,7 @@ def converted(model: dict[str, Any], checkpoint: str | Path) -> Import:
     Raises:
         UserError: The recipe is no system with the released parts, or the checkpoint does not fit.
     """
-    loaded = [prefix for prefix, part in COMPONENTS.items() if _arguments(model, part).get("pretrained")]
+    loaded = [prefix for prefix, part in FROM_BASE.items() if _arguments(model, part).get("pretrained")]
     with without_weights():
         system = build_model(model)
     names = system.state_dict()
@@ -77,18 +71,19 @@ def _arguments(model: dict[str, Any], part: str) -> dict[str, Any]:
     return dict(component.get("init_args") or {})
 
 
-def _bases(options: argparse.Namespace) -> list[str]:
-    """The base folders named on the command line, as overrides of the recipe."""
-    folders = {"reasoner": options.qwen, "backbone": options.sdxl, "codec": options.sdxl}
-    try:
-        return [
-            f"--model.{part}.pretrained={_absolute(folder)}" for part, folder in folders.items() if folder is not None
-        ]
-    except FileNotFoundError as error:
-        raise UserError(one_line(error)) from error
+def _name_bases(model: Namespace, given: Mapping[str, str | None]) -> None:
+    """Put the base folders that are given, or else the recipe's own, into the recipe in a form that lasts."""
+    for part, folder in given.items():
+        arguments = model.get(f"init_args.{part}.init_args")
+        folder = folder or (arguments or {}).get("pretrained")
+        if arguments is not None and folder is not None:
+            arguments.pretrained = _absolute(folder)
 
 
 def _absolute(folder: str) -> str:
     """A local folder from the root, so that what is written works from anywhere; a hub id as it is."""
-    found = locate(folder)
+    try:
+        found = locate(folder)
+    except FileNotFoundError as error:
+        raise UserError(one_line(error)) from error
     return str(Path(found).resolve()) if Path(found).exists() else found

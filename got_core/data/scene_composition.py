@@ -62,12 +62,12 @@ class Composer:
     def sequence(self, requests: Sequence[Requests[Edit]], split: str, rng: np.random.Generator) -> list[Edit]:
         """Two or three edits that can be made one after another and concern different objects.
 
-        All are of the train split; for the test split the one drawn first, which may stand anywhere, is held out.
+        All are of training's; for the test split the one drawn first, which may stand anywhere, is held out.
         """
         length = int(rng.integers(2, min(3, len(self.vocabulary.shapes)) + 1))
         while True:
             groups = pick(rng, requests)
-            found = [pick(rng, pick(rng, groups.test if split == "test" else groups.train))]
+            found = [pick(rng, pick(rng, groups.asked_by(split)))]
             for _ in range(ATTEMPTS):
                 candidate = pick(rng, pick(rng, pick(rng, requests).train))
                 if not _independent(found, candidate):

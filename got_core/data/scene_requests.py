@@ -146,10 +146,14 @@ def _distinct_pairs(things: Sequence[Thing]) -> list[tuple[Thing, Thing]]:
 
 @dataclass(frozen=True)
 class Requests(Generic[R]):
-    """The groups of requests of one tag, for either split; group k of `train` and of `test` belong together."""
+    """The groups of requests of one tag; group k of `train` and of `test` belong together."""
 
     train: tuple[tuple[R, ...], ...]
     test: tuple[tuple[R, ...], ...]
+
+    def asked_by(self, split: str) -> tuple[tuple[R, ...], ...]:
+        """The groups that a split asks for: those held out for "test", else those of training."""
+        return self.test if split == "test" else self.train
 
 
 @cache

@@ -140,7 +140,7 @@ class ScenesDataset(Dataset[Sample]):
 
     def _drawing(self, tag: str, rng: np.random.Generator) -> Sketch:
         requests = self.drawings[tag]
-        request = pick(rng, pick(rng, requests.test if self.split == "test" else requests.train))
+        request = pick(rng, pick(rng, requests.asked_by(self.split)))
         scene = self.composer.draw(request, rng)
         return Sketch(prompt(request, rng), drawing_chain(scene), scene, None, drawing_meta(request, scene))
 
@@ -162,7 +162,7 @@ class ScenesDataset(Dataset[Sample]):
         if tag == "multi_turn":
             return self.composer.sequence(tuple(self.edits.values()), self.split, rng)
         requests = self.edits[tag]
-        return [pick(rng, pick(rng, requests.test if self.split == "test" else requests.train))]
+        return [pick(rng, pick(rng, requests.asked_by(self.split)))]
 
 
 def _check_names(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from got_core.chain import to_pixels
+
 Number = int | float
 
 Box = Sequence[Number]
@@ -57,11 +59,8 @@ def pixels_of(box: Box, size: tuple[int, int], margin: int = 0) -> tuple[slice, 
 
     With a margin, so many pixels more on every side, as far as the image goes.
     """
-    height, width = size
-    x1, y1, x2, y2 = box
-    rows = slice(max(round(y1 / 1000 * height) - margin, 0), round(y2 / 1000 * height) + margin)
-    columns = slice(max(round(x1 / 1000 * width) - margin, 0), round(x2 / 1000 * width) + margin)
-    return rows, columns
+    left, top, right, bottom = (round(edge) for edge in to_pixels(box, *size))
+    return slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin)
 
 
 def box_centre(box: Box) -> tuple[float, float]:

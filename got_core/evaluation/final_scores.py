@@ -83,9 +83,9 @@ class FinalScores(ScoredDrawings):
         if not self.takes_part(trainer):
             return
         reached = to_figures(self.scores.compute()) if self.scores.update_called else {}
-        run = Run(Path(trainer.default_root_dir))
-        self.figures = {"seconds": self._seconds(run)} | reached
         if trainer.is_global_zero:
+            run = Run(Path(trainer.default_root_dir))
+            self.figures = {"seconds": self._seconds(run)} | reached
             run.folder.mkdir(parents=True, exist_ok=True)
             run.metrics.write_text(json.dumps(self.figures, indent=2) + "\n")
             if self.tiles.tiles:
@@ -99,7 +99,7 @@ class FinalScores(ScoredDrawings):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, once the progress bar is gone."""
-        if self.figures and trainer.is_global_zero:
+        if self.figures:
             Console().print(table(self.figures, f"{trainer.default_root_dir}, step {self.step}"))
         self.figures = {}
 

@@ -71,6 +71,11 @@ class StepCost:
     activations: int
     peaks: Mapping[int, int]
 
+    @property
+    def total(self) -> int:
+        """Floating-point operations of all parts."""
+        return sum(part.total for part in self.flops.values())
+
     def peak(self, gradient_bytes: float) -> int:
         """The most bytes at a time, with gradients of so many bytes each."""
         return max(int(live + made * gradient_bytes) for made, live in self.peaks.items())

@@ -11,8 +11,13 @@ from torch.optim import Optimizer
 from got_core.inspection.costs import CODEC, StepCost
 from got_core.system import COMPONENTS, GoTSystem
 
+Group = list[nn.Parameter]
+
 PREFETCHED = 2
 """Blocks whose weights are whole at a time under FSDP2: the one that runs and the next."""
+
+ALIASES_OF_MIXED = ("16", "bf16")
+"""What else Lightning takes for "16-mixed" and "bf16-mixed"."""
 
 PROBE = (64, 64)
 """Shape of the weight that an optimizer is tried on, to learn how much it keeps for each number."""
@@ -31,15 +36,20 @@ class Precision:
     mixed: bool
 
     @classmethod
-    def named(cls, name: str) -> "Precision":
+    def named(cls, name: str | int) -> "Precision":
         """From the trainer's `precision`, such as "bf16-mixed", "bf16-true" or "32-true"."""
-        number, _, kind = str(name).partition("-")
+        name = str(name)
+        number, _, kind = name.partition("-")
         computed = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}.get(number, torch.float32)
-        return cls(computed, kind == "mixed")
+        return cls(computed, kind == "mixed" or name in ALIASES_OF_MIXED)
 
     def kept(self, weight: torch.Tensor) -> torch.dtype:
         """The precision that a weight of the built model is kept in."""
         return weight.dtype if self.mixed or self.computed == torch.float32 else self.computed
+
+    def gathered(self, weight: torch.Tensor) -> torch.dtype:
+        """The precision in which ranks send each other a sharded weight; see `got_core.sharding.shard`."""
+        return self.computed if self.mixed and self.computed == torch.bfloat16 else self.kept(weight)
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,8 @@ class DeviceMemory:
 
     Attributes:
         weights: Of all components, and copies of them that are made to compute with.
-        gradients: Of all trained weights, and buckets to reduce them in.
+        gradients: Of all trained weights, and what they are reduced in: DDP's buckets, or under FSDP2 the gradients of
+            the largest block before they are divided, and their copy to send.
         optimizer: Its state.
         activations: Kept from the forward pass for the backward pass.
         peak: The most that is there at a time; less than the sum, as gradients come while activations go.
@@ -84,57 +95,82 @@ def device_memory(
         sharded: FSDP2 in place of DDP: weights, gradients and optimizer state are divided, and put together block by
             block. The frozen codec is whole on each device.
     """
-    parts = [getattr(system, name) for name in COMPONENTS]
     shards = devices if sharded else 1
     trained = [p for p in system.parameters() if p.requires_grad]
-    weights = sum(_bytes(p, precision) for part in parts for p in part.parameters()) // shards
-    weights += sum(_bytes(p, precision) for p in getattr(system, CODEC).parameters())
-    computed = torch.empty(0, dtype=precision.computed).element_size()
-    if sharded and devices > 1:
-        weights += _whole(system) * computed
-    elif precision.mixed:
-        weights += sum(p.numel() for p in system.parameters() if p.dtype != precision.computed) * computed
-    gradients = sum(_bytes(p, precision) for p in trained) // shards
-    share = gradients / max(1, sum(p.numel() for p in trained))
-    buckets = gradients if devices > 1 and not sharded else 0
+    parts = [getattr(system, name) for name in COMPONENTS]
+    weights = sum(_kept(p, precision, shards) for part in parts for p in part.parameters())
+    weights += sum(_kept(p, precision) for p in getattr(system, CODEC).parameters())
+    gradients = sum(_kept(p, precision, shards) for p in trained)
     optimizer = int(state_share(system.optimizer) * gradients)
+    reducing = gradients if devices > 1 else 0
+    if shards > 1:
+        outside, blocks = _groups(system)
+        weights += sum(_gathered(group, precision) for group in outside)
+        weights += PREFETCHED * max((_gathered(block, precision) for block in blocks), default=0)
+        reducing = max(_undivided_gradients(group, precision) for group in [*outside, *blocks])
+    elif precision.mixed:
+        weights += sum(
+            p.numel() * precision.computed.itemsize for p in system.parameters() if p.dtype != precision.computed
+        )
+    share = gradients / max(1, sum(p.numel() for p in trained))
     return DeviceMemory(
         weights=weights,
-        gradients=gradients + buckets,
+        gradients=gradients + reducing,
         optimizer=optimizer,
         activations=step.activations,
-        peak=weights + optimizer + buckets + max(step.peak(share), gradients),
+        peak=weights + optimizer + reducing + max(step.peak(share), gradients),
     )
-
-
-def _bytes(weight: nn.Parameter, precision: Precision) -> int:
-    return weight.numel() * torch.empty(0, dtype=precision.kept(weight)).element_size()
-
-
-def _whole(system: GoTSystem) -> int:
-    """Numbers that are whole on a device while blocks come and go: what is in no block, and the largest blocks."""
-    outside, sizes = 0, [0]
-    for name in COMPONENTS:
-        part = getattr(system, name)
-        blocks = list(part.blocks())
-        inside = {id(p) for p in chain.from_iterable(block.parameters() for block in blocks)}
-        outside += sum(p.numel() for p in part.parameters() if id(p) not in inside)
-        sizes += [sum(p.numel() for p in block.parameters()) for block in blocks]
-    return outside + PREFETCHED * max(sizes)
 
 
 def communicated(system: GoTSystem, precision: Precision, devices: int, sharded: bool, batches: int = 1) -> float:
     """Bytes that one device sends in an optimizer step.
 
-    DDP reduces gradients once a step (a ring sends each byte nearly twice); FSDP2 gathers all weights before the
-    forward and the backward pass of each batch and scatters gradients after it.
+    DDP reduces gradients once a step (a ring sends each byte nearly twice). FSDP2 works for each batch: it gathers all
+    weights before the forward pass and those of blocks again before the backward pass, and scatters gradients after
+    it, in the precision they are kept in; a weight whose rows the devices do not divide is filled up.
     """
     if devices == 1:
         return 0.0
-    weights = [p for name in COMPONENTS for p in getattr(system, name).parameters()]
-    computed = torch.empty(0, dtype=precision.computed).element_size()
-    trained = sum(p.numel() for p in weights if p.requires_grad)
     share = (devices - 1) / devices
     if not sharded:
-        return 2 * share * sum(_bytes(p, precision) for p in weights if p.requires_grad)
-    return share * computed * batches * (2 * sum(p.numel() for p in weights) + trained)
+        parts = [getattr(system, name) for name in COMPONENTS]
+        return 2 * share * sum(_kept(p, precision) for part in parts for p in part.parameters() if p.requires_grad)
+    outside, blocks = _groups(system)
+    gathered = sum(_gathered(group, precision, devices) for group in [*outside, *blocks, *blocks])
+    scattered = sum(
+        devices * _kept(p, precision, devices) for p in chain.from_iterable([*outside, *blocks]) if p.requires_grad
+    )
+    return share * batches * (gathered + scattered)
+
+
+def _groups(system: GoTSystem) -> tuple[list[Group], list[Group]]:
+    """What is gathered together under FSDP2: of each component what is in no block, and the blocks."""
+    outside: list[Group] = []
+    blocks: list[Group] = []
+    for name in COMPONENTS:
+        part = getattr(system, name)
+        own = [list(block.parameters()) for block in part.blocks()]
+        inside = {id(p) for p in chain.from_iterable(own)}
+        outside.append([p for p in part.parameters() if id(p) not in inside])
+        blocks += own
+    return outside, blocks
+
+
+def _kept(weight: nn.Parameter, precision: Precision, shards: int = 1) -> int:
+    """Bytes of the largest shard of a weight, cut between rows, in the precision it is kept in."""
+    return _shard(weight, shards) * precision.kept(weight).itemsize
+
+
+def _gathered(group: Group, precision: Precision, shards: int = 1) -> int:
+    """Bytes of weights that are put together from their shards."""
+    return sum(shards * _shard(p, shards) * precision.gathered(p).itemsize for p in group)
+
+
+def _undivided_gradients(group: Group, precision: Precision) -> int:
+    """Bytes of a group's whole gradients, as they are computed and as they are sent."""
+    trained = [p for p in group if p.requires_grad]
+    return _gathered(trained, precision) + sum(_kept(p, precision) for p in trained)
+
+
+def _shard(weight: nn.Parameter, shards: int) -> int:
+    return weight.numel() if shards == 1 else -(-weight.shape[0] // shards) * weight.shape[1:].numel()

@@ -3,28 +3,13 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from tiny_models import POOLED, STATES, UNET
 from torch import Tensor
 
 from backbones.sdxl_unet import SDXLUNet
 from got_core.types import Guidance
 
-TOKEN, POOLED, CHANNELS, MAPS = 12, 10, 4, 4
-CONFIG = {
-    "in_channels": CHANNELS,
-    "out_channels": CHANNELS,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "transformer_layers_per_block": 1,
-    "attention_head_dim": [1, 2],
-    "norm_num_groups": 4,
-    "cross_attention_dim": TOKEN,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 6,
-    "projection_class_embeddings_input_dim": POOLED + 6 * 6,
-}
+CHANNELS, MAPS = UNET["in_channels"], 4
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -33,13 +18,13 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def guidance(seed: int = 1, height: int = 8, width: int = 12) -> Guidance:
     maps = (5 * draw(2, MAPS, height, width, seed=10 * seed + place) for place in range(2))
-    return Guidance(draw(2, 5, TOKEN, seed=1), draw(2, POOLED, seed=2), *maps)
+    return Guidance(draw(2, 5, STATES, seed=1), draw(2, POOLED, seed=2), *maps)
 
 
 @pytest.fixture
 def saved(tmp_path) -> UNet2DConditionModel:
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(**CONFIG).eval()
+    unet = UNet2DConditionModel(**UNET).eval()
     unet.save_pretrained(tmp_path / "unet")
     return unet
 
@@ -78,7 +63,7 @@ def test_channels_are_noisy_then_reference_then_spatial(saved, tmp_path):
 
 @pytest.mark.parametrize(("spatial", "reference"), [(None, None), (MAPS, None), (None, 2)])
 def test_maps_can_be_left_out(spatial, reference):
-    model = SDXLUNet(config=CONFIG, spatial_channels=spatial, reference_channels=reference)
+    model = SDXLUNet(config=UNET, spatial_channels=spatial, reference_channels=reference)
     assert (
         model.unet.conv_in.in_channels
         == model.unet.config.in_channels
@@ -91,7 +76,7 @@ def test_maps_can_be_left_out(spatial, reference):
 
 def test_the_unet_is_told_the_size_in_pixels():
     torch.manual_seed(0)
-    model = SDXLUNet(config=CONFIG, downsample=2).eval()
+    model = SDXLUNet(config=UNET, downsample=2).eval()
     x, t, given = draw(2, CHANNELS, 8, 12), torch.tensor([20.0, 800.0]), guidance()
     with torch.no_grad():
         expected = original(model.unet, x, t, given, 16, 24)
@@ -99,8 +84,8 @@ def test_the_unet_is_told_the_size_in_pixels():
 
 
 def test_widths_and_blocks_are_read_from_the_unet():
-    model = SDXLUNet(config=CONFIG, spatial_channels=MAPS)
-    assert (model.latent_channels, model.token_dim, model.pooled_dim) == (CHANNELS, TOKEN, POOLED)
+    model = SDXLUNet(config=UNET, spatial_channels=MAPS)
+    assert (model.latent_channels, model.token_dim, model.pooled_dim) == (CHANNELS, STATES, POOLED)
     assert (model.spatial_channels, model.reference_channels) == (MAPS, None)
     assert list(model.blocks()) == [*model.unet.down_blocks, model.unet.mid_block, *model.unet.up_blocks]
 
@@ -109,9 +94,9 @@ def test_widths_and_blocks_are_read_from_the_unet():
     ("arguments", "words"),
     [
         ({}, "give exactly one of the two"),
-        ({"config": CONFIG, "pretrained": "x"}, "give exactly one of the two"),
-        ({"config": {**CONFIG, "addition_embed_type": None}}, "addition_embed_type 'text_time', but this one has None"),
-        ({"config": {**CONFIG, "projection_class_embeddings_input_dim": 36}}, "leaves no room for a pooled vector"),
+        ({"config": UNET, "pretrained": "x"}, "give exactly one of the two"),
+        ({"config": {**UNET, "addition_embed_type": None}}, "addition_embed_type 'text_time', but this one has None"),
+        ({"config": {**UNET, "projection_class_embeddings_input_dim": 36}}, "leaves no room for a pooled vector"),
     ],
 )
 def test_other_unets_are_refused(arguments, words):
@@ -120,7 +105,7 @@ def test_other_unets_are_refused(arguments, words):
 
 
 def test_guidance_that_does_not_fit_is_refused():
-    model = SDXLUNet(config=CONFIG, spatial_channels=MAPS)
+    model = SDXLUNet(config=UNET, spatial_channels=MAPS)
     given = guidance()
     with pytest.raises(ValueError, match="SDXLUNet takes pooled guidance of width 10, but got none"):
         model(draw(2, CHANNELS, 8, 12), torch.ones(2), Guidance(given.tokens, None, given.spatial))

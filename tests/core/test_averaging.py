@@ -1,5 +1,7 @@
 """Averaged weights on one device: the same bits as Lightning's averaging of copies, also through a checkpoint."""
 
+from functools import partial
+
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -33,14 +35,14 @@ class Regression(LightningModule):
         return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], 1e-2)
 
 
-def fit(folder, callback, steps=STEPS, resume=None):
+def fit(folder, callback, steps=STEPS, resume=None, accumulated=1):
     torch.manual_seed(1)
-    loader = DataLoader(torch.randn(2, 3).repeat(STEPS, 1), batch_size=2)
+    loader = DataLoader(torch.randn(2, 3).repeat(STEPS * accumulated, 1), batch_size=2)
     model = Regression()
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[callback], val_check_interval=2, num_sanity_val_steps=0,
-        default_root_dir=folder,
+        default_root_dir=folder, accumulate_grad_batches=accumulated,
     )  # fmt: skip
     path = folder / f"{type(callback).__name__}{steps}.ckpt"
     callback_of_saving = Saving(path, steps)
@@ -56,7 +58,7 @@ class Saving(Callback):
         self.path, self.step = path, step
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == self.step:
+        if trainer.global_step == self.step and not self.path.exists():
             trainer.save_checkpoint(self.path)
 
 
@@ -79,11 +81,16 @@ def test_it_is_lightnings_average_bit_for_bit(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(ours.validated, library.validated, strict=True))
 
 
-@pytest.mark.parametrize("first", [AveragedWeights(0.8), EMAWeightAveraging(decay=0.8, use_buffers=False)])
-def test_it_goes_on_from_a_checkpoint_of_its_own_and_of_lightnings(tmp_path, first):
-    whole, end = fit(tmp_path, AveragedWeights(0.8))
-    fit(tmp_path, first, steps=2)
-    resumed, again = fit(tmp_path, AveragedWeights(0.8), resume=tmp_path / f"{type(first).__name__}2.ckpt")
+@pytest.mark.parametrize("first", [AveragedWeights, partial(EMAWeightAveraging, use_buffers=False)])
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_it_goes_on_from_a_checkpoint_of_its_own_and_of_lightnings(tmp_path, first, accumulated):
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole, end = fit(tmp_path / "whole", AveragedWeights(0.8), accumulated=accumulated)
+    averaging = first(decay=0.8)
+    fit(tmp_path / "parts", averaging, steps=2, accumulated=accumulated)
+    begun = tmp_path / "parts" / f"{type(averaging).__name__}2.ckpt"
+    resumed, again = fit(tmp_path / "parts", AveragedWeights(0.8), resume=begun, accumulated=accumulated)
     assert_same(end["state_dict"], again["state_dict"])
     assert_same(end["current_model_state"], again["current_model_state"])
     assert_same(whole.state_dict(), resumed.state_dict())

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_models import UNET
 from tiny_reasoner import TinyReasoner
 from torch import nn
 
@@ -13,20 +14,6 @@ from got_core.types import Guidance, Reasoning, Sample
 from guidance.semantic_spatial import SemanticSpatialGuidance
 
 DIT = {"latent_channels": 4, "token_dim": 6, "width": 12, "depth": 1, "heads": 3, "patch": 2}
-UNET = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "cross_attention_dim": 12,
-    "attention_head_dim": 2,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 6,
-    "projection_class_embeddings_input_dim": 10 + 6 * 6,
-}
 CODEC = PixelCodec(2)
 WIDTHS = {"state_dim": 6, "token_dim": 8, "pooled_dim": 5, "spatial_channels": 12, "reference_channels": 12}
 SAMPLES = [

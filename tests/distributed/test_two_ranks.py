@@ -6,6 +6,7 @@ import resource
 import signal
 import warnings
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ from small_system import small_system
 from torch.utils.data import DataLoader, Dataset
 from two_ranks import run_on_ranks
 
+from got_core.checkpoints import check_fits
 from got_core.data.scenes import ScenesDataset
-from got_core.distributed_checkpoint import check_fits
 from got_core.errors import UserError
 from got_core.sharding import whole
 from got_core.types import Sample
@@ -88,6 +89,7 @@ def gradients_on_two(rank: int, strategy: str, values: dict) -> list[dict[str, t
     return gradients.kept
 
 
+@cache
 def mean_gradients() -> list[dict[str, torch.Tensor]]:
     """Without any ranks: the mean of the gradients of both ranks' batches."""
     steps, kept = Steps(), []
@@ -128,16 +130,19 @@ class Spoiling(Callback):
             )
 
 
-def spoiled(rank: int, strategy: str, folder: str) -> tuple[int, dict[str, torch.Tensor]]:
-    record = train(rank, strategy, folder, steps=3, extra=(Counting(), Spoiling()))
-    return Counting.counted, record.end["weights"]
-
-
 class Counting(Callback):
+    """Notes how many steps were skipped."""
+
     counted = -1
 
     def on_train_end(self, trainer, pl_module):
-        Counting.counted = pl_module.nonfinite_steps
+        self.counted = pl_module.nonfinite_steps
+
+
+def spoiled(rank: int, strategy: str, folder: str) -> tuple[int, dict[str, torch.Tensor]]:
+    counting = Counting()
+    record = train(rank, strategy, folder, steps=3, extra=(counting, Spoiling()))
+    return counting.counted, record.end["weights"]
 
 
 @pytest.mark.distributed
@@ -246,17 +251,20 @@ def refused(rank: int) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["one", "fsdp"])
 def test_compiled_and_recomputed_blocks_learn_as_plain_ones_do(tmp_path, strategy):
-    losses = []
+    found = []
     for number, asked in enumerate((False, True)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        losses += run_on_ranks(compiled, folder, strategy, str(folder), asked, world=1, seconds=400)
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
+        found += run_on_ranks(compiled, folder, strategy, str(folder), asked, world=1, seconds=400)
+    (plain, graphs), (fused, fused_graphs) = found
+    torch.testing.assert_close(plain, fused, rtol=1e-4, atol=0)
+    assert graphs == 0 < fused_graphs
 
 
-def compiled(rank: int, strategy: str, folder: str, asked: bool) -> torch.Tensor:
+def compiled(rank: int, strategy: str, folder: str, asked: bool) -> tuple[torch.Tensor, int]:
     record = train(rank, strategy, folder, steps=3, ranks=1, compile_blocks=asked, activation_checkpointing=asked)
-    return torch.tensor([loss for loss, _ in record.steps.values()])
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return torch.tensor([loss for loss, _ in record.steps.values()]), graphs
 
 
 class FullDisk(Callback):
