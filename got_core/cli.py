@@ -21,7 +21,7 @@ LARGEST_SEED = 2**31 - 1
 """Seeds beyond this are refused."""
 
 OFFICIAL_RECIPE = "recipes/got_sdxl_finetune.yaml"
-"""The recipe that the released checkpoint is read into; of the two palettes it takes the released one."""
+"""The recipe that the released checkpoint is read into; the import sets its palette to the released one."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""

@@ -12,6 +12,7 @@ from got_core.inspection.costs import CODEC, StepCost
 from got_core.system import COMPONENTS, GoTSystem
 
 Group = list[nn.Parameter]
+"""Weights that FSDP2 gathers and lets go of together."""
 
 PREFETCHED = 2
 """Blocks whose weights are whole at a time under FSDP2: the one that runs and the next."""
