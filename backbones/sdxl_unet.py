@@ -1,10 +1,13 @@
 """SDXL's UNet under semantic, spatial and reference guidance."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -74,9 +77,15 @@ class SDXLUNet(DenoisingBackbone):
         self.unet.register_to_config(in_channels=channels)
 
     def blocks(self) -> Iterable[nn.Module]:
-        """The UNet's stages: down, middle where there is one, up."""
-        middle = [] if self.unet.mid_block is None else [self.unet.mid_block]
-        return [*self.unet.down_blocks, *middle, *self.unet.up_blocks]
+        """The UNet's residual and transformer blocks.
+
+        Its stages would be too much at a time: SDXL's largest has 1.2 billion parameters.
+        """
+        return [block for block in self.unet.modules() if isinstance(block, ResnetBlock2D | BasicTransformerBlock)]
+
+    def export(self, folder: Path) -> None:
+        """Write the UNet, whose first convolution is the wide one, in diffusers' layout."""
+        self.unet.save_pretrained(folder)
 
     def forward(
         self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], guidance: Guidance

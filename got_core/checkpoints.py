@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -14,7 +15,14 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from got_core.averaging import TRAINED
 from got_core.errors import UserError
 from got_core.loading import what_differs
+from got_core.origins import ORIGINS, all_weights, check_origins, left_out
 from got_core.weight_files import SAFETENSORS, read_system_weights
+
+STEP = "global_step"
+"""Where a training checkpoint holds the step it was made at."""
+
+DESCRIPTION = "meta.pt"
+"""The file in the folder of a distributed checkpoint that holds all but weights and the optimizer's state."""
 
 WEIGHTS = "state_dict"
 """Where a training checkpoint holds the weights, averaged ones where a run averaged them."""
@@ -28,10 +36,19 @@ def check_fits(system: LightningModule, checkpoint: Path) -> None:
         checkpoint: A file, or the folder of a distributed one.
 
     Raises:
-        UserError: It is no checkpoint, or of another model; tensors are named.
+        UserError: It is no checkpoint, or of another model; tensors are named. Or what it leaves out was not loaded
+            from where it says.
     """
-    shapes = _distributed_shapes(checkpoint) if checkpoint.is_dir() else _shapes(_file_weights(checkpoint))
-    _compare(system, shapes, checkpoint)
+    if checkpoint.is_dir():
+        given, saved = _distributed_shapes(checkpoint), _read_file(checkpoint / DESCRIPTION, STEP)
+    else:
+        saved = _read_file(checkpoint)
+        given = _shapes(saved[WEIGHTS])
+    with all_weights():
+        everything = _shapes(system.state_dict())
+    missing = everything.keys() - left_out(system).keys() - given.keys()
+    _complain(checkpoint, missing, given.keys() - everything.keys(), _misshapen(given, everything))
+    _check_origins(system, saved.get(ORIGINS, {}), checkpoint)
 
 
 def load_weights(system: LightningModule, checkpoint: Path) -> None:
@@ -41,33 +58,38 @@ def load_weights(system: LightningModule, checkpoint: Path) -> None:
     it holds: open only such folders as you trust.
 
     Raises:
-        UserError: It is no checkpoint, or of another model; tensors are named.
+        UserError: It is no checkpoint, or of another model; tensors are named. Or what it leaves out was not loaded
+            from where it says.
     """
+    if checkpoint.suffix == SAFETENSORS:
+        _load_beside_base(system, checkpoint)
+        return
+    check_fits(system, checkpoint)
     if checkpoint.is_dir():
-        check_fits(system, checkpoint)
         # Reads into the tensors of the state dict, which are the system's own.
         distributed_checkpoint.load({WEIGHTS: system.state_dict()}, checkpoint_id=checkpoint, no_dist=True)
-    elif checkpoint.suffix == SAFETENSORS:
-        _load_beside_base(system, checkpoint)
     else:
-        weights = _file_weights(checkpoint)
-        _compare(system, _shapes(weights), checkpoint)
-        system.load_state_dict(weights)
+        system.load_state_dict(_read_file(checkpoint)[WEIGHTS])
 
 
 def _load_beside_base(system: LightningModule, file: Path) -> None:
     """Load what base folders do not have into a system that has been built from them."""
-    tensors, in_base = read_system_weights(file)
-    own = system.state_dict(keep_vars=True)
-    given = {id(own[name]) for name in own.keys() & (tensors.keys() | in_base)}
+    saved = read_system_weights(file)
+    with all_weights():
+        own = system.state_dict(keep_vars=True)
+    names = saved.tensors.keys() | saved.in_base
+    given = {id(own[name]) for name in own.keys() & names}
     missing = [name for name, tensor in own.items() if id(tensor) not in given]
-    _complain(file, missing, (tensors.keys() | in_base) - own.keys(), _misshapen(_shapes(tensors), _shapes(own)))
-    system.load_state_dict(tensors, strict=False)
+    _complain(file, missing, names - own.keys(), _misshapen(_shapes(saved.tensors), _shapes(own)))
+    _check_origins(system, saved.origins, file)
+    system.load_state_dict(saved.tensors, strict=False)
 
 
-def _compare(system: LightningModule, given: Mapping[str, torch.Size], checkpoint: Path) -> None:
-    own = _shapes(system.state_dict())
-    _complain(checkpoint, own.keys() - given.keys(), given.keys() - own.keys(), _misshapen(given, own))
+def _check_origins(system: LightningModule, saved: Mapping[str, Mapping[str, str]], checkpoint: Path) -> None:
+    try:
+        check_origins(system, saved)
+    except ValueError as error:
+        raise UserError(f"{checkpoint}: {error}") from error
 
 
 def _misshapen(given: Mapping[str, torch.Size], own: Mapping[str, torch.Size]) -> list[str]:
@@ -82,10 +104,12 @@ def _complain(
         raise UserError(f"{checkpoint} does not fit its recipe: {problem}")
 
 
-def _file_weights(file: Path) -> Mapping[str, Tensor]:
+def _read_file(file: Path, wanted: str = WEIGHTS) -> dict[str, Any]:
+    """What torch has saved there, which has something under `wanted`."""
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)[WEIGHTS]
-    except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as error:
+        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return {**saved, wanted: saved[wanted]}
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__})") from error
 
 

@@ -162,6 +162,12 @@ def _weights(commands: "argparse._SubParsersAction[Parser]") -> None:
         run="got_core.commands.weights:import_official", recipe_options=True, default_config=OFFICIAL_RECIPE
     )
 
+    text = "write a run's components as safetensors, in the layouts of transformers and diffusers"
+    command = commands.add_parser("export", help=text, description=text, allow_abbrev=False)
+    command.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint")
+    command.add_argument("--output", required=True, metavar="FOLDER", help="a new folder")
+    command.set_defaults(run="got_core.commands.weights:export", recipe_options=False)
+
 
 def _seed(text: str) -> int:
     value = int(text)

@@ -1,6 +1,7 @@
 """Images to latents and back: a pretrained or configured autoencoder, or plain pixel unshuffling."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -112,6 +113,10 @@ class AutoencoderCodec(_NormalisedCodec):
         self.downsample = PROBE_SIDE // probe.shape[-1]
         own_mean, own_std = self._own_levels()
         self._set_levels(own_mean if mean is None else mean, own_std if std is None else std)
+
+    def export(self, folder: Path) -> None:
+        """Write the autoencoder in diffusers' layout."""
+        self.autoencoder.save_pretrained(folder)
 
     def _own_levels(self) -> tuple[Level, Level]:
         """(mean, std) such that (raw - mean) / std is what diffusers' pipelines make of raw latents."""

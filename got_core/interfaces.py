@@ -7,9 +7,11 @@ b batch, l or n tokens, d width, c channels, h w latent size, H W image size. Ti
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
+from safetensors.torch import save_model
 from torch import Generator, Tensor, device, nn
 
 from got_core.types import Batch, Guidance, Reasoning, Sample
@@ -45,6 +47,16 @@ class Component(nn.Module):
     def blocks(self) -> Iterable[nn.Module]:
         """The repeated blocks, in order; empty when there is nothing worth sharding."""
         return ()
+
+    def export(self, folder: Path) -> None:
+        """Write the weights into a new folder for use elsewhere, as safetensors.
+
+        A model of transformers or diffusers is written in that library's layout, adapters merged; what is of this
+        project under its own names. Nothing is written where there are no weights.
+        """
+        if any(True for _ in self.parameters()):
+            folder.mkdir(parents=True)
+            save_model(self, str(folder / "model.safetensors"))
 
 
 class Reasoner(Component, ABC):

@@ -3,14 +3,18 @@
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.api import CheckpointException
 
+from got_core.background_writing import BackgroundCheckpointIO
 from got_core.errors import UserError
 from got_core.interruption import Interruption
 from got_core.paths import Run
@@ -33,21 +37,36 @@ class LastCheckpoint(Checkpoint):
     A checkpoint is written under another name and takes its place only when it is complete, so `last.ckpt` is never
     half of one. Distributed checkpoints are folders: `last.ckpt` is a link to the newest.
 
+    Args:
+        every_n_steps, every_n_minutes: When to save.
+        in_background: Copy to host memory and write while training goes on; what cannot be written is said at the next
+            checkpoint. Distributed checkpoints are written before training goes on, all the same.
+
     Raises:
         ValueError: Intervals that are not positive.
     """
 
-    def __init__(self, every_n_steps: int = 500, every_n_minutes: float = 5.0) -> None:
+    def __init__(self, every_n_steps: int = 500, every_n_minutes: float = 5.0, in_background: bool = False) -> None:
         if every_n_steps < 1 or every_n_minutes <= 0:
             raise ValueError(
                 f"checkpoints every {every_n_steps} steps or {every_n_minutes} minutes: both must be positive"
             )
         self.every_n_steps = every_n_steps
         self.seconds = 60 * every_n_minutes
+        self.in_background = in_background
         self.saved_step: int | None = None
+        self._former_step: int | None = None
         self._saved_at = 0.0
         self._step = 0
         self._interruption = Interruption()
+        self._background: BackgroundCheckpointIO | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have files written in the background, where that is asked for."""
+        if self.in_background and stage == "fit" and not isinstance(trainer.strategy, ModelParallelStrategy):
+            last = Run(Path(trainer.default_root_dir)).last
+            self._background = BackgroundCheckpointIO(lambda written, step: publish(written, last, step))
+            trainer.strategy.checkpoint_io = self._background
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock and listen to signals."""
@@ -75,6 +94,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
         if asked:
             if _on_any_rank(trainer, self._interruption.asked_to_end()):
+                self._wait(trainer)
                 raise SystemExit("ended by SIGTERM")
             self._interruption.forget()
 
@@ -84,31 +104,51 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave signals to others."""
+        """See that all is written, and leave signals to others.
+
+        Raises:
+            UserError: The last checkpoint could not be written.
+        """
         self._interruption.leave()
+        self._wait(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave signals to others."""
+        """Leave signals to others, and what is being written to its thread, which ends it."""
         self._interruption.leave()
 
     def _save(self, trainer: Trainer) -> None:
         last = Run(Path(trainer.default_root_dir)).last
         partial = last.with_name(last.name + PARTIAL)
-        try:
+        self._wait(trainer)
+        with self._complaining(trainer, last, trainer.global_step):
             if trainer.is_global_zero:
                 _remove(partial)
             trainer.strategy.barrier("before saving")
             trainer.save_checkpoint(partial)
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and self._background is None:
                 publish(partial, last, trainer.global_step)
             trainer.strategy.barrier("after saving")
+        self._former_step, self.saved_step = self.saved_step, trainer.global_step
+        self._saved_at = time.monotonic()
+
+    def _wait(self, trainer: Trainer) -> None:
+        """Until what is being written in the background is complete."""
+        if self._background is not None:
+            last = Run(Path(trainer.default_root_dir)).last
+            with self._complaining(trainer, last, self.saved_step):
+                self._background.wait()
+
+    @contextmanager
+    def _complaining(self, trainer: Trainer, last: Path, step: int | None) -> Iterator[None]:
+        """Say of a step that it could not be saved, and which one is still there."""
+        try:
+            yield
         except (OSError, RuntimeError, CheckpointException) as error:
             if trainer.is_global_zero:
-                _remove(partial)
-            raise UserError(f"{last}: step {trainer.global_step} could not be saved ({_reason(error)}); "
-                            f"{_what_is_left(last, self.saved_step)}") from error  # fmt: skip
-        self.saved_step = trainer.global_step
-        self._saved_at = time.monotonic()
+                _remove(last.with_name(last.name + PARTIAL))
+            before = self._former_step if step == self.saved_step else self.saved_step
+            raise UserError(f"{last}: step {step} could not be saved ({_reason(error)}); "
+                            f"{_what_is_left(last, before)}") from error  # fmt: skip
 
 
 def publish(partial: Path, last: Path, step: int) -> None:

@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from got_core.origins import mark_origin
+
 Model = TypeVar("Model", bound=nn.Module)
 
 NAMED = 3
@@ -61,6 +63,7 @@ def load_whole(family: Any, pretrained: str, subfolder: str | None = None, **set
     """A model of transformers or diffusers with every one of its weights from a folder or hub id.
 
     By themselves both libraries only warn of tensors that are not there or do not fit, and go on with random ones.
+    Where it is from is noted (`got_core.origins`), so that checkpoints leave out what stays frozen.
 
     Args:
         family: The model's class.
@@ -90,6 +93,7 @@ def load_whole(family: Any, pretrained: str, subfolder: str | None = None, **set
     missing = set(found["missing_keys"]) - shapes.keys()
     if problem := what_differs(missing, found["unexpected_keys"], shapes.values()):
         raise ValueError(f"{place} holds weights of another model than {family.__name__} of its config: {problem}")
+    mark_origin(model, place)
     return model
 
 

@@ -23,6 +23,7 @@ class Import:
         in_base: Names of the system whose values are those of the base folders.
         taken, equal, replaced: Names of the checkpoint that were taken, that are equal to the base folders' or to the
             tensor they are tied to, and that hold what a wholly trained module was before.
+        origins: The base folders, as `got_core.origins.origins` describes them.
     """
 
     weights: dict[str, Tensor] = field(repr=False)
@@ -30,6 +31,7 @@ class Import:
     taken: tuple[str, ...]
     equal: tuple[str, ...]
     replaced: tuple[str, ...]
+    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def check(source: Source, target: Target) -> None:

@@ -49,16 +49,11 @@ class GoTPipeline:
             FileNotFoundError: There is no such run or checkpoint.
             UserError: The recipe or the checkpoint is not of a GoTSystem, or does not fit it.
         """
-        run, checkpoint = find_checkpoint(path)
-        recipe = yaml.safe_load(run.recipe.read_text())
-        size = size or trained_size(recipe.get("data") or {})
+        run, _ = find_checkpoint(path)
+        size = size or trained_size(yaml.safe_load(run.recipe.read_text()).get("data") or {})
         if size is None:
             raise UserError(f"{run.recipe} does not say how large its images are: give a size")
-        system = build_model(recipe.get("model") or {})
-        if not isinstance(system, GoTSystem):
-            raise UserError(f"{path}: {type(system).__name__} draws nothing; a GoTSystem is needed")
-        load_weights(system, checkpoint)
-        return cls(system.to(device or default_device()), size)
+        return cls(load_system(path).to(device or default_device()), size)
 
     def plan(self, prompt: str, source: Image | None = None, *, seed: int = 0, temperature: float = 0.0) -> str:
         """The reasoning chain for a prompt, or for an instruction with its source image."""
@@ -93,6 +88,21 @@ class GoTPipeline:
         size = self.size if source is None else (source.shape[-2], source.shape[-1])
         samples: Sequence[Sample] = [Sample(prompt=prompt, chain=chain, size=size, source=source)]
         return self.system.reasoner.processor(samples).to(self.system.device)
+
+
+def load_system(path: str | Path) -> GoTSystem:
+    """The system of a run's folder (its newest checkpoint), of a checkpoint in it, or of an imported folder.
+
+    Raises:
+        FileNotFoundError: There is no such run or checkpoint.
+        UserError: The recipe or the checkpoint is not of a GoTSystem, or does not fit it.
+    """
+    run, checkpoint = find_checkpoint(path)
+    system = build_model(yaml.safe_load(run.recipe.read_text()).get("model") or {})
+    if not isinstance(system, GoTSystem):
+        raise UserError(f"{path}: {type(system).__name__} draws nothing; a GoTSystem is needed")
+    load_weights(system, checkpoint)
+    return system
 
 
 def trained_size(settings: Any) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,6 +21,7 @@ from got_core.interfaces import (
     Processor,
     Reasoner,
 )
+from got_core.origins import ORIGINS, check_origins, leave_out_origins, origins
 from got_core.sampling import EDITING, TEXT_TO_IMAGE, GuidanceScales, sample
 from got_core.sharding import configure, gathered
 from got_core.types import Batch, Drawing, Guidance, Reasoning
@@ -30,6 +32,10 @@ LOADER_STRIDE = 100_000
 
 COMPONENTS = ("reasoner", "guidance", "backbone")
 """The attributes of a system that are trained, in the order samples pass them."""
+
+CODEC = "codec"
+PARTS = (*COMPONENTS, CODEC)
+"""The attributes of a system that have weights."""
 
 
 class GoTSystem(GuardedGradients):
@@ -108,6 +114,7 @@ class GoTSystem(GuardedGradients):
         self.activation_checkpointing = activation_checkpointing
         self.compile_blocks = compile_blocks
         self._configured = False
+        leave_out_origins(self)
 
     @property
     def processor(self) -> Processor:
@@ -188,6 +195,20 @@ class GoTSystem(GuardedGradients):
             optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_learning_rate)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the origins of the frozen weights, which the checkpoint leaves out."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[ORIGINS] = origins(self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See that what the checkpoint leaves out has been loaded from the same weights.
+
+        Raises:
+            ValueError: It has not.
+        """
+        check_origins(self, checkpoint.get(ORIGINS, {}))
+        super().on_load_checkpoint(checkpoint)
 
     # ------------------------------------------------------------------ sampling
 

@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from got_core.errors import UserError, one_line
 from got_core.loading import what_differs
+from got_core.origins import ORIGINS
 
 SAFETENSORS = ".safetensors"
 """How the name of a file of safetensors ends."""
@@ -44,8 +46,23 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return _read_shards(file) if file.name.endswith(INDEX) else _read_file(file)
 
 
-def read_system_weights(path: Path) -> tuple[dict[str, Tensor], frozenset[str]]:
-    """The tensors of a `model.safetensors` of ours, and the names that it leaves to the base folders.
+@dataclass(frozen=True)
+class SystemWeights:
+    """What a `model.safetensors` of ours holds.
+
+    Attributes:
+        tensors: By the system's names.
+        in_base: Names that are left to the base folders.
+        origins: The base folders, as `got_core.origins.origins` describes them.
+    """
+
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    in_base: frozenset[str]
+    origins: Mapping[str, Mapping[str, str]]
+
+
+def read_system_weights(path: Path) -> SystemWeights:
+    """Read a `model.safetensors` of ours.
 
     Raises:
         UserError: It cannot be read.
@@ -53,7 +70,9 @@ def read_system_weights(path: Path) -> tuple[dict[str, Tensor], frozenset[str]]:
     tensors = _read_file(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-    return tensors, frozenset(json.loads(metadata.get(IN_BASE, "[]")))
+    return SystemWeights(
+        tensors, frozenset(json.loads(metadata.get(IN_BASE, "[]"))), json.loads(metadata.get(ORIGINS, "{}"))
+    )
 
 
 @contextmanager
@@ -80,10 +99,11 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_system_weights(path: Path, weights: Mapping[str, Tensor], in_base: tuple[str, ...]) -> None:
+def write_system_weights(path: Path, weights: SystemWeights) -> None:
     """Write a `model.safetensors` of ours and wait until it is on the disk."""
-    whole = {name: tensor.contiguous() for name, tensor in weights.items()}
-    save_file(whole, path, metadata={"format": "pt", IN_BASE: json.dumps(in_base)})
+    whole = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
+    described = {IN_BASE: sorted(weights.in_base), ORIGINS: weights.origins}
+    save_file(whole, path, metadata={"format": "pt", **{name: json.dumps(value) for name, value in described.items()}})
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

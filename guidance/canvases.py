@@ -34,20 +34,28 @@ PALETTE = (
 UNSEEN = "black"
 """The colour of the canvas itself."""
 
-Palette = Literal["order", "words"]
+Palette = Literal["order", "words", "named"]
 
 _COORDINATES = 1000
 _BRIGHTEST = 255
 
 
+def painted(regions: Sequence[Region], palette: Palette) -> list[Region]:
+    """The regions that get a canvas: all of them, but under "named" those without a colour behind their box."""
+    return [region for region in regions if palette != "named" or region.colour is not None]
+
+
 def colours(regions: Sequence[Region], palette: Palette) -> list[str]:
-    """A CSS colour for each region of one chain.
+    """A CSS colour for each region of one chain that is painted.
 
     Args:
         regions: In the order of the chain.
         palette: "order" takes the colours of `PALETTE` in turn; "words" the colour that the chain names for the region,
-            and for a region without one, or a black one, which could not be seen, that of its place in `PALETTE`.
+            and for a region without one, or a black one, which could not be seen, that of its place in `PALETTE`;
+            "named", as the released code has it, the colour behind the box and no other.
     """
+    if palette == "named":
+        return [region.colour or UNSEEN for region in regions]
     in_turn = [PALETTE[place % len(PALETTE)] for place in range(len(regions))]
     if palette == "order":
         return in_turn

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from got_core.chain import parse
 from got_core.interfaces import GuidanceEncoder, LatentCodec
 from got_core.types import BLACK, Batch, Guidance, Reasoning
-from guidance.canvases import Palette, colours, draw
+from guidance.canvases import Palette, colours, draw, painted
 
 
 class SemanticSpatialGuidance(GuidanceEncoder):
@@ -25,7 +25,8 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         pooled_dim: Width of the pooled vector, the mean of a second projection; None to make none.
         spatial_channels: The codec's latent channels, or None to go without spatial guidance.
         reference_channels: The codec's latent channels, or None to go without reference guidance.
-        palette: Boxes are coloured by their order, or by the colours that the chain names.
+        palette: Boxes are coloured by their "order", by the colours that the chain's "words" name, or, as the released
+            weights expect, by a colour "named" behind the box, without which they are not drawn.
         scaled: Whether masks and source image are latents with the codec's scale and shift; not so in the reference.
     """
 
@@ -106,8 +107,8 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         return spatial, reference
 
     def _canvases(self, chains: Sequence[str], batch: Batch) -> tuple[list[int], Float[Tensor, "k 3 H W"]]:
-        """The canvases of all regions of all chains, and the place in the batch that each belongs to."""
-        regions = [parse(chain).regions for chain in chains]
+        """The canvases of all painted regions of all chains, and the place in the batch that each belongs to."""
+        regions = [painted(parse(chain).regions, self.palette) for chain in chains]
         owners = [place for place, found in enumerate(regions) for _ in found]
         if not owners:
             return owners, batch.source[:0]

@@ -1,6 +1,7 @@
 """Qwen2.5-VL as a reasoner: chain of thought and semantic summary (GoT, section 4.1)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,10 +14,11 @@ from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from got_core.interfaces import Reasoner
 from got_core.loading import build, load_whole
+from got_core.origins import mark_changed
 from got_core.paths import locate
 from got_core.types import Batch, Reasoning
 from reasoners.qwen2_5_vl_images import PatchLayout
-from reasoners.qwen2_5_vl_model import Tune, grow_embedding, pretrained_config, small_config, tuned, untuned
+from reasoners.qwen2_5_vl_model import Tune, grow_embedding, merged, pretrained_config, small_config, tuned, untuned
 from reasoners.qwen2_5_vl_processor import EDITING_TEMPLATE, GENERATION_TEMPLATE, Qwen2_5_VLProcessor
 from reasoners.tokenizer import Vocabulary, model_file
 
@@ -89,6 +91,9 @@ class Qwen2_5_VLReasoner(Reasoner):
             pretrained and (lambda: load_whole(Qwen2_5_VLForConditionalGeneration, locate(pretrained), dtype=weights)),
         )
         grow_embedding(model, vocabulary)
+        if tune != "lora":  # Adapters hold the new rows apart; otherwise the matrices are not their origin's any more.
+            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                mark_changed(layer.weight)
         self.mllm = tuned(model, tune, vocabulary.added, lora_rank, lora_alpha, lora_dropout)
         self.dim = settings.text_config.hidden_size
         self.num_tokens = num_tokens
@@ -107,6 +112,11 @@ class Qwen2_5_VLReasoner(Reasoner):
     def blocks(self) -> Iterable[nn.Module]:
         """The vision tower's blocks, then the decoder's layers."""
         return [*self.qwen.model.visual.blocks, *self.qwen.model.language_model.layers]
+
+    def export(self, folder: Path) -> None:
+        """Write the model, adapters merged, and the tokenizer with the added tokens in transformers' layout."""
+        merged(self.mllm).save_pretrained(folder)
+        self.processor.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
 
     def forward(self, batch: Batch) -> Reasoning:
         """Chain loss (mean cross-entropy over all chain tokens of the batch) and states, teacher-forced in one pass.

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -113,6 +114,11 @@ def tuned(
             trainable_token_indices=rows,
         ),
     )
+
+
+def merged(model: nn.Module) -> Qwen2_5_VLForConditionalGeneration:
+    """The Qwen2.5-VL model with its adapters in its weights; a copy where there are any."""
+    return deepcopy(model).merge_and_unload() if isinstance(model, PeftModel) else model
 
 
 def untuned(model: nn.Module) -> Qwen2_5_VLForConditionalGeneration:

@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +80,13 @@ def refused(capsys, place, checkpoint, output):
     return lines[0]
 
 
-@pytest.mark.parametrize("boxes", [BOXES, []], ids=["boxes", "no boxes"])
+@pytest.mark.parametrize(
+    ("chain", "boxes"),
+    [(CHAIN, BOXES), (CHAIN.replace(" (red)", ""), BOXES[1:]), ("a circle to the left of a square.", [])],
+    ids=["boxes", "a box without a colour", "no boxes"],
+)
 @pytest.mark.parametrize("edit", [False, True], ids=["text-to-image", "edit"])
-def test_images_are_those_of_the_published_algorithm(place, released, imported, edit, boxes):
-    chain = CHAIN if boxes else "a circle to the left of a square."
+def test_images_are_those_of_the_published_algorithm(place, released, imported, edit, chain, boxes):
     scales = Scales(4.0, 3.0, 1.5) if edit else Scales(7.5, 4.0, 1.0)
     source = Image.open(place / "source.png") if edit else None
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(SEED * 1_000_003))
@@ -92,7 +96,7 @@ def test_images_are_those_of_the_published_algorithm(place, released, imported, 
     image = pipeline.draw("two things", chain, given, seed=SEED, steps=STEPS)
     torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
     assert (image.abs() < 1).float().mean() > 0.5
-    other = released.draw("two things", chain, BOXES[:1], source, noise, scales, STEPS)
+    other = released.draw("two things", chain, [BOXES[0]], source, noise, scales, STEPS)
     assert (other - expected).abs().max() > 1e-2
 
 
@@ -138,6 +142,19 @@ def test_an_imported_folder_can_be_scored_but_is_no_training_state(imported, tmp
     with pytest.raises(SystemExit):
         main(["fit", *resumed, "--ckpt_path", str(folder / "model.safetensors")])
     assert "has no training state: begin a run with its weights by got fit --weights" in capsys.readouterr().err
+
+
+def test_other_base_weights_than_those_of_the_import_are_refused(place, imported, tmp_path):
+    base = shutil.copytree(place / "sdxl", tmp_path / "sdxl")
+    tensors = load_file(base / "vae" / "diffusion_pytorch_model.safetensors")
+    save_file(
+        {name: tensor + 1 for name, tensor in tensors.items()}, base / "vae" / "diffusion_pytorch_model.safetensors"
+    )
+    folder = shutil.copytree(imported, tmp_path / "copy")
+    recipe = (folder / "config.yaml").read_text().replace(str(place / "sdxl"), str(base))
+    (folder / "config.yaml").write_text(recipe)
+    with pytest.raises(UserError, match=r"leaves codec\.autoencoder to .*, but the weights loaded from .* are others"):
+        GoTPipeline.from_run(folder, "cpu")
 
 
 def new_layout(name):
@@ -338,11 +355,11 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
 def test_a_folder_whose_weights_are_not_all_there_is_refused(imported, tmp_path, name):
     shutil.copytree(imported, tmp_path / "copy")
     file = tmp_path / "copy" / "model.safetensors"
-    tensors, in_base = read_system_weights(file)
-    value = tensors.pop(name)
-    write_system_weights(file, tensors, tuple(in_base))
+    saved = read_system_weights(file)
+    others = {other: tensor for other, tensor in saved.tensors.items() if other != name}
+    write_system_weights(file, replace(saved, tensors=others))
     with pytest.raises(UserError, match=rf"does not fit its recipe: 1 missing \({name}\)"):
         GoTPipeline.from_run(tmp_path / "copy", "cpu")
-    write_system_weights(file, {**tensors, name: value[:1]}, tuple(in_base))
+    write_system_weights(file, replace(saved, tensors={**others, name: saved.tensors[name][:1]}))
     with pytest.raises(UserError, match=rf"1 of another shape \({name}: \[1"):
         GoTPipeline.from_run(tmp_path / "copy", "cpu")

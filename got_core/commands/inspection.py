@@ -10,7 +10,6 @@ from rich.table import Table
 from got_core.data.module import accumulated_batches
 from got_core.errors import UserError
 from got_core.inspection.costs import (
-    PARTS,
     Flops,
     Parameters,
     StepCost,
@@ -24,7 +23,7 @@ from got_core.inspection.shape_run import in_shape
 from got_core.loading import without_weights
 from got_core.pipeline import trained_size
 from got_core.recipe import ResolvedRecipe, build_model
-from got_core.system import GoTSystem
+from got_core.system import PARTS, GoTSystem
 
 GIGA = 1e9
 TERA = 1e12

@@ -1,8 +1,10 @@
-"""`got import-official`: the released checkpoint as a folder of ours."""
+"""`got import-official`, the released checkpoint as a folder of ours, and `got export`, for use elsewhere."""
 
 import argparse
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ from got_core.errors import UserError, one_line
 from got_core.loading import without_weights
 from got_core.official import Import, account, check
 from got_core.official_names import MLLM, PREFIXES, UNET, VAE, Source, Target
-from got_core.paths import Run, locate
+from got_core.origins import all_weights, origins
+from got_core.paths import Run, find_checkpoint, locate
+from got_core.pipeline import load_system
 from got_core.recipe import ResolvedRecipe, build_model
-from got_core.weight_files import new_folder, read_tensors, write_system_weights
+from got_core.system import PARTS
+from got_core.weight_files import SystemWeights, new_folder, read_tensors, write_system_weights
 
-RELEASED = ("--model.guidance.palette=words",)
-"""What holds for the released weights whatever the recipe says: boxes have the colours that their chain names."""
+RELEASED = ("--model.guidance.palette=named",)
+"""What holds for the released weights whatever the recipe says: only boxes with a colour behind them are painted."""
 
 FROM_BASE = {MLLM: "reasoner", UNET: "backbone", VAE: "codec"}
 """The components of a recipe that have weights from base folders, by the released prefixes."""
@@ -36,12 +41,35 @@ def import_official(options: argparse.Namespace, overrides: Sequence[str]) -> No
     with new_folder(options.output) as folder:
         result = converted(recipe.config.model.as_dict(), options.weights)
         recipe.parser.save(recipe.config, str(Run(folder).recipe), skip_unset=False)
-        write_system_weights(Run(folder).weights, result.weights, result.in_base)
+        write_system_weights(
+            Run(folder).weights, SystemWeights(result.weights, frozenset(result.in_base), result.origins)
+        )
     print(f"{options.output}: {len(result.weights)} tensors written, {len(result.in_base)} left to the base folders")
     print(
         f"of the checkpoint's, {len(result.taken)} were taken, {len(result.equal)} are equal to the base folders' "
         f"and {len(result.replaced)} had been replaced in training"
     )
+
+
+def export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Write a run's components, each into a folder of its own, in the layouts of transformers and diffusers.
+
+    Raises:
+        UserError: There is no such run, or the folder cannot be written; nothing is written then.
+    """
+    try:
+        run, _ = find_checkpoint(options.checkpoint)
+        system = load_system(options.checkpoint)
+    except FileNotFoundError as error:
+        raise UserError(one_line(error)) from error
+    with new_folder(options.output) as folder:
+        for part in PARTS:
+            getattr(system, part).export(folder / part)
+        shutil.copy(run.recipe, Run(folder).recipe)
+        written = sorted(folder.rglob("*.safetensors"))
+        sizes = {file.relative_to(folder): file.stat().st_size for file in written}
+    for file, size in sizes.items():
+        print(f"{Path(options.output) / file}: {size / 1e6:,.1f} MB")
 
 
 def converted(model: dict[str, Any], checkpoint: str | Path) -> Import:
@@ -63,7 +91,9 @@ def converted(model: dict[str, Any], checkpoint: str | Path) -> Import:
     source = Source.of(read_tensors(checkpoint))
     check(source, Target.of(system, loaded))
     system = build_model(model)
-    return account(source, Target.of(system, loaded), system.state_dict())
+    with all_weights():
+        accounted = account(source, Target.of(system, loaded), system.state_dict())
+    return replace(accounted, origins=origins(system))
 
 
 def _arguments(model: dict[str, Any], part: str) -> dict[str, Any]:

@@ -33,7 +33,9 @@ class ScenePanels(ScoredDrawings):
         if self.scores.update_called:
             for name, value in self.scores.compute().items():
                 parts = value.items() if isinstance(value, dict) else [("", value)]
-                pl_module.log_dict({f"val/{name}_{part}".rstrip("_"): number for part, number in parts})
+                scalars = {f"val/{name}_{part}".rstrip("_"): number for part, number in parts}
+                # Every rank has computed the same; Lightning warns unless it may average them.
+                pl_module.log_dict(scalars, sync_dist=True)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 sheet = np.array(contact_sheet(self.tiles.tiles, width=PANEL_WIDTH))

@@ -10,12 +10,8 @@ from torch import Tensor, nn
 
 from got_core.inspection.shape_run import META, ShapeRun
 from got_core.interfaces import LatentCodec
-from got_core.system import COMPONENTS, GoTSystem
+from got_core.system import CODEC, PARTS, GoTSystem
 from got_core.types import Batch, Sample
-
-CODEC = "codec"
-PARTS = (*COMPONENTS, CODEC)
-"""The attributes of a system that have weights."""
 
 TYPICAL_PROMPT = "A photograph of a market square in the early morning, with a fountain, two benches and a dog."
 TYPICAL_SENTENCE = "the stone fountain in the middle of the square, with water that catches the first light, "

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from got_core.inspection.costs import CODEC, StepCost
-from got_core.system import COMPONENTS, GoTSystem
+from got_core.inspection.costs import StepCost
+from got_core.system import CODEC, COMPONENTS, GoTSystem
 
 Group = list[nn.Parameter]
 """Weights that FSDP2 gathers and lets go of together."""

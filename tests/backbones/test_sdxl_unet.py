@@ -1,5 +1,7 @@
 """The inflated UNet against the original one."""
 
+from collections import Counter
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -87,7 +89,11 @@ def test_widths_and_blocks_are_read_from_the_unet():
     model = SDXLUNet(config=UNET, spatial_channels=MAPS)
     assert (model.latent_channels, model.token_dim, model.pooled_dim) == (CHANNELS, STATES, POOLED)
     assert (model.spatial_channels, model.reference_channels) == (MAPS, None)
-    assert list(model.blocks()) == [*model.unet.down_blocks, model.unet.mid_block, *model.unet.up_blocks]
+    kinds = Counter(type(block).__name__ for block in model.blocks())
+    # One layer down, two up and two around the middle; attention at the lower of two stages and in the middle.
+    assert kinds == {"ResnetBlock2D": 1 + 1 + 2 + 2 + 2, "BasicTransformerBlock": 1 + 1 + 2}
+    inside = [{id(p) for p in block.parameters()} for block in model.blocks()]
+    assert len(set.union(*inside)) == sum(map(len, inside))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 import errno
 import os
 import signal
+import threading
+import time
 
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
 from got_core.errors import UserError
@@ -38,10 +41,10 @@ class At(Callback):
             self.action()
 
 
-def fit(folder, *callbacks, steps=8, every=2, resume=None, **settings):
+def fit(folder, *callbacks, steps=8, every=2, resume=None, in_background=False, **settings):
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=folder, callbacks=[*callbacks, LastCheckpoint(every)], **settings,
+        default_root_dir=folder, callbacks=[*callbacks, LastCheckpoint(every, in_background=in_background)], **settings,
     )  # fmt: skip
     model = Line()
     trainer.fit(model, DataLoader(torch.tensor([0.5, 1.0] * 16), batch_size=2), ckpt_path=resume)
@@ -74,6 +77,49 @@ def test_a_full_disk_leaves_the_former_checkpoint_whole(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "checkpoints") == ["last.ckpt"]
     monkeypatch.undo()
     assert torch.equal(fit(tmp_path, resume=last(tmp_path)).weight, fit(tmp_path / "other").weight)
+
+
+def test_what_is_written_in_the_background_is_a_step_as_it_was(tmp_path, monkeypatch):
+    free, begun = threading.Event(), threading.Event()
+    write = TorchCheckpointIO.save_checkpoint
+
+    def slow(*arguments, **values):
+        begun.set()
+        free.wait(20)
+        write(*arguments, **values)
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", slow)
+    seen = []
+
+    def look():
+        begun.wait(20)
+        seen.append(last(tmp_path).exists())
+        free.set()
+
+    model = fit(tmp_path, At(3, look), steps=4, in_background=True)
+    assert seen == [False]
+    assert step_of(tmp_path) == 4
+    assert torch.equal(torch.load(last(tmp_path), weights_only=True)["state_dict"]["weight"], model.weight)
+    monkeypatch.undo()
+    whole = fit(tmp_path / "other").weight
+    assert torch.equal(fit(tmp_path, resume=last(tmp_path), in_background=True).weight, whole)
+    assert step_of(tmp_path) == 8
+
+
+def test_a_disk_that_is_full_in_the_background_is_said_at_the_next_checkpoint(tmp_path, monkeypatch):
+    def fill():
+        while not last(tmp_path).exists():
+            time.sleep(0.01)
+        full_disk(monkeypatch)
+
+    with pytest.raises(UserError) as caught:
+        fit(tmp_path, At(3, fill), in_background=True)
+    said = str(caught.value)
+    assert "step 4 could not be saved" in said
+    assert "No space left on device" in said
+    assert "the checkpoint of step 2 before it is whole" in said
+    assert step_of(tmp_path) == 2
+    assert os.listdir(tmp_path / "checkpoints") == ["last.ckpt"]
 
 
 def test_a_full_disk_at_the_first_checkpoint_is_said(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from small_run import SAVED_EVERY, STEPS, train
 from small_system import small_system
+from tiny_models import tiny_qwen
 from two_ranks import free_port, run_on_ranks
 
 from got_core.checkpoints import check_fits, load_weights
@@ -91,12 +93,55 @@ def test_another_number_of_ranks_begins_with_the_same_state(tmp_path, strategy, 
         assert differing(saved, found) == []
 
 
-def saved_state(rank: int, strategy: str, folder: str, ranks: int) -> dict:
-    return train(rank, strategy, folder, steps=SAVED_EVERY, ranks=ranks).end
+def saved_state(rank: int, strategy: str, folder: str, ranks: int, reasoner: dict | None = None) -> dict:
+    return train(rank, strategy, folder, steps=SAVED_EVERY, ranks=ranks, reasoner_values=reasoner).end
 
 
-def loaded_state(rank: int, strategy: str, folder: str, ranks: int) -> dict:
-    return train(rank, strategy, folder, steps=SAVED_EVERY + 1, ranks=ranks, resume=True).begin
+def loaded_state(rank: int, strategy: str, folder: str, ranks: int, reasoner: dict | None = None) -> dict:
+    record = train(rank, strategy, folder, steps=SAVED_EVERY + 1, ranks=ranks, resume=True, reasoner_values=reasoner)
+    return record.begin
+
+
+@pytest.mark.distributed
+def test_what_was_cut_off_is_never_taken_for_the_last(tmp_path):
+    run_on_ranks(saved_state, tmp_path, "fsdp", str(tmp_path), 2)
+    checkpoints = tmp_path / "checkpoints"
+    whole = (checkpoints / "last.ckpt").resolve()
+    for name in ("last.ckpt.partial", f"step-{2 * SAVED_EVERY}.shards"):
+        for file in shutil.copytree(whole, checkpoints / name).iterdir():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    for steps in run_on_ranks(continued, tmp_path, "fsdp", str(tmp_path)):
+        assert steps == list(range(SAVED_EVERY + 1, 2 * SAVED_EVERY + 1))
+    last = (checkpoints / "last.ckpt").resolve()
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["last.ckpt", last.name]
+    check_fits(small_system(), last)
+
+
+def continued(rank: int, strategy: str, folder: str) -> list[int]:
+    return list(train(rank, strategy, folder, steps=2 * SAVED_EVERY, resume=True).steps)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_ranks_leave_what_is_frozen_to_its_origin(tmp_path, strategy):
+    torch.manual_seed(0)
+    tiny_qwen(tmp_path / "qwen")
+    saved = run_on_ranks(saved_state, tmp_path, strategy, str(tmp_path), 2, over(tmp_path))[0]
+    system = small_system(seed=9, reasoner_values=over(tmp_path))
+    load_weights(system, tmp_path / "checkpoints" / "last.ckpt")
+    parameters = dict(system.named_parameters())
+    assert all(torch.equal(parameters[name], average) for name, average in saved["averages"].items())
+    for found in run_on_ranks(loaded_state, tmp_path, strategy, str(tmp_path), 2, over(tmp_path)):
+        assert differing(saved, found) == []
+    with pytest.raises(UserError, match=r"does not fit its recipe: \d+ missing \(.*base_layer"):
+        check_fits(small_system(reasoner_values=LORA), tmp_path / "checkpoints" / "last.ckpt")
+
+
+LORA = {"tune": "lora", "lora_rank": 2, "lora_alpha": 2, "lora_dropout": 0.0}
+
+
+def over(folder: Path) -> dict:
+    return {"config": None, "pretrained": str(folder / "qwen"), "tokenizer": None, **LORA}
 
 
 @pytest.mark.distributed

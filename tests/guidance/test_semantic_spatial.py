@@ -7,7 +7,7 @@ from PIL import Image, ImageColor, ImageDraw
 from got_core.chain import Region
 from got_core.codecs import AutoencoderCodec, PixelCodec
 from got_core.types import BLACK, Batch, Reasoning, Sample
-from guidance.canvases import PALETTE, colours, draw
+from guidance.canvases import PALETTE, colours, draw, painted
 from guidance.semantic_spatial import SemanticSpatialGuidance
 
 SIZE = (16, 24)
@@ -165,5 +165,8 @@ def test_palettes():
     ]
     assert colours(regions, "order") == list(PALETTE[:3])
     assert colours(regions, "words") == ["red", "teal", PALETTE[2]]
+    assert painted(regions, "words") == regions
+    assert painted(regions, "named") == regions[1:2]
+    assert colours(regions[1:2], "named") == ["teal"]
     assert colours(regions * 10, "order")[len(PALETTE)] == PALETTE[0]
     assert len({ImageColor.getrgb(name) for name in PALETTE}) == len(PALETTE)
