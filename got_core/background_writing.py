@@ -1,6 +1,6 @@
 """Checkpoint files that are written while training goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
             OSError, RuntimeError: The one before could not be written.
         """
         self.wait()
-        copies: dict[int, Tensor] = {}
+        copies: dict[Hashable, Tensor] = {}
         snapshot = apply_to_collection(checkpoint, Tensor, lambda tensor: _copy(tensor, copies))
         self._writing = self._thread.submit(self._write, snapshot, Path(path), storage_options)
 
@@ -49,8 +49,9 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
         self._written(path, checkpoint["global_step"])
 
 
-def _copy(tensor: Tensor, copies: dict[int, Tensor]) -> Tensor:
-    """A copy in host memory; a tensor that occurs twice is copied once."""
-    if id(tensor) not in copies:
-        copies[id(tensor)] = tensor.detach().to("cpu", copy=True)
-    return copies[id(tensor)]
+def _copy(tensor: Tensor, copies: dict[Hashable, Tensor]) -> Tensor:
+    """A copy in host memory; what occurs under several names, such as tied weights, is copied once."""
+    place = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
+    if place not in copies:
+        copies[place] = tensor.detach().to("cpu", copy=True)
+    return copies[place]

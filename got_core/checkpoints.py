@@ -9,23 +9,15 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 from torch.distributed import checkpoint as distributed_checkpoint
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from got_core.averaging import TRAINED
+from got_core.distributed_files import DESCRIPTION, WEIGHTS, distributed_shapes
 from got_core.errors import UserError
 from got_core.loading import what_differs
-from got_core.origins import ORIGINS, all_weights, check_origins, left_out
+from got_core.origins import ORIGINS, all_weights, check_origins, keep, left_out
 from got_core.weight_files import SAFETENSORS, read_system_weights
 
 STEP = "global_step"
 """Where a training checkpoint holds the step it was made at."""
-
-DESCRIPTION = "meta.pt"
-"""The file in the folder of a distributed checkpoint that holds all but weights and the optimizer's state."""
-
-WEIGHTS = "state_dict"
-"""Where a training checkpoint holds the weights, averaged ones where a run averaged them."""
 
 
 def check_fits(system: LightningModule, checkpoint: Path) -> None:
@@ -40,9 +32,9 @@ def check_fits(system: LightningModule, checkpoint: Path) -> None:
             from where it says.
     """
     if checkpoint.is_dir():
-        given, saved = _distributed_shapes(checkpoint), _read_file(checkpoint / DESCRIPTION, STEP)
+        given, saved = distributed_shapes(checkpoint), _read_file(checkpoint / DESCRIPTION, STEP)
     else:
-        saved = _read_file(checkpoint)
+        saved = _read_weights(checkpoint)
         given = _shapes(saved[WEIGHTS])
     with all_weights():
         everything = _shapes(system.state_dict())
@@ -66,6 +58,7 @@ def load_weights(system: LightningModule, checkpoint: Path) -> None:
         return
     check_fits(system, checkpoint)
     if checkpoint.is_dir():
+        keep(system, distributed_shapes(checkpoint))
         # Reads into the tensors of the state dict, which are the system's own.
         distributed_checkpoint.load({WEIGHTS: system.state_dict()}, checkpoint_id=checkpoint, no_dist=True)
     else:
@@ -108,25 +101,21 @@ def _read_file(file: Path, wanted: str = WEIGHTS) -> dict[str, Any]:
     """What torch has saved there, which has something under `wanted`."""
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        return {**saved, wanted: saved[wanted]}
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__})") from error
+    if not isinstance(saved, dict) or wanted not in saved:
+        raise UserError(f"{file}: not a readable checkpoint (it has no {wanted})")
+    return saved
+
+
+def _read_weights(file: Path) -> dict[str, Any]:
+    """What a file holds, whose weights are tensors by name."""
+    saved = _read_file(file)
+    weights = saved[WEIGHTS]
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise UserError(f"{file}: not a readable checkpoint (its {WEIGHTS} does not hold tensors)")
+    return saved
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
-
-
-def _distributed_shapes(folder: Path) -> dict[str, torch.Size]:
-    try:
-        entries = FileSystemReader(folder).read_metadata().state_dict_metadata
-    except (OSError, EOFError, UnpicklingError, AttributeError, ValueError, LookupError, ImportError) as error:
-        raise UserError(f"{folder}: not a readable checkpoint ({type(error).__name__})") from error
-    prefixes = (f"{WEIGHTS}.", f"{WEIGHTS}.{TRAINED}.")
-    return {
-        name.removeprefix(prefixes[0]): entry.size
-        for name, entry in entries.items()
-        if isinstance(entry, TensorStorageMetadata)
-        and name.startswith(prefixes[0])
-        and not name.startswith(prefixes[1])
-    }

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from got_core.errors import UserError, one_line
+from got_core.library_messages import hide_expected
 
 TRACEBACK = "GOT_TRACEBACK"
 """Environment variable: set to anything, errors are shown with their traceback."""
@@ -55,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if rest and not options.recipe_options:
             raise UserError(f"unknown option {rest[0]} of got {options.command}")
         module, function = options.run.split(":")
-        getattr(import_module(module), function)(options, rest)
+        command = getattr(import_module(module), function)
+        hide_expected()
+        command(options, rest)
     except UserError as error:
         if os.environ.get(TRACEBACK):
             raise

@@ -12,10 +12,11 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from got_core.background_writing import BackgroundCheckpointIO
-from got_core.errors import UserError
+from got_core.errors import UserError, one_line
 from got_core.interruption import Interruption
 from got_core.paths import Run
 
@@ -95,6 +96,8 @@ class LastCheckpoint(Checkpoint):
         if asked:
             if _on_any_rank(trainer, self._interruption.asked_to_end()):
                 self._wait(trainer)
+                # A rank that ends before the others has launchers end those too, in the middle of writing.
+                trainer.strategy.barrier("all is written")
                 raise SystemExit("ended by SIGTERM")
             self._interruption.forget()
 
@@ -113,8 +116,12 @@ class LastCheckpoint(Checkpoint):
         self._wait(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave signals to others, and what is being written to its thread, which ends it."""
+        """Leave signals to others, and see that what is being written gets written; if it cannot be, say so."""
         self._interruption.leave()
+        try:
+            self._wait(trainer)
+        except UserError as error:
+            rank_zero_warn(one_line(error))
 
     def _save(self, trainer: Trainer) -> None:
         last = Run(Path(trainer.default_root_dir)).last

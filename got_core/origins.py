@@ -1,7 +1,7 @@
 """Frozen weights whose origin is known: checkpoints name the origin and leave the weights out."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -29,7 +29,7 @@ def mark_origin(model: nn.Module, place: str) -> None:
 
 
 def mark_changed(parameter: nn.Parameter) -> None:
-    """Note of a weight that it is no longer that of its origin."""
+    """Note of a weight, while its module is being built, that it is no longer that of its origin."""
     setattr(parameter, _MARK, False)
 
 
@@ -43,21 +43,36 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def origins(module: nn.Module) -> dict[str, dict[str, str]]:
-    """`place` and `fingerprint` of each part that was loaded from somewhere, by the part's name."""
-    # Wrappers such as peft's pass attributes on, so only a part's own counts.
-    return {name: vars(part)[_ORIGIN] for name, part in module.named_modules() if _ORIGIN in vars(part)}
+def origins(module: nn.Module, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """`place` and `fingerprint` of each part that was loaded from somewhere and has one of some weights.
+
+    Args:
+        module: Its parts are looked at.
+        names: Of weights in it.
+
+    Returns:
+        By the part's name.
+    """
+    wanted = tuple(names)
+    parts = _loaded_parts(module).items()
+    return {part: origin for part, origin in parts if any(name.startswith(f"{part}.") for name in wanted)}
 
 
 def leave_out_origins(module: nn.Module) -> None:
     """From now on `state_dict()` leaves out what is frozen and was loaded, and `load_state_dict` does not miss it.
 
-    Called once the module is complete and before it is sharded; weights that are trained later are kept.
+    Called once the module is complete and before it is sharded; weights that are trained later are kept, and so are
+    those that `load_state_dict` is given.
     """
     named = module.named_parameters(remove_duplicate=False)
     setattr(module, _NAMES, frozenset(name for name, parameter in named if getattr(parameter, _MARK, False)))
     module.register_state_dict_post_hook(_leave_out)
     module.register_load_state_dict_pre_hook(_put_back)
+
+
+def keep(module: nn.Module, names: Iterable[str]) -> None:
+    """From now on `state_dict()` holds these weights: a checkpoint brings them, so they may not be their origin's."""
+    setattr(module, _NAMES, getattr(module, _NAMES, frozenset()).difference(names))
 
 
 @contextmanager
@@ -76,7 +91,7 @@ def check_origins(module: nn.Module, saved: Mapping[str, Mapping[str, str]]) -> 
     Raises:
         ValueError: A part was loaded from other weights than the checkpoint was made with.
     """
-    own = origins(module)
+    own = _loaded_parts(module)
     for name, origin in saved.items():
         if name in own and own[name]["fingerprint"] != origin["fingerprint"]:
             raise ValueError(
@@ -84,6 +99,12 @@ def check_origins(module: nn.Module, saved: Mapping[str, Mapping[str, str]]) -> 
                 f"are others, or of another precision (fingerprint {own[name]['fingerprint']}, not "
                 f"{origin['fingerprint']})"
             )
+
+
+def _loaded_parts(module: nn.Module) -> dict[str, dict[str, str]]:
+    """The origin of each part that was loaded from somewhere, by the part's name."""
+    # Wrappers such as peft's pass attributes on, so only a part's own counts.
+    return {name: vars(part)[_ORIGIN] for name, part in module.named_modules() if _ORIGIN in vars(part)}
 
 
 def left_out(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -100,5 +121,6 @@ def _leave_out(module: nn.Module, state: dict[str, Tensor], prefix: str, metadat
 
 
 def _put_back(module: nn.Module, state: dict[str, Any], prefix: str, *arguments: Any) -> None:
+    keep(module, (name.removeprefix(prefix) for name in state))
     for name, parameter in left_out(module).items():
         state.setdefault(prefix + name, parameter.detach())

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jaxtyping import Float
 from torch import Tensor
 
 from got_core.checkpoints import load_weights
 from got_core.errors import UserError
 from got_core.paths import find_checkpoint
-from got_core.recipe import build_model
+from got_core.recipe import build_model, read_recipe
 from got_core.system import GoTSystem
 from got_core.types import Batch, Sample
 
@@ -50,7 +49,7 @@ class GoTPipeline:
             UserError: The recipe or the checkpoint is not of a GoTSystem, or does not fit it.
         """
         run, _ = find_checkpoint(path)
-        size = size or trained_size(yaml.safe_load(run.recipe.read_text()).get("data") or {})
+        size = size or trained_size(read_recipe(run.recipe).get("data"))
         if size is None:
             raise UserError(f"{run.recipe} does not say how large its images are: give a size")
         return cls(load_system(path).to(device or default_device()), size)
@@ -98,7 +97,7 @@ def load_system(path: str | Path) -> GoTSystem:
         UserError: The recipe or the checkpoint is not of a GoTSystem, or does not fit it.
     """
     run, checkpoint = find_checkpoint(path)
-    system = build_model(yaml.safe_load(run.recipe.read_text()).get("model") or {})
+    system = build_model(read_recipe(run.recipe).get("model") or {})
     if not isinstance(system, GoTSystem):
         raise UserError(f"{path}: {type(system).__name__} draws nothing; a GoTSystem is needed")
     load_weights(system, checkpoint)

@@ -213,18 +213,31 @@ def _raised_by_constructor(error: BaseException) -> BaseException:
     return error
 
 
+def read_recipe(file: Path) -> dict[str, Any]:
+    """What a recipe's file says, unresolved.
+
+    Raises:
+        UserError: It is no readable YAML, or not a mapping.
+    """
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not a readable recipe ({type(error).__name__})") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{file}, line {line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not a readable recipe ({one_line(error)})") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{file}: not a recipe, which is a mapping of names to values")
+    return settings
+
+
 def _locate_recipe(path: str) -> Path:
     """The file, known to hold a mapping."""
     try:
         found = Path(locate(path))
-        settings = yaml.safe_load(found.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe (looked in {Path.cwd()} and {ROOT})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable recipe ({type(error).__name__})") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{path}, line {line}: {error.problem}") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: not a recipe, which is a mapping of names to values")
+    read_recipe(found)
     return found

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from got_core.distributed_files import load_left_out
 from got_core.gradients import GuardedGradients
 from got_core.interfaces import (
     Component,
@@ -21,7 +23,7 @@ from got_core.interfaces import (
     Processor,
     Reasoner,
 )
-from got_core.origins import ORIGINS, check_origins, leave_out_origins, origins
+from got_core.origins import ORIGINS, check_origins, leave_out_origins, left_out, origins
 from got_core.sampling import EDITING, TEXT_TO_IMAGE, GuidanceScales, sample
 from got_core.sharding import configure, gathered
 from got_core.types import Batch, Drawing, Guidance, Reasoning
@@ -199,7 +201,7 @@ class GoTSystem(GuardedGradients):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the origins of the frozen weights, which the checkpoint leaves out."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[ORIGINS] = origins(self)
+        checkpoint[ORIGINS] = origins(self, left_out(self))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See that what the checkpoint leaves out has been loaded from the same weights.
@@ -208,6 +210,9 @@ class GoTSystem(GuardedGradients):
             ValueError: It has not.
         """
         check_origins(self, checkpoint.get(ORIGINS, {}))
+        place = Path(str(self.trainer.ckpt_path))
+        if place.is_dir():
+            load_left_out(self, place)
         super().on_load_checkpoint(checkpoint)
 
     # ------------------------------------------------------------------ sampling

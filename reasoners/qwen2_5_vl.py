@@ -1,6 +1,8 @@
 """Qwen2.5-VL as a reasoner: chain of thought and semantic summary (GoT, section 4.1)."""
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 from torch import Generator, Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from got_core.interfaces import Reasoner
 from got_core.loading import build, load_whole
@@ -21,6 +23,9 @@ from reasoners.qwen2_5_vl_images import PatchLayout
 from reasoners.qwen2_5_vl_model import Tune, grow_embedding, merged, pretrained_config, small_config, tuned, untuned
 from reasoners.qwen2_5_vl_processor import EDITING_TEMPLATE, GENERATION_TEMPLATE, Qwen2_5_VLProcessor
 from reasoners.tokenizer import Vocabulary, model_file
+
+BESIDE_WEIGHTS = ("preprocessor_config.json", "chat_template.json")
+"""What of a model's folder is exported as it was."""
 
 
 class Qwen2_5_VLReasoner(Reasoner):
@@ -70,6 +75,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
+        self._pretrained = pretrained
         if (config is None) == (pretrained is None):
             raise ValueError("give the reasoner either `config` or `pretrained`, not both or neither")
         if tokenizer is None and pretrained is None:
@@ -114,9 +120,15 @@ class Qwen2_5_VLReasoner(Reasoner):
         return [*self.qwen.model.visual.blocks, *self.qwen.model.language_model.layers]
 
     def export(self, folder: Path) -> None:
-        """Write the model, adapters merged, and the tokenizer with the added tokens in transformers' layout."""
+        """Write the model, adapters merged, and the tokenizer with the added tokens in transformers' layout.
+
+        The settings of the base's own image processor and its chat template go with them, where it has any.
+        """
         merged(self.mllm).save_pretrained(folder)
-        self.processor.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
+        PreTrainedTokenizerFast(tokenizer_object=self.processor.vocabulary.tokenizer).save_pretrained(folder)
+        for name in BESIDE_WEIGHTS if self._pretrained else ():
+            with suppress(FileNotFoundError):
+                shutil.copy(model_file(self._pretrained, name), folder)
 
     def forward(self, batch: Batch) -> Reasoning:
         """Chain loss (mean cross-entropy over all chain tokens of the batch) and states, teacher-forced in one pass.

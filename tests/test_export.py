@@ -1,13 +1,14 @@
 """`got export`: what other programs load is what was trained."""
 
+import json
+
 import pytest
 import torch
 import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from released_system import base_folders
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from got_core.cli import main
 from got_core.paths import ROOT
@@ -29,6 +30,7 @@ def settings(place, **reasoner):
 def test_every_component_is_loaded_elsewhere_as_it_was_trained(tmp_path, capsys, tune):
     torch.manual_seed(0)
     base_folders(tmp_path)
+    (tmp_path / "qwen" / "preprocessor_config.json").write_text('{"of": "the base"}')
     recipe = settings(tmp_path, tune=tune)
     system = build_model(recipe["model"]).eval()
     with torch.no_grad():
@@ -45,9 +47,11 @@ def test_every_component_is_loaded_elsewhere_as_it_was_trained(tmp_path, capsys,
     assert len(printed) == 4 == len(list((tmp_path / "out").rglob("*.safetensors")))
 
     folder = tmp_path / "out"
-    tokenizer = Tokenizer.from_file(str(folder / "reasoner" / "tokenizer.json"))
-    ids = torch.tensor([tokenizer.encode("a red circle<|im_gen_start|><|im_gen_0000|>").ids])
+    text = "a red circle (94,188),(469,562)<|im_gen_start|><|im_gen_0000|>"
+    ids = AutoTokenizer.from_pretrained(folder / "reasoner")(text, return_tensors="pt").input_ids
+    assert ids[0].tolist() == system.reasoner.processor.vocabulary.encode(text)
     assert ids[0, -1] == system.reasoner.processor.vocabulary.image_tokens[0]
+    assert json.loads((folder / "reasoner" / "preprocessor_config.json").read_text()) == {"of": "the base"}
     qwen = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "reasoner").eval()
     with torch.no_grad():
         torch.testing.assert_close(qwen(ids).logits, system.reasoner.qwen(ids).logits, rtol=1e-4, atol=1e-4)
@@ -70,3 +74,16 @@ def test_a_run_that_is_not_there_is_one_line(tmp_path, capsys):
     assert stop.value.code == 2
     assert "nowhere: no such run folder or checkpoint" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_is_refused_before_weights_load(tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "out"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").write_text("never read")
+    (run / "config.yaml").write_text("model: never read")
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(SystemExit) as stop:
+        main(["export", "--checkpoint", str(run), "--output", str(out)])
+    assert stop.value.code == 2
+    assert "there is something already" in capsys.readouterr().err

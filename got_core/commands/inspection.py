@@ -181,7 +181,7 @@ def _outlook_table(system: GoTSystem, plan: Plan, cost: StepCost, steps: int, op
     """The whole run on more and more devices, sharded; the global batch grows where there is no sample for each."""
     title = f"{steps:,} steps under FSDP2, {options.bandwidth:g} GB/s between devices, {options.price:g} a device-hour"
     table = Table(title=title, title_justify="left")
-    for heading in ("devices", "global batch", "computing s", "sending s", "step s", "days", "device-hours", "cost"):
+    for heading in ("devices", "batch", "compute s", "send s", "step s", "days", "device h", "cost"):
         table.add_column(heading, justify="right")
     sample = cost.total / plan.batch_size
     for devices in OUTLOOK:

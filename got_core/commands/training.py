@@ -1,8 +1,6 @@
 """`got fit` and `got validate`."""
 
 import argparse
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,19 +18,9 @@ from got_core.weight_files import SAFETENSORS
 
 _FETCHING = "torch/utils/data/_utils/fetch.py"
 
-_EXPECTED_WARNINGS = (
-    ".*does not have many workers.*",
-    ".*in eval mode at the start of training.*",  # the codec is frozen
-    ".*WeightAveraging callback, but loading.*",  # a checkpoint's weights are the averaged ones
-    ".*WeightAveraging callback with a model that overrides.*",  # sharded models are refused
-    ".*returned a view tensor.*",  # of sharded modules; nothing is changed in place
-    ".*isinstance.treespec, LeafSpec.*",
-)
-
 
 def fit(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train a recipe, from its start or from a checkpoint, then score it on its validation set."""
-    _quiet()
     if not options.config:
         raise UserError("got fit needs a recipe: --config FILE")
     if options.weights and options.ckpt_path:
@@ -47,17 +35,16 @@ def fit(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     for scores in (callback for callback in trainer.callbacks if isinstance(callback, FinalScores)):  # type: ignore[attr-defined]
         scores.started(options.started)
     with _running(recipe) as begun:
-        trainer.fit(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint)
+        trainer.fit(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, weights_only=True)
         if any(trainer.num_val_batches):
             trainer.validate(recipe.model, datamodule=recipe.datamodule, verbose=False)
         elif recipe.checkpoint and not begun.yes:
             print("training had reached its end; the checkpoint is scored")
-            trainer.validate(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, verbose=False)
+            _score(recipe)
 
 
 def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Score a run's checkpoint, or a recipe's, on the recipe's validation set."""
-    _quiet()
     if options.checkpoint is not None:
         run, checkpoint = _found(options.checkpoint)
         overrides = [f"--trainer.default_root_dir={run.folder}", *overrides]
@@ -72,7 +59,13 @@ def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     else:
         raise UserError("got validate needs --checkpoint RUN, or --config FILE with --ckpt_path FILE")
     with _running(recipe):
-        recipe.trainer.validate(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, verbose=False)
+        _score(recipe)
+
+
+def _score(recipe: Recipe) -> None:
+    recipe.trainer.validate(
+        recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, verbose=False, weights_only=True
+    )
 
 
 class _Begun(Callback):
@@ -111,11 +104,18 @@ def _check(recipe: Recipe) -> None:
         return
     if Path(recipe.checkpoint).suffix == SAFETENSORS:
         raise UserError(f"{recipe.checkpoint} has no training state: begin a run with its weights by got fit --weights")
-    if Path(recipe.checkpoint).is_dir() and not isinstance(recipe.trainer.strategy, ModelParallelStrategy):
+    distributed = Path(recipe.checkpoint).is_dir()
+    sharded = isinstance(recipe.trainer.strategy, ModelParallelStrategy)
+    if distributed and not sharded:
         raise UserError(
             f"{recipe.checkpoint} is a distributed checkpoint, which trainer.strategy "
             f"{type(recipe.trainer.strategy).__name__} cannot read: use "
             "lightning.pytorch.strategies.ModelParallelStrategy (one device will do)"
+        )
+    if sharded and not distributed:
+        raise UserError(
+            f"{recipe.checkpoint} is one file, whose training state ModelParallelStrategy cannot divide: go on with "
+            "the strategy it was made under, or begin a new run with its weights by got fit --weights"
         )
     check_fits(recipe.model, Path(recipe.checkpoint))
 
@@ -137,11 +137,3 @@ def _found(checkpoint: str) -> tuple[Run, Path]:
         return find_checkpoint(checkpoint)
     except FileNotFoundError as error:
         raise UserError(str(error)) from None
-
-
-def _quiet() -> None:
-    """Leave out what Lightning says of the machine and of loaders; warnings that matter stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in _EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message)

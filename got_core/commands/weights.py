@@ -1,7 +1,6 @@
 """`got import-official`, the released checkpoint as a folder of ours, and `got export`, for use elsewhere."""
 
 import argparse
-import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +34,6 @@ def import_official(options: argparse.Namespace, overrides: Sequence[str]) -> No
         UserError: The checkpoint does not fit the recipe (names are listed), or the folder cannot be written; nothing
             is written then.
     """
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     recipe = ResolvedRecipe(options.config or [options.default_config], [*RELEASED, *overrides])
     _name_bases(recipe.config.model, {"reasoner": options.qwen, "backbone": options.sdxl, "codec": options.sdxl})
     with new_folder(options.output) as folder:
@@ -59,10 +57,10 @@ def export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """
     try:
         run, _ = find_checkpoint(options.checkpoint)
-        system = load_system(options.checkpoint)
     except FileNotFoundError as error:
         raise UserError(one_line(error)) from error
     with new_folder(options.output) as folder:
+        system = load_system(options.checkpoint)
         for part in PARTS:
             getattr(system, part).export(folder / part)
         shutil.copy(run.recipe, Run(folder).recipe)
@@ -93,7 +91,7 @@ def converted(model: dict[str, Any], checkpoint: str | Path) -> Import:
     system = build_model(model)
     with all_weights():
         accounted = account(source, Target.of(system, loaded), system.state_dict())
-    return replace(accounted, origins=origins(system))
+    return replace(accounted, origins=origins(system, accounted.in_base))
 
 
 def _arguments(model: dict[str, Any], part: str) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def communicated(system: GoTSystem, precision: Precision, devices: int, sharded:
 
     DDP reduces gradients once a step (a ring sends each byte nearly twice). FSDP2 works for each batch: it gathers all
     weights before the forward pass and those of blocks again before the backward pass, and scatters gradients after
-    it, in the precision they are kept in; a weight whose rows the devices do not divide is filled up.
+    it, in the precision they are kept in; a weight whose rows the devices do not divide is filled up. A block that runs
+    more than once in a batch (a reasoner's `length_groups`) is gathered each time, which is not counted.
     """
     if devices == 1:
         return 0.0

@@ -86,7 +86,7 @@ class ShapeRun(TorchDispatchMode):
         known = self._results.get(key)
         if known is None:
             result = func(*args, **kwargs)
-            if isinstance(result, Tensor) and result.is_meta:
+            if isinstance(result, Tensor) and result.is_meta and not _shares_memory(result, (args, kwargs)):
                 self._results[key] = (result.shape, result.stride(), result.dtype)
             return result
         shape, stride, dtype = known
@@ -155,9 +155,15 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 @cache
 def _makes_new(func: Any) -> bool:
-    """Whether an operator changes none of its arguments and returns no view of them."""
+    """Whether an operator says of itself that it changes none of its arguments and returns no view of them."""
     parts = (*func._schema.arguments, *func._schema.returns)
     return all(part.alias_info is None for part in parts)
+
+
+def _shares_memory(result: Tensor, arguments: Any) -> bool:
+    """Whether a result lies in an argument's memory, as that of `_unsafe_view` does though it does not say so."""
+    place = result.untyped_storage()._cdata
+    return any(tensor.untyped_storage()._cdata == place for tensor in _tensors(arguments))
 
 
 def _described(tree: Any) -> Any:

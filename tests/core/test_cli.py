@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from got_core.cli import main
@@ -17,6 +18,7 @@ from got_core.paths import ROOT
 
 TINY = str(Path(__file__).parents[1] / "fixtures" / "tiny_scenes.yaml")
 RECIPE = ("--config", str(ROOT / "recipes" / "scenes_dit.yaml"), "--config", TINY)
+SHARDED = "--trainer.strategy={class_path: lightning.pytorch.strategies.ModelParallelStrategy}"
 CHAIN = "a red circle (94,188),(469,562) and a blue square (500,562),(900,962)"
 
 
@@ -54,6 +56,8 @@ def test_help_imports_nothing_heavy():
         (("fit", "--config", "pyproject.toml"), "pyproject.toml, line"),
         (("fit", *RECIPE, "--weights", "runs/nowhere"), "runs/nowhere: no such run"),
         (("fit", *RECIPE, "--weights", "a", "--ckpt_path", "last"), "give one of the two"),
+        (("fit", *RECIPE, "--ckpt_path", "LICENSE", SHARDED), "LICENSE is one file, whose training state"),
+        (("fit", *RECIPE, "--ckpt_path", "recipes"), "recipes is a distributed checkpoint, which trainer.strategy"),
         (("inspect", *RECIPE, "--tflops", "0"), "expected a positive number, got '0'"),
         (("inspect", *RECIPE, "--bandwidth", "none"), "expected a positive number, got 'none'"),
         (("inspect", *RECIPE, "--tflops", "1", "--price", "-1"), "expected a positive number, got '-1'"),
@@ -246,6 +250,29 @@ def test_edit_and_reason_take_a_source_image(run, tmp_path, capsys):
     assert capsys.readouterr().out == chain
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [("a: [1", "config.yaml, line"), ("a\x00b", "config.yaml: not a readable recipe"), ("plain", "which is a mapping")],
+)
+def test_a_run_whose_recipe_is_damaged_is_one_line(tmp_path, capsys, recipe, words):
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"state_dict": {}}, tmp_path / "checkpoints" / "last.ckpt")
+    (tmp_path / "config.yaml").write_text(recipe)
+    assert words in refused(capsys, "reason", "a circle", "--checkpoint", str(tmp_path))
+    assert words in refused(capsys, "export", "--checkpoint", str(tmp_path), "--output", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_weights_that_a_run_has_averaged_are_exported(run, tmp_path, capsys):
+    main(["export", "--checkpoint", str(run), "--output", str(tmp_path / "out")])
+    averaged = weights(run)["state_dict"]
+    for part in ("guidance", "backbone"):
+        written = load_file(tmp_path / "out" / part / "model.safetensors")
+        assert written.keys() == {name.removeprefix(f"{part}.") for name in averaged if name.startswith(part)}
+        assert all(torch.equal(value, averaged[f"{part}.{name}"]) for name, value in written.items())
+    assert "out/reasoner/model.safetensors: " in capsys.readouterr().out
+
+
 def test_a_checkpoint_of_another_model_is_one_line(run, tmp_path, capsys):
     broken = tmp_path / "broken"
     (broken / "checkpoints").mkdir(parents=True)
@@ -253,6 +280,9 @@ def test_a_checkpoint_of_another_model_is_one_line(run, tmp_path, capsys):
     (broken / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
     words = refused(capsys, "reason", "a circle", "--checkpoint", str(broken))
     assert "last.ckpt: not a readable checkpoint" in words
+    for strange in ([1], {"state_dict": [1]}, {"state_dict": {"a": 1}}, {"weights": {}}):
+        torch.save(strange, broken / "checkpoints" / "last.ckpt")
+        assert "last.ckpt: not a readable checkpoint (it" in refused(capsys, "reason", "a", "--checkpoint", str(broken))
     state = weights(run)
     state["state_dict"].pop(next(iter(state["state_dict"])))
     torch.save(state, broken / "checkpoints" / "last.ckpt")

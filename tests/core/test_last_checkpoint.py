@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
+from got_core.background_writing import BackgroundCheckpointIO
 from got_core.errors import UserError
 from got_core.last_checkpoint import PARTIAL, LastCheckpoint, publish
 
@@ -120,6 +121,32 @@ def test_a_disk_that_is_full_in_the_background_is_said_at_the_next_checkpoint(tm
     assert "the checkpoint of step 2 before it is whole" in said
     assert step_of(tmp_path) == 2
     assert os.listdir(tmp_path / "checkpoints") == ["last.ckpt"]
+
+
+def test_a_disk_that_is_full_in_the_background_is_said_beside_another_error(tmp_path, monkeypatch):
+    def fail():
+        raise KeyError("a sample")
+
+    full_disk(monkeypatch)
+    with pytest.raises(KeyError), pytest.warns(UserWarning, match="step 2 could not be saved .*No space left"):
+        fit(tmp_path, At(3, fail), in_background=True)
+
+
+def test_tied_weights_are_written_once_in_the_background(tmp_path):
+    weight = torch.arange(6.0)
+    writing = BackgroundCheckpointIO(lambda path, step: None)
+    state = {"one": weight, "same": weight.detach(), "part": weight[:3], "other": weight + 1}
+    writing.save_checkpoint({"global_step": 1, "state_dict": state}, tmp_path / "tied.ckpt")
+    weight += 10
+    writing.wait()
+    saved = torch.load(tmp_path / "tied.ckpt", weights_only=True)["state_dict"]
+    assert saved["one"].data_ptr() == saved["same"].data_ptr()
+    assert {name: value.tolist() for name, value in saved.items()} == {
+        "one": [0, 1, 2, 3, 4, 5],
+        "same": [0, 1, 2, 3, 4, 5],
+        "part": [0, 1, 2],
+        "other": [1, 2, 3, 4, 5, 6],
+    }
 
 
 def test_a_full_disk_at_the_first_checkpoint_is_said(tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from safetensors.torch import load_file, save_file
+from small_run import LORA
+from small_run import over as over_base
 from small_system import scenes_batch, small_system
 from tiny_models import tiny_qwen
 from torch.utils.data import DataLoader
@@ -15,7 +17,6 @@ from got_core.errors import UserError
 from got_core.last_checkpoint import LastCheckpoint
 from got_core.origins import all_weights
 
-LORA = {"tune": "lora", "lora_rank": 2, "lora_alpha": 2, "lora_dropout": 0.0}
 AVERAGES = {
     "ours": lambda: AveragedWeights(0.8),
     "Lightning's": lambda: EMAWeightAveraging(decay=0.8, use_buffers=False),
@@ -30,8 +31,7 @@ def qwen(tmp_path):
 
 
 def over(qwen, seed=0, **values):
-    base = {"config": None, "pretrained": str(qwen), "tokenizer": None}
-    return small_system(seed, reasoner_values={**base, **LORA, **values}, conditioning_dropout=0.0)
+    return small_system(seed, reasoner_values={**over_base(qwen), **values}, conditioning_dropout=0.0)
 
 
 def trained(system, folder, steps, averaging, resume=False):
@@ -67,8 +67,9 @@ def test_new_rows_of_a_frozen_embedding_are_kept(qwen):
 
 def test_weights_without_an_origin_are_all_kept():
     system = small_system(reasoner_values={"tune": "frozen"})
+    kept = system.state_dict().keys()
     with all_weights():
-        assert system.state_dict().keys() == system.state_dict().keys() != set()
+        assert system.state_dict().keys() == kept != set()
 
 
 @pytest.mark.parametrize("averaging", AVERAGES)
@@ -96,10 +97,41 @@ def test_a_whole_checkpoint_is_still_read(qwen, tmp_path):
     load_weights(over(qwen, seed=5), tmp_path / "whole.ckpt")
 
 
-def test_another_origin_is_refused(qwen, tmp_path):
-    last = trained(over(qwen), tmp_path, 2, AVERAGES["ours"])
+def same_weights(one, other):
+    with all_weights():
+        own, theirs = one.state_dict(), other.state_dict()
+    return own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
+
+
+def test_frozen_weights_that_a_checkpoint_has_brought_are_kept(qwen, tmp_path):
+    first = trained(over(qwen, tune="full"), tmp_path / "first", 2, AVERAGES["ours"])
+    frozen = over(qwen, tune="frozen")
+    load_weights(frozen, first)
+    assert not same_weights(frozen, over(qwen, tune="frozen"))
+    second = trained(frozen, tmp_path / "second", 2, AVERAGES["ours"])
+    again = over(qwen, tune="frozen")
+    load_weights(again, second)
+    assert same_weights(again, frozen)
+    resumed = over(qwen, tune="frozen")
+    third = trained(resumed, tmp_path / "second", 3, AVERAGES["ours"], resume=True)
+    assert torch.load(third, weights_only=True)["state_dict"].keys() == frozen.state_dict().keys()
+
+
+def test_a_checkpoint_that_leaves_out_nothing_names_no_origin(qwen, tmp_path):
+    last = trained(over(qwen, tune="full"), tmp_path, 2, AVERAGES["ours"])
+    assert torch.load(last, weights_only=True)["origins"] == {}
+    change(qwen)
+    load_weights(over(qwen, tune="full"), last)
+
+
+def change(qwen):
     tensors = load_file(qwen / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, qwen / "model.safetensors", {"format": "pt"})
+
+
+def test_another_origin_is_refused(qwen, tmp_path):
+    last = trained(over(qwen), tmp_path, 2, AVERAGES["ours"])
+    change(qwen)
     other = over(qwen)
     with pytest.raises(UserError, match=r"leaves reasoner\.mllm\.base_model\.model to .*qwen, but the weights loaded"):
         load_weights(other, last)

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import SAVED_EVERY, STEPS, train
+from lightning import Callback
+from small_run import LORA, SAVED_EVERY, STEPS, over, train, variant
 from small_system import small_system
 from tiny_models import tiny_qwen
 from two_ranks import free_port, run_on_ranks
 
 from got_core.checkpoints import check_fits, load_weights
 from got_core.errors import UserError
+from got_core.origins import all_weights
+from got_core.sharding import whole
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SECONDS = 240
@@ -60,17 +63,23 @@ def differing(one: dict, other: dict) -> list[str]:
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("adapted", [False, True], ids=["whole", "adapters and accumulation"])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_killed_node_leaves_no_trace(tmp_path, strategy):
+def test_a_killed_node_leaves_no_trace(tmp_path, strategy, adapted):
     killed_at = random.Random(strategy).randrange(SAVED_EVERY + 1, STEPS)
+    qwen = "none"
+    if adapted:
+        torch.manual_seed(0)
+        tiny_qwen(tmp_path / "qwen")
+        qwen = str(tmp_path / "qwen")
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     undisturbed.mkdir()
-    records = run_on_ranks(undisturbed_run, undisturbed, strategy, str(undisturbed))
-    statuses = two_agents(strategy, str(disturbed), str(killed_at))
+    records = run_on_ranks(undisturbed_run, undisturbed, strategy, str(undisturbed), qwen)
+    statuses = two_agents(strategy, str(disturbed), str(killed_at), qwen)
     assert statuses[1] == -9
     assert statuses[0] != 0
     assert not list(disturbed.glob("end*.pt"))
-    assert two_agents(strategy, str(disturbed), "no") == [0, 0]
+    assert two_agents(strategy, str(disturbed), "no", qwen) == [0, 0]
     for rank, (steps, end) in enumerate(records):
         resumed_steps, resumed_end = torch.load(disturbed / f"end{rank}.pt")
         since = killed_at // SAVED_EVERY * SAVED_EVERY
@@ -79,8 +88,8 @@ def test_a_killed_node_leaves_no_trace(tmp_path, strategy):
     assert records[0][0] != records[1][0]
 
 
-def undisturbed_run(rank: int, strategy: str, folder: str) -> tuple:
-    record = train(rank, strategy, folder)
+def undisturbed_run(rank: int, strategy: str, folder: str, qwen: str) -> tuple:
+    record = train(rank, strategy, folder, **variant(qwen))
     return record.steps, record.end
 
 
@@ -126,22 +135,49 @@ def continued(rank: int, strategy: str, folder: str) -> list[int]:
 def test_ranks_leave_what_is_frozen_to_its_origin(tmp_path, strategy):
     torch.manual_seed(0)
     tiny_qwen(tmp_path / "qwen")
-    saved = run_on_ranks(saved_state, tmp_path, strategy, str(tmp_path), 2, over(tmp_path))[0]
-    system = small_system(seed=9, reasoner_values=over(tmp_path))
+    saved = run_on_ranks(saved_state, tmp_path, strategy, str(tmp_path), 2, over(tmp_path / "qwen"))[0]
+    system = small_system(seed=9, reasoner_values=over(tmp_path / "qwen"))
     load_weights(system, tmp_path / "checkpoints" / "last.ckpt")
     parameters = dict(system.named_parameters())
     assert all(torch.equal(parameters[name], average) for name, average in saved["averages"].items())
-    for found in run_on_ranks(loaded_state, tmp_path, strategy, str(tmp_path), 2, over(tmp_path)):
+    for found in run_on_ranks(loaded_state, tmp_path, strategy, str(tmp_path), 2, over(tmp_path / "qwen")):
         assert differing(saved, found) == []
     with pytest.raises(UserError, match=r"does not fit its recipe: \d+ missing \(.*base_layer"):
         check_fits(small_system(reasoner_values=LORA), tmp_path / "checkpoints" / "last.ckpt")
 
 
-LORA = {"tune": "lora", "lora_rank": 2, "lora_alpha": 2, "lora_dropout": 0.0}
+@pytest.mark.distributed
+def test_ranks_keep_frozen_weights_that_a_checkpoint_has_brought(tmp_path):
+    torch.manual_seed(0)
+    tiny_qwen(tmp_path / "qwen")
+    torch.manual_seed(1)
+    tiny_qwen(tmp_path / "other")
+    brought = small_system(reasoner_values={**over(tmp_path / "other"), "tune": "full"}).state_dict()
+    torch.save({"state_dict": brought}, tmp_path / "brought.ckpt")
+    for resume in (False, True):
+        for found in run_on_ranks(frozen_weights, tmp_path, str(tmp_path), resume):
+            assert found.keys() == {name for name in brought if name.startswith("reasoner.")} != set()
+            assert all(torch.equal(value, brought[name]) for name, value in found.items())
 
 
-def over(folder: Path) -> dict:
-    return {"config": None, "pretrained": str(folder / "qwen"), "tokenizer": None, **LORA}
+def frozen_weights(rank: int, folder: str, resume: bool) -> dict:
+    """What a frozen reasoner holds at the end of a run that began with other weights than its base's."""
+    found = {}
+
+    class Keep(Callback):
+        def on_train_end(self, trainer, pl_module):
+            with all_weights():
+                state = pl_module.state_dict()
+            found.update({name: whole(value).clone() for name, value in state.items() if name.startswith("reasoner.")})
+
+        def setup(self, trainer, pl_module, stage):
+            if not resume:
+                load_weights(pl_module, Path(folder) / "brought.ckpt")
+
+    frozen = {**over(Path(folder) / "qwen"), "tune": "frozen"}
+    steps = SAVED_EVERY + resume
+    train(rank, "fsdp", folder, steps=steps, resume=resume, extra=(Keep(),), reasoner_values=frozen)
+    return found
 
 
 @pytest.mark.distributed

@@ -4,15 +4,18 @@ import math
 import os
 import resource
 import signal
+import time
 import warnings
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from small_run import STRATEGIES, train
+from small_run import LORA, STRATEGIES, train
 from small_system import small_system
 from torch.utils.data import DataLoader, Dataset
 from two_ranks import run_on_ranks
@@ -155,9 +158,6 @@ def test_ranks_skip_a_step_together(tmp_path, strategy):
         assert torch.equal(weights[name], same[name])
 
 
-LORA = {"tune": "lora", "lora_rank": 2, "lora_alpha": 2, "lora_dropout": 0.0}
-
-
 def lora_run(rank: int, strategy: str, folder: str, precision: str) -> tuple[list[float], dict[str, torch.Tensor]]:
     record = train(rank, strategy, folder, steps=3, precision=precision, reasoner_values=LORA)
     return [loss for loss, _ in record.steps.values()], record.end["weights"]
@@ -215,19 +215,28 @@ class Signalled(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def signalled(rank: int, strategy: str, folder: str) -> tuple[bool, list[int]]:
+def signalled(rank: int, strategy: str, folder: str) -> tuple[bool, bool, list[int]]:
+    write = TorchCheckpointIO.save_checkpoint
+
+    def slowly(*arguments, **values):
+        time.sleep(1)
+        write(*arguments, **values)
+
+    TorchCheckpointIO.save_checkpoint = slowly
     try:
-        train(rank, strategy, folder, extra=(Signalled(),))
+        train(rank, strategy, folder, extra=(Signalled(),), in_background=True)
     except SystemExit as ended:
-        return bool(ended.code), list(train(rank, strategy, folder, steps=4, resume=True).steps)
-    return False, []
+        there = (Path(folder) / "checkpoints" / "last.ckpt").exists()
+        return bool(ended.code), there, list(train(rank, strategy, folder, steps=4, resume=True).steps)
+    return False, False, []
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_signal_to_one_rank_is_a_signal_to_all(tmp_path, strategy):
-    for ended, steps in run_on_ranks(signalled, tmp_path, strategy, str(tmp_path)):
+    for ended, there, steps in run_on_ranks(signalled, tmp_path, strategy, str(tmp_path)):
         assert ended
+        assert there
         assert steps == [4]
 
 

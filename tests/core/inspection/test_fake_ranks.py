@@ -71,3 +71,10 @@ def test_a_sharded_step_sends_and_holds_what_is_predicted(world, precision):
     assert held < memory.weights < held + FLOAT_BYTES * sum(parts)
     gradients = FLOAT_BYTES * sum(p.grad.to_local().numel() for p in sharded.values() if p.grad is not None)
     assert gradients < memory.gradients < gradients + 2 * FLOAT_BYTES * max(parts)
+
+    before = {name: p.to_local().clone() for name, p in sharded.items()}
+    optimizer = system.optimizer(p for p in sharded.values() if p.requires_grad)
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, DTensor)]
+    assert FLOAT_BYTES * sum(value.to_local().numel() for value in moments) == memory.optimizer
+    assert not all(torch.equal(p.to_local(), before[name]) for name, p in sharded.items())
