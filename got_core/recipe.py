@@ -13,6 +13,7 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from got_core.data.random_state import RandomState
@@ -199,9 +200,9 @@ def plain_errors(parser: LightningArgumentParser) -> Iterator[None]:
         options = [option for option in parser._option_string_actions if option.startswith("--")]
         names = {option[2:].split(".")[0] for option in options}
         raise UserError(explain(error, [*options, *names])) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MisconfigurationException) as error:
         cause = _raised_by_constructor(error)
-        if isinstance(cause, ValueError | OSError):
+        if isinstance(cause, ValueError | OSError | MisconfigurationException):
             raise UserError(one_line(cause)) from error
         raise cause from None
 

@@ -8,6 +8,7 @@ from traceback import extract_tb
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from got_core.checkpoints import check_fits, load_weights
 from got_core.errors import UserError, one_line
@@ -92,7 +93,7 @@ def _running(recipe: Recipe) -> Iterator[_Begun]:
         if recipe.trainer.interrupted:
             raise KeyboardInterrupt(_what_was_saved(recipe)) from None
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MisconfigurationException) as error:
         if not begun.yes or _while_fetching(error):
             raise UserError(one_line(error)) from error
         raise

@@ -58,6 +58,8 @@ def test_help_imports_nothing_heavy():
         (("fit", *RECIPE, "--weights", "a", "--ckpt_path", "last"), "give one of the two"),
         (("fit", *RECIPE, "--ckpt_path", "LICENSE", SHARDED), "LICENSE is one file, whose training state"),
         (("fit", *RECIPE, "--ckpt_path", "recipes"), "recipes is a distributed checkpoint, which trainer.strategy"),
+        (("fit", *RECIPE, "--trainer.devices", "0"), "`Trainer(devices='0')` value is not a valid input"),
+        (("fit", *RECIPE, "--trainer.accelerator=hpu"), "hpu"),
         (("inspect", *RECIPE, "--tflops", "0"), "expected a positive number, got '0'"),
         (("inspect", *RECIPE, "--bandwidth", "none"), "expected a positive number, got 'none'"),
         (("inspect", *RECIPE, "--tflops", "1", "--price", "-1"), "expected a positive number, got '-1'"),
