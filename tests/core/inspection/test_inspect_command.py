@@ -50,13 +50,29 @@ def test_a_price_without_a_rate_is_one_line(capsys):
     assert "needs --tflops" in capsys.readouterr().err
 
 
-def test_the_papers_system_is_counted_without_weights(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("recipe", "many", "backbone", "forward", "fits"),
+    [
+        (
+            "got_sdxl_pretrain",
+            ("--nodes", "4", "--devices", "8", "--memory", "80GB"),
+            "2,567.49",
+            "6.75",
+            "FSDP2: fits",
+        ),
+        ("got_dit_pretrain", ("--nodes", "2", "--devices", "8", "--memory", "80GB"), "2,048.45", "2.87", "FSDP2: fits"),
+        ("got_small", ("--memory=24GB",), "373.98", "0.13", "one device: fits"),
+    ],
+)
+def test_recipes_of_full_size_are_counted_without_weights(
+    tmp_path, monkeypatch, capsys, recipe, many, backbone, forward, fits
+):
+    """Millions of the backbone's parameters, its TFLOP forward, and whether the recipe fits what it is made for."""
     write_configurations(tmp_path)
     monkeypatch.chdir(tmp_path)
-    recipe = ("--config", "recipes/got_sdxl_pretrain.yaml")
-    printed = inspected(capsys, *recipe, "--nodes", "4", "--devices", "8", "--memory", "80GB")
-    assert "2,567.49" in printed  # the UNet with 12 input channels, in millions
-    spent = next(line for line in printed.splitlines() if "backbone" in line and "%" in line)
-    assert spent.split("│")[2].strip() == "6.75"  # TFLOP forward at 1024 pixels
-    assert "FSDP2: fits" in printed
+    printed = inspected(capsys, "--config", f"recipes/{recipe}.yaml", *many)
+    counted, spent = [line.split("│") for line in printed.splitlines() if "backbone" in line]
+    assert counted[2].strip() == backbone
+    assert spent[2].strip() == forward
+    assert fits in printed
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < FOUR_GIGABYTES
