@@ -1,17 +1,17 @@
 """GoTSystem: reason -> guide -> drop -> denoise, trained end to end (GoT, section 4.3)."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from got_core.conditioning import dropped_conditions
 from got_core.distributed_files import load_left_out
 from got_core.gradients import GuardedGradients
 from got_core.interfaces import (
@@ -25,12 +25,22 @@ from got_core.interfaces import (
 )
 from got_core.origins import ORIGINS, check_origins, leave_out_origins, left_out, origins
 from got_core.sampling import EDITING, TEXT_TO_IMAGE, GuidanceScales, sample
+from got_core.schedules import warmup_cosine
 from got_core.sharding import configure, gathered
 from got_core.types import Batch, Drawing, Guidance, Reasoning
 from got_core.widths import check_widths
 
 LOADER_STRIDE = 100_000
 """Validation batches of a loader before the seeds of the next begin."""
+
+VALIDATION_STRIDE = 100 * LOADER_STRIDE
+"""Validation batches before the seeds of the next validation seed begin."""
+
+BATCH_SEEDS = 2**40
+"""Seeds of validation batches: so many that their samples' seeds are still below 2**64."""
+
+SEED_STRIDE = 1_000_003
+"""From the noise of one seed's first sample to that of the next seed's."""
 
 COMPONENTS = ("reasoner", "guidance", "backbone")
 """The attributes of a system that are trained, in the order samples pass them."""
@@ -59,6 +69,9 @@ class GoTSystem(GuardedGradients):
         generation_scales, editing_scales: Guidance scales (semantic, spatial, reference) at sampling.
         sampling_steps: Denoising steps at sampling.
         max_chain_tokens: Longest chain that is written at sampling.
+        validation_chains: What validation draws from: chains "written" from the prompts, or those "given" with the
+            samples, which tells the drawing's errors from the plan's.
+        validation_seed: Another one has validation draw from other noise.
         max_nonfinite_steps: Steps with a non-finite gradient in a row after which training stops.
         activation_checkpointing: Recompute the components' blocks in the backward pass: less memory, more time.
         compile_blocks: Compile the components' blocks with `torch.compile`.
@@ -86,6 +99,8 @@ class GoTSystem(GuardedGradients):
         editing_scales: GuidanceScales = EDITING,
         sampling_steps: int = 50,
         max_chain_tokens: int = 1024,
+        validation_chains: Literal["written", "given"] = "written",
+        validation_seed: int = 0,
         max_nonfinite_steps: int = 10,
         activation_checkpointing: bool = False,
         compile_blocks: bool = False,
@@ -113,6 +128,8 @@ class GoTSystem(GuardedGradients):
         self.editing_scales = editing_scales
         self.sampling_steps = sampling_steps
         self.max_chain_tokens = max_chain_tokens
+        self.validation_chains = validation_chains
+        self.validation_seed = validation_seed
         self.activation_checkpointing = activation_checkpointing
         self.compile_blocks = compile_blocks
         self._configured = False
@@ -218,9 +235,11 @@ class GoTSystem(GuardedGradients):
     # ------------------------------------------------------------------ sampling
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Drawing:  # type: ignore[override]
-        """Draw the batch from its prompts alone; callbacks score and show the drawing."""
+        """Draw the batch, from its prompts alone unless chains are given; callbacks score and show the drawing."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        return self.draw(batch, seed=(dataloader_idx * LOADER_STRIDE + batch_idx) * world + rank)
+        chains = batch.chains if self.validation_chains == "given" else None
+        place = self.validation_seed * VALIDATION_STRIDE + dataloader_idx * LOADER_STRIDE + batch_idx
+        return self.draw(batch, chains, seed=(place * world + rank) % BATCH_SEEDS)
 
     @torch.no_grad()
     def plan(self, batch: Batch, temperature: float = 0.0, seed: int = 0) -> Reasoning:
@@ -237,7 +256,7 @@ class GoTSystem(GuardedGradients):
         batch: Batch,
         chains: Sequence[str] | None = None,
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         temperature: float = 0.0,
         steps: int | None = None,
         scales: GuidanceScales | None = None,
@@ -248,6 +267,7 @@ class GoTSystem(GuardedGradients):
             batch: From the reasoner's processor; text-to-image and edits may be mixed.
             chains: Chains to draw from, one a sample; None to have the reasoner write them.
             seed: Of the noise and of sampled chains; the noise of a sample depends on its place in the batch alone.
+                One for each sample makes its noise independent of the batch; the first is that of sampled chains.
             temperature: Of the written chains; 0 is greedy.
             steps, scales: Instead of the system's own.
         """
@@ -256,35 +276,23 @@ class GoTSystem(GuardedGradients):
         steps = steps or self.sampling_steps
         with gathered(self.components):
             if chains is None:
-                reasoning = self.plan(batch, temperature, seed)
+                reasoning = self.plan(batch, temperature, seed if isinstance(seed, int) else seed[0])
             else:
                 reasoning = self.reasoner.summarize(batch, chains)
             guidance = self.guidance(reasoning, batch, self.codec)
             latents = sample(self.backbone, self.guidance, guidance, self.objective, noise, scales, steps)
         return Drawing(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
 
-    def starting_noise(self, batch: Batch, seed: int) -> Float[Tensor, "b c h w"]:
-        """Standard normal noise, one generator a sample, made on the CPU so that devices agree."""
+    def starting_noise(self, batch: Batch, seed: int | Sequence[int]) -> Float[Tensor, "b c h w"]:
+        """Standard normal noise, one generator a sample, made on the CPU so that devices agree.
+
+        Raises:
+            ValueError: Not as many seeds as samples.
+        """
         height, width = (side // self.codec.downsample for side in batch.size)
         shape = (self.codec.latent_channels, height, width)
-        seeds = [Generator().manual_seed(seed * 1_000_003 + place) for place in range(len(batch))]
-        return torch.stack([torch.randn(shape, generator=generator) for generator in seeds]).to(self.device)
-
-
-def dropped_conditions(
-    draw: Float[Tensor, " b"], probability: float
-) -> tuple[Bool[Tensor, " b"], Bool[Tensor, " b"], Bool[Tensor, " b"]]:
-    """Which of (semantic, spatial, reference) to drop, from uniform draws in [0, 1).
-
-    Up to `probability` everything is dropped, up to twice it all but the reference, up to three times the spatial
-    guidance alone; above that nothing.
-    """
-    return draw < 2 * probability, draw < 3 * probability, draw < probability
-
-
-def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
-    """Factor of the peak learning rate at a step: linear from 0 to 1, then a cosine down to `final` at `total`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+        seeds = [seed * SEED_STRIDE + place for place in range(len(batch))] if isinstance(seed, int) else seed
+        if len(seeds) != len(batch):
+            raise ValueError(f"{len(seeds)} seeds for {len(batch)} samples: one for each is needed")
+        generators = [Generator().manual_seed(number) for number in seeds]
+        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)

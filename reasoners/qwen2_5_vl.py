@@ -21,7 +21,8 @@ from got_core.paths import locate
 from got_core.types import Batch, Reasoning
 from reasoners.qwen2_5_vl_images import PatchLayout
 from reasoners.qwen2_5_vl_model import Tune, grow_embedding, merged, pretrained_config, small_config, tuned, untuned
-from reasoners.qwen2_5_vl_processor import EDITING_TEMPLATE, GENERATION_TEMPLATE, Qwen2_5_VLProcessor
+from reasoners.qwen2_5_vl_processor import CHAT, EDITING_TEMPLATE, GENERATION_TEMPLATE, Qwen2_5_VLProcessor
+from reasoners.qwen2_5_vl_summary import spread
 from reasoners.tokenizer import Vocabulary, model_file
 
 BESIDE_WEIGHTS = ("preprocessor_config.json", "chat_template.json")
@@ -38,7 +39,10 @@ class Qwen2_5_VLReasoner(Reasoner):
         config: Values of `Qwen2_5_VLConfig` for a model with random weights; either this or `pretrained`.
         pretrained: Local folder or hub id of a trained model, in transformers' layout, in one file or sharded.
         tokenizer: A `tokenizer.json`, or a folder or hub id that has one; that of `pretrained` when None.
-        num_tokens: Number N of image tokens.
+        num_tokens: Number N of states, and of image tokens where there are any.
+        summary: The states are those at N learned image tokens after the chain ("learned"), or those at the chain's own
+            tokens and the `<|im_gen_start|>` behind them, spread evenly over N places ("chain": a chain of thought in
+            text alone, without image tokens).
         image_size: Side of the square that source images are resized to for the vision tower, in pixels.
         tune: "lora" trains adapters on the language decoder and the added tokens' embeddings; "full" trains everything,
             the vision tower too; "frozen" nothing.
@@ -63,6 +67,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         pretrained: str | None = None,
         tokenizer: str | None = None,
         num_tokens: int = 64,
+        summary: Literal["learned", "chain"] = "learned",
         image_size: int = 448,
         tune: Tune = "lora",
         lora_rank: int = 32,
@@ -84,7 +89,7 @@ class Qwen2_5_VLReasoner(Reasoner):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         file = model_file(tokenizer or pretrained, "tokenizer.json")
-        vocabulary = Vocabulary(Tokenizer.from_file(str(file)), num_tokens)
+        vocabulary = Vocabulary(Tokenizer.from_file(str(file)), num_tokens if summary == "learned" else 0)
         settings = small_config(config, vocabulary) if pretrained is None else pretrained_config(pretrained)
         vision = settings.vision_config
         layout = PatchLayout(image_size, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
@@ -103,6 +108,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         self.mllm = tuned(model, tune, vocabulary.added, lora_rank, lora_alpha, lora_dropout)
         self.dim = settings.text_config.hidden_size
         self.num_tokens = num_tokens
+        self.summary = summary
         self.length_groups = length_groups
         writable = torch.zeros(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         writable[vocabulary.writable + vocabulary.stops] = True
@@ -140,6 +146,23 @@ class Qwen2_5_VLReasoner(Reasoner):
         logits = self.qwen.lm_head(hidden[:, :-1][mask[:, 1:]])
         loss = functional.cross_entropy(logits.float(), ids[mask])
         return Reasoning(self._summary(hidden, batch.inputs), batch.chains, loss)
+
+    @property
+    def question_processor(self) -> Qwen2_5_VLProcessor:
+        """Makes batches of plain questions, as Qwen is asked them in its chat, and answers in the place of chains."""
+        own = self.processor
+        plain = (CHAT.replace("{turn}", turn) for turn in ("{prompt}", "{image}{prompt}"))
+        return Qwen2_5_VLProcessor(own.vocabulary, own.layout, *plain, max_chain_tokens=own.max_chain_tokens)
+
+    @torch.no_grad()
+    def likelihood(self, batch: Batch) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
+        """The log-likelihood in nats of each chain, without the token that ends it, and its number of tokens."""
+        ids, mask = batch.inputs["input_ids"], batch.inputs["chain_mask"]
+        words = mask & (ids != self.processor.vocabulary.start)
+        logits = self.qwen.lm_head(self._read(batch.inputs)[:, :-1][words[:, 1:]])
+        spent = functional.cross_entropy(logits.float(), ids[words], reduction="none")
+        rows = words.nonzero()[:, 0]
+        return -torch.zeros(len(ids), device=spent.device).index_add(0, rows, spent), words.sum(dim=1)
 
     def summarize(self, batch: Batch, chains: Sequence[str]) -> Reasoning:
         """States after given chains, one a sample.
@@ -183,6 +206,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         place = positions[:, 0, -1] + 1
         running = torch.ones_like(place, dtype=torch.bool)
         written: list[Tensor] = []
+        read: list[Tensor] = []
         for _ in range(max_new_tokens):
             token = self._choose(hidden[:, -1], temperature, generator)
             running = running & ~torch.isin(token, self._stops)
@@ -191,13 +215,18 @@ class Qwen2_5_VLReasoner(Reasoner):
             written.append(torch.where(running, token, -1))
             seen = torch.cat([seen, rearrange(running, "b -> b 1")], dim=1)
             hidden = self._decode(embed(rearrange(token, "b -> b 1")), _axes(place[:, None]), seen, cache)
+            read.append(hidden)
             place = place + running
         tail = repeat(self._tail, "l -> b l", b=len(ids))
         seen = torch.cat([seen, torch.ones_like(tail, dtype=torch.bool)], dim=1)
         places = place[:, None] + torch.arange(tail.shape[1], device=tail.device)
-        states = self._decode(embed(tail), _axes(places), seen, cache)[:, -self.num_tokens :]
-        columns = torch.stack(written, dim=1).tolist() if written else [[]] * len(ids)
-        return [[token for token in row if token >= 0] for row in columns], states
+        read.append(self._decode(embed(tail), _axes(places), seen, cache))
+        columns = torch.stack(written, dim=1) if written else ids[:, :0]
+        if self.summary == "chain":
+            states = spread(torch.cat(read, dim=1), functional.pad(columns >= 0, (0, 1), value=True), self.num_tokens)
+        else:
+            states = read[-1][:, -self.num_tokens :]
+        return [[token for token in row if token >= 0] for row in columns.tolist()], states
 
     def _see(self, ids: Int[Tensor, "b l"], inputs: Mapping[str, Tensor]) -> Float[Tensor, "b l d"]:
         """Token embeddings, with the vision tower's output where an image stands."""
@@ -240,6 +269,8 @@ class Qwen2_5_VLReasoner(Reasoner):
         return torch.cat(parts)[order.argsort()]
 
     def _summary(self, hidden: Float[Tensor, "b l d"], inputs: Mapping[str, Tensor]) -> Float[Tensor, "b n d"]:
+        if self.summary == "chain":
+            return spread(hidden, inputs["chain_mask"], self.num_tokens)
         return rearrange(hidden[inputs["summary_mask"]], "(b n) d -> b n d", n=self.num_tokens)
 
     def _choose(

@@ -6,6 +6,7 @@ from lightning import LightningDataModule, Trainer
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from got_core.data.chain_form import ChainForm, FormedChains
 from got_core.data.loader import ResumableLoader
 from got_core.data.mixture import Mixture, Source
 
@@ -43,6 +44,8 @@ class GoTDataModule(LightningDataModule):
         samples_per_epoch: Training samples of an epoch, over all ranks; the sum of the sources' lengths by default.
         global_batch_size: Training samples of an optimizer step over all ranks, whatever their number: gradients are
             accumulated over as many batches as it takes. None leaves that to the trainer's `accumulate_grad_batches`.
+        chains: What is kept of the samples' chains, in training and validation: the "whole" of them, their "words"
+            without boxes, a rewritten prompt, or "none", an empty chain to every prompt.
 
     Raises:
         ValueError: Sizes that are not positive or, when the trainer is known, a global batch that the ranks' batches do
@@ -59,6 +62,7 @@ class GoTDataModule(LightningDataModule):
         seed: int = 0,
         samples_per_epoch: int | None = None,
         global_batch_size: int | None = None,
+        chains: ChainForm = "whole",
     ) -> None:
         super().__init__()
         if min(batch_size, validation_batch_size or 1) < 1 or num_workers < 0:
@@ -71,6 +75,7 @@ class GoTDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.global_batch_size = global_batch_size
+        self.chains: ChainForm = chains
 
     def setup(self, stage: str) -> None:
         """Before fitting, have gradients accumulated over as many batches as the global batch takes."""
@@ -113,7 +118,7 @@ class GoTDataModule(LightningDataModule):
         trainer = self._trainer()
         model: Any = trainer.lightning_module
         return {
-            "collate_fn": model.processor,
+            "collate_fn": model.processor if self.chains == "whole" else FormedChains(model.processor, self.chains),
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": trainer.strategy.root_device.type == "cuda",

@@ -4,15 +4,17 @@ import math
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from small_system import scenes_batch, small_settings, small_system
 from torch.utils.data import DataLoader
 
+from got_core.conditioning import dropped_conditions
 from got_core.data.scenes import ScenesDataset
 from got_core.errors import UserError
 from got_core.recipe import build_model
 from got_core.sampling import GuidanceScales
-from got_core.system import COMPONENTS, dropped_conditions, warmup_cosine
+from got_core.schedules import warmup_cosine
+from got_core.system import COMPONENTS
 
 
 @pytest.fixture
@@ -201,3 +203,30 @@ def test_given_chains_are_drawn_and_differ_by_their_boxes(system):
     here, there = (system.draw(batch, [chain.format(corner)] * 2, seed=0) for corner in ("0,0", "250,250"))
     assert here.chains == (chain.format("0,0"),) * 2
     assert not torch.equal(here.images, there.images)
+
+
+class Drawings(Callback):
+    """Keeps what is drawn."""
+
+    def __init__(self) -> None:
+        self.images: list[torch.Tensor] = []
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.images.append(outputs.images)
+
+
+def validated(seed: int) -> list[torch.Tensor]:
+    """What validation draws of two equal batches from true chains."""
+    system, drawings = small_system(validation_seed=seed, validation_chains="given"), Drawings()
+    scenes = ScenesDataset(length=2)
+    loader = DataLoader([scenes[0], scenes[1]] * 2, batch_size=2, collate_fn=system.processor)
+    silent = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    Trainer(accelerator="cpu", callbacks=[drawings], **silent).validate(system, loader, verbose=False)
+    return drawings.images
+
+
+def test_another_validation_seed_draws_from_other_noise():
+    first, again, other, largest = validated(0), validated(0), validated(1), validated(2**31 - 1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    drawn = [*first, *other, *largest]
+    assert not any(torch.equal(a, b) for place, a in enumerate(drawn) for b in drawn[:place])
