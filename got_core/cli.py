@@ -9,8 +9,18 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from got_core.commands.suite_options import (
+    GROUNDING_DINO,
+    MASK2FORMER,
+    add_editing,
+    add_efficiency,
+    add_quality,
+    add_understanding,
+)
+from got_core.commands.suites import SUITES
 from got_core.errors import UserError, one_line
 from got_core.library_messages import hide_expected
+from got_core.seeds import LARGEST_SEED
 
 TRACEBACK = "GOT_TRACEBACK"
 """Environment variable: set to anything, errors are shown with their traceback."""
@@ -18,11 +28,14 @@ TRACEBACK = "GOT_TRACEBACK"
 MISTAKE = 2
 """Exit status after an error of the user's."""
 
-LARGEST_SEED = 2**31 - 1
-"""Seeds beyond this are refused."""
-
 OFFICIAL_RECIPE = "recipes/got_sdxl_finetune.yaml"
 """The recipe that the released checkpoint is read into; the import sets its palette to the released one."""
+
+CLIP = "openai/clip-vit-large-patch14"
+"""What tells colours in GenEval, and images and captions apart in edits, unless another folder or hub id is given."""
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""That images can be drawn in, as Lightning calls them; judges always see in the first."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -76,6 +89,7 @@ def parser() -> Parser:
     _training(commands)
     _inspection(commands)
     _drawing(commands)
+    _evaluation(commands)
     _weights(commands)
     return top
 
@@ -149,6 +163,46 @@ def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:
         command.add_argument("--reference-scale", type=float, metavar="A_R", help="guidance by the source image")
 
 
+def _evaluation(commands: "argparse._SubParsersAction[Parser]") -> None:
+    text = "draw prompts and score the images, or score a folder of images"
+    command = commands.add_parser("evaluate", help=text, description=text, allow_abbrev=False)
+    command.add_argument("--suite", required=True, choices=list(SUITES), help="what is measured")
+    command.add_argument("--images", metavar="FOLDER", help="images to score, in the suite's layout, whoever made them")
+    command.add_argument("--checkpoint", metavar="RUN", help="run folder or checkpoint to draw from first")
+    command.add_argument("--prompts", metavar="FILE", help="GenEval's evaluation_metadata.jsonl, or one like it")
+    command.add_argument("--output", metavar="FOLDER", help="gets images, verdicts, results.json; goes on with them")
+    command.add_argument("--per-prompt", type=_positive, metavar="N", help="images of each prompt; 4 are drawn")
+    command.add_argument("--seed", type=_seed, help=f"of the drawings, 0 to {LARGEST_SEED}; 0")
+    command.add_argument("--size", type=_size, metavar="HxW", help="pixels; by default as trained")
+    command.add_argument("--steps", type=_positive, help="denoising steps")
+    command.add_argument("--precision", choices=PRECISIONS, help=f"of the drawings; {PRECISIONS[0]}")
+    command.add_argument("--semantic-scale", type=float, metavar="A_T", help="guidance by the reasoning's summary")
+    command.add_argument("--spatial-scale", type=float, metavar="A_S", help="guidance by the planned boxes")
+    command.add_argument(
+        "--detector",
+        metavar="FOLDER",
+        help=f"a model, or its hub id; `scenes` for drawn scenes; for geneval a Mask2Former, {MASK2FORMER} by default; "
+        f"for layout also a Grounding DINO, OWL-ViT or OWLv2, {GROUNDING_DINO} by default",
+    )
+    command.add_argument("--clip", default=CLIP, metavar="FOLDER", help=f"tells colours, or its hub id; {CLIP}")
+    command.add_argument("--batch-size", type=_positive, default=8, help="images at a time on each device; 8")
+    command.add_argument("--num-workers", type=_whole, default=0, help="processes that read images on each device; 0")
+    command.add_argument("--accelerator", default="auto", help="such as cuda or cpu; by default the best there is")
+    command.add_argument("--devices", type=_positive, default=1, help="of each machine")
+    command.add_argument("--num-nodes", type=_positive, default=1, help="machines, with a folder that all can see")
+    add_editing(command, _positive)
+    add_quality(command)
+    add_understanding(command)
+    add_efficiency(command, _positive, _whole)
+    command.set_defaults(run="got_core.commands.suites:evaluate", recipe_options=False, default_of=command.get_default)
+
+    text = "say whether one results.json is better than another, item by item"
+    command = commands.add_parser("compare", help=text, description=text, allow_abbrev=False)
+    command.add_argument("first", metavar="A.json", help="results of got evaluate")
+    command.add_argument("second", metavar="B.json", help="results of the same suite")
+    command.set_defaults(run="got_core.commands.comparison:compare", recipe_options=False)
+
+
 def _weights(commands: "argparse._SubParsersAction[Parser]") -> None:
     text = "turn the released GoT checkpoint into a folder that generate, edit and reason open"
     command = commands.add_parser("import-official", help=text, description=text, allow_abbrev=False)
@@ -182,6 +236,12 @@ def _seed(text: str) -> int:
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got '{text}'")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got '{text}'")
     return int(text)
 
 

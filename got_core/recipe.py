@@ -175,14 +175,33 @@ def build_model(settings: Mapping[str, Any]) -> LightningModule:
     Raises:
         UserError: What is wrong with the settings, in one line.
     """
-    add_working_directory()
-    parser = LightningArgumentParser(**_PARSER)
-    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
-    with plain_errors(parser):
-        model = parser.instantiate(parser.parse_object({"model": dict(settings)})).model
+    model = _build_part("model", LightningModule, settings)
     if not isinstance(model, LightningModule):
         raise UserError("the recipe names no model")
     return model
+
+
+def build_data(settings: Mapping[str, Any]) -> LightningDataModule:
+    """The DataModule of a resolved recipe, without its trainer and model.
+
+    Args:
+        settings: What stands under `data`: `class_path` and `init_args`.
+
+    Raises:
+        UserError: What is wrong with the settings, in one line.
+    """
+    data = _build_part("data", LightningDataModule, settings)
+    if not isinstance(data, LightningDataModule):
+        raise UserError("the recipe names no data")
+    return data
+
+
+def _build_part(name: str, kind: type, settings: Mapping[str, Any]) -> Any:
+    add_working_directory()
+    parser = LightningArgumentParser(**_PARSER)
+    parser.add_lightning_class_args(kind, name, subclass_mode=True)
+    with plain_errors(parser):
+        return parser.instantiate(parser.parse_object({name: dict(settings)}))[name]
 
 
 def add_working_directory() -> None:

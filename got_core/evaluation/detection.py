@@ -1,7 +1,7 @@
 """What a detector finds in an image, and how two boxes compare."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -36,11 +36,32 @@ class Detection:
 
 
 class Detector(ABC):
-    """Finds objects in images."""
+    """Finds objects in images.
+
+    Attributes:
+        classes: The labels it can give; None where it takes any word.
+        colour_words: The colours it can give; None where it takes any word.
+    """
+
+    classes: Collection[str] | None = None
+    colour_words: Collection[str] | None = None
 
     @abstractmethod
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> list[list[Detection]]:
         """The objects of each image, images in [-1, 1]."""
+
+    def look_for(
+        self, images: Float[Tensor, "b 3 H W"], coloured: Sequence[Mapping[str, int]]
+    ) -> list[list[Detection]]:
+        """The objects of each image, with the colours of those that are asked about; those of others may be untold.
+
+        A detector that takes time to tell colours does no more than this.
+
+        Args:
+            images: In [-1, 1].
+            coloured: For each image, the classes whose colour matters, and of how many of their most confident objects.
+        """
+        return self(images)
 
 
 def box_iou(a: Box, b: Box) -> float:

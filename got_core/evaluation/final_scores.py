@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from got_core.evaluation.geneval import CATEGORIES
+from got_core.evaluation.provenance import write_whole
 from got_core.evaluation.scene_metrics import GENEVAL
 from got_core.evaluation.scored_drawings import ScoredDrawings
 from got_core.paths import Run
@@ -27,6 +28,9 @@ FIGURES = (
     "background_kept",
 )
 """The figures of `metrics.json` besides `seconds` and GenEval's."""
+
+STEP = "step"
+"""The key of `metrics.json` that tells after how many optimizer steps the figures were reached."""
 
 
 class FinalScores(ScoredDrawings):
@@ -85,23 +89,31 @@ class FinalScores(ScoredDrawings):
         reached = to_figures(self.scores.compute()) if self.scores.update_called else {}
         if trainer.is_global_zero:
             run = Run(Path(trainer.default_root_dir))
-            self.figures = {"seconds": self._seconds(run)} | reached
+            self.figures = {"seconds": self._seconds(run), STEP: self.step} | reached
             run.folder.mkdir(parents=True, exist_ok=True)
-            run.metrics.write_text(json.dumps(self.figures, indent=2) + "\n")
+            write_whole(run.metrics, json.dumps(self.figures, indent=2) + "\n")
             if self.tiles.tiles:
                 contact_sheet(self.tiles.tiles).save(run.samples)
 
     def _seconds(self, run: Run) -> float | None:
         """What the run took, final scoring included; scoring it again leaves that as it was."""
-        if self._trains or not run.metrics.exists():
-            return round(self.state_dict()["seconds"], 1)
-        return json.loads(run.metrics.read_text()).get("seconds")
+        before = read_figures(run.metrics)
+        return round(self.state_dict()["seconds"], 1) if self._trains or before is None else before.get("seconds")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, once the progress bar is gone."""
         if self.figures:
             Console().print(table(self.figures, f"{trainer.default_root_dir}, step {self.step}"))
         self.figures = {}
+
+
+def read_figures(file: Path) -> dict[str, Any] | None:
+    """What a `metrics.json` holds; None where there is none that can be read."""
+    try:
+        figures = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return figures if isinstance(figures, dict) else None
 
 
 def to_figures(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Rules:
 MASK2FORMER = Rules()
 
 
-def judge(
+def shows(
     metadata: Mapping[str, Any],
     detections: Sequence[Detection],
     rules: Rules = MASK2FORMER,
@@ -78,6 +78,15 @@ def judge(
     return not reasons, "; ".join(reasons)
 
 
+def coloured(metadata: Mapping[str, Any]) -> dict[str, int]:
+    """The classes whose colours a prompt asks for, and of how many of their most confident objects."""
+    asked: dict[str, int] = {}
+    for clause in metadata.get("include", ()):
+        if "color" in clause:
+            asked[clause["class"]] = max(clause["count"], asked.get(clause["class"], 0))
+    return asked
+
+
 def relations(a: Box, b: Box, rules: Rules = MASK2FORMER, size: tuple[int, int] = (1, 1)) -> frozenset[str]:
     """Where box `a` lies relative to box `b`: none, one or two of `RELATIONS`."""
     height, width = size
@@ -90,19 +99,6 @@ def relations(a: Box, b: Box, rules: Rules = MASK2FORMER, size: tuple[int, int] 
     down = _shorten(dy, rules.shrink * (a[3] - a[1] + b[3] - b[1]) * height) / distance
     strengths = dict(zip(RELATIONS, (-across, across, -down, down), strict=True))
     return frozenset(name for name, strength in strengths.items() if strength > rules.direction)
-
-
-def summary(results: Mapping[str, Sequence[bool]]) -> dict[str, float]:
-    """Share of right images in each category, and `overall`, the plain mean of these shares.
-
-    Raises:
-        ValueError: No category, or a category without an image.
-    """
-    empty = [tag for tag, verdicts in results.items() if not verdicts]
-    if empty or not results:
-        raise ValueError(f"a summary needs at least one image in each category; without any: {empty or 'all'}")
-    scores = {tag: sum(verdicts) / len(verdicts) for tag, verdicts in results.items()}
-    return {**scores, "overall": sum(scores.values()) / len(scores)}
 
 
 def _confidence(metadata: Mapping[str, Any], rules: Rules) -> float:

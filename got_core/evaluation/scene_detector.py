@@ -76,8 +76,9 @@ class SceneDetector(Detector):
                 f"a detector for scenes needs a shape of {', '.join(SHAPES)} and two colours of {', '.join(COLOURS)}: "
                 f"got shapes {list(shapes)} and colours {list(colours)}"
             )
-        self.shapes = tuple(shapes)
+        self.shapes = self.classes = tuple(shapes)
         self.colours = {name: COLOURS[name] for name in colours}
+        self.colour_words = tuple(colours)
         self.background = None if background is None else np.asarray(background, dtype=np.float64)
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> list[list[Detection]]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from got_core.evaluation.geneval import CATEGORIES, Rules, judge
+from got_core.evaluation.geneval import CATEGORIES, Rules, shows
 from got_core.evaluation.layout import colour_dominates, match_boxes
 from got_core.evaluation.scene_detector import SCENE_RULES, SceneDetector
 from got_core.evaluation.scene_edits import background_kept, edit_succeeds
@@ -42,7 +42,7 @@ class ChainSatisfies(SceneMetric):
         if view.meta["kind"] != TEXT_TO_IMAGE:
             return {}
         planned = [planned_object(region) for region in view.chain.regions]
-        return {"chain_satisfies": [float(judge(view.meta, planned, SCENE_RULES, view.size)[0])]}
+        return {"chain_satisfies": [float(shows(view.meta, planned, SCENE_RULES, view.size)[0])]}
 
 
 class GenEvalAccuracy(SceneMetric):
@@ -64,7 +64,7 @@ class GenEvalAccuracy(SceneMetric):
         """1 or 0 in the category of each text-to-image sample."""
         if view.meta["kind"] != TEXT_TO_IMAGE:
             return {}
-        return {view.meta["tag"]: [float(judge(view.meta, view.found, self.rules, view.size)[0])]}
+        return {view.meta["tag"]: [float(shows(view.meta, view.found, self.rules, view.size)[0])]}
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
         """The categories and `overall`."""

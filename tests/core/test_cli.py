@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,17 +26,6 @@ CHAIN = "a red circle (94,188),(469,562) and a blue square (500,562),(900,962)"
 @pytest.fixture(autouse=True)
 def _in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
-
-
-def refused(capsys, *arguments):
-    """The one line that a refused command says."""
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    said = capsys.readouterr().err
-    assert ended.value.code == 2
-    assert said.startswith("got: error: ")
-    assert said.count("\n") == 1
-    return said
 
 
 def test_help_imports_nothing_heavy():
@@ -186,13 +176,14 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(run, tmp_path):
 def test_a_run_leaves_scores_and_pictures(run):
     figures = json.loads((run / "metrics.json").read_text())
     assert list(figures) == [
-        "seconds", "chain_parses", "chain_satisfies", "mean_iou", "colour_in_box", "object_position_deviation",
+        "seconds", "step", "chain_parses", "chain_satisfies", "mean_iou", "colour_in_box", "object_position_deviation",
         "edit_success", "background_kept", "geneval",
     ]  # fmt: skip
     assert list(figures["geneval"]) == [
         "single_object", "two_object", "counting", "colors", "position", "color_attr", "overall",
     ]  # fmt: skip
     assert figures["seconds"] > 0
+    assert figures["step"] == 4
     assert Image.open(run / "samples.png").width > 192
     logged = EventAccumulator(str(run / "tensorboard")).Reload().Tags()
     assert "drawings" in logged["images"]
@@ -321,5 +312,5 @@ def test_a_damaged_image_is_one_line_also_in_the_middle_of_training(tmp_path, ca
 def test_drawings_of_images_without_known_objects_are_shown_but_not_scored(tmp_path):
     recipe = record_recipe(tmp_path, damaged=False)
     main(["fit", *RECIPE, "--config", recipe, f"--trainer.default_root_dir={tmp_path / 'run'}"])
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text()).keys() == {"seconds"}
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()).keys() == {"seconds", "step"}
     assert (tmp_path / "run" / "samples.png").exists()

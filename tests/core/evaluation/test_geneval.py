@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from got_core.evaluation.detection import Detection, box_centre, box_iou
-from got_core.evaluation.geneval import RELATIONS, Rules, judge, relations, summary
+from got_core.evaluation.geneval import RELATIONS, Rules, coloured, relations, shows
 
 LEFT, RIGHT, TOP = (100, 400, 300, 600), (700, 400, 900, 600), (100, 0, 300, 200)
 boxes = st.tuples(*[st.integers(0, 400)] * 4).map(lambda v: (v[0], v[1], v[0] + v[2] + 1, v[1] + v[3] + 1))
@@ -74,84 +74,91 @@ def test_relations_are_judged_in_the_images_own_proportions():
     assert relations(a, b, size=(1, 4)) == {"left of"}
 
 
+def test_an_images_proportions_reach_the_verdict():
+    objects = [found("square", box=(500, 300, 510, 310)), found("circle", box=(0, 0, 10, 10))]
+    assert shows(positioned("above"), objects)[0]
+    assert not shows(positioned("above"), objects, size=(1, 4))[0]
+
+
 def test_a_present_object_holds_and_an_absent_one_does_not():
-    assert judge(single(), [found("circle")]) == (True, "")
-    holds, reason = judge(single(), [found("square")])
+    assert shows(single(), [found("circle")]) == (True, "")
+    holds, reason = shows(single(), [found("square")])
     assert not holds
     assert "circle" in reason
-    assert not judge(single(count=2), [found("circle")])[0]
+    assert not shows(single(count=2), [found("circle")])[0]
 
 
 def test_more_objects_than_included_are_no_fault_but_excluded_ones_are():
     metadata = {**single(count=2), "exclude": [{"class": "circle", "count": 3}, {"class": "square", "count": 1}]}
     circles = [found("circle")] * 2
-    assert judge(single(), circles)[0]
-    assert judge(metadata, circles)[0]
-    assert not judge(metadata, [*circles, found("circle")])[0]
-    assert not judge(metadata, [*circles, found("square")])[0]
+    assert shows(single(), circles)[0]
+    assert shows(metadata, circles)[0]
+    assert not shows(metadata, [*circles, found("circle")])[0]
+    assert not shows(metadata, [*circles, found("square")])[0]
 
 
 def test_all_include_clauses_must_hold():
     both = {"tag": "two_object", "include": [{"class": "circle", "count": 1}, {"class": "square", "count": 1}]}
-    assert judge(both, [found("circle"), found("square")])[0]
-    assert not judge(both, [found("circle")])[0]
+    assert shows(both, [found("circle"), found("square")])[0]
+    assert not shows(both, [found("circle")])[0]
 
 
 def test_confidence_is_stricter_for_counting():
     counting = {**single(), "tag": "counting"}
-    assert judge(single(), [found("circle", score=0.5)])[0]
-    assert not judge(counting, [found("circle", score=0.5)])[0]
-    assert judge(counting, [found("circle", score=0.5)], Rules(counting_confidence=0.4))[0]
-    assert not judge(single(), [found("circle", score=0.3)])[0]
+    assert shows(single(), [found("circle", score=0.5)])[0]
+    assert not shows(counting, [found("circle", score=0.5)])[0]
+    assert shows(counting, [found("circle", score=0.5)], Rules(counting_confidence=0.4))[0]
+    assert not shows(single(), [found("circle", score=0.3)])[0]
+    assert shows(single(), [found("circle", score=0.301)])[0]
+    assert not shows(counting, [found("circle", score=0.9)])[0]
+    assert shows(counting, [found("circle", score=0.901)])[0]
 
 
 def test_a_low_score_does_not_count_as_too_many():
     metadata = {**single(), "tag": "counting", "exclude": [{"class": "circle", "count": 2}]}
-    assert judge(metadata, [found("circle"), found("circle", score=0.8)])[0]
+    assert shows(metadata, [found("circle"), found("circle", score=0.8)])[0]
 
 
 def test_only_sixteen_objects_of_a_class_are_looked_at():
     metadata = {**single(), "exclude": [{"class": "circle", "count": 17}]}
-    assert judge(metadata, [found("circle")] * 30)[0]
-    assert not judge(metadata, [found("circle")] * 30, Rules(max_objects=17))[0]
+    assert shows(metadata, [found("circle")] * 30)[0]
+    assert not shows(metadata, [found("circle")] * 30, Rules(max_objects=17))[0]
 
 
 def test_colour_is_read_from_the_most_confident_objects_only():
     red, blue = found("circle", "red", score=0.9), found("circle", "blue", score=0.8)
-    assert judge(single(color="red"), [blue, red])[0]
-    assert not judge(single(color="blue"), [blue, red])[0]
-    assert not judge(single(count=2, color="red"), [blue, red])[0]
+    assert shows(single(color="red"), [blue, red])[0]
+    assert not shows(single(color="blue"), [blue, red])[0]
+    assert not shows(single(count=2, color="red"), [blue, red])[0]
 
 
 @pytest.mark.parametrize(("box", "relation"), [(RIGHT, "right of"), (TOP, "above")])
 def test_position_is_relative_to_the_named_clause(box, relation):
     objects = [found("square", box=LEFT), found("circle", box=box)]
-    assert [name for name in RELATIONS if judge(positioned(name), objects)[0]] == [relation]
+    assert [name for name in RELATIONS if shows(positioned(name), objects)[0]] == [relation]
 
 
 def test_position_needs_every_object_to_stand_right():
     metadata = {"include": [{"class": "square", "count": 2}, {"class": "circle", "count": 1, "position": ["above", 0]}]}
     below, beside = found("square", box=LEFT), found("square", box=(800, 0, 1000, 200))
     circle = found("circle", box=TOP)
-    assert judge(metadata, [below, below, circle])[0]
-    assert not judge(metadata, [below, beside, circle])[0]
+    assert shows(metadata, [below, below, circle])[0]
+    assert not shows(metadata, [below, beside, circle])[0]
 
 
 def test_position_fails_where_the_other_clause_fails():
     metadata = positioned("right of")
     metadata["include"][0]["color"] = "blue"
-    holds, reason = judge(metadata, [found("square", "red", LEFT), found("circle", box=RIGHT)])
+    holds, reason = shows(metadata, [found("square", "red", LEFT), found("circle", box=RIGHT)])
     assert not holds
     assert len(reason.split("; ")) == 2
 
 
-def test_summary_is_the_plain_mean_of_the_categories():
-    scores = summary({"counting": [True, False], "colors": [True] * 8})
-    assert scores == {"counting": 0.5, "colors": 1.0, "overall": 0.75}
-    with pytest.raises(ValueError, match="position"):
-        summary({"position": []})
-    with pytest.raises(ValueError, match="all"):
-        summary({})
+def test_colours_are_asked_of_as_many_objects_as_count():
+    dogs = {"class": "dog", "count": 2, "color": "red"}
+    include = [dogs, {"class": "cat", "count": 1}, {"class": "dog", "count": 1, "color": "blue"}]
+    assert coloured({"include": include, "exclude": [{"class": "cat", "count": 2}]}) == {"dog": 2}
+    assert coloured(single()) == {}
 
 
 def test_box_geometry():
