@@ -88,6 +88,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     _training(commands)
     _inspection(commands)
+    _studies(commands)
     _drawing(commands)
     _evaluation(commands)
     _weights(commands)
@@ -136,6 +137,15 @@ def _inspection(commands: "argparse._SubParsersAction[Parser]") -> None:
     command.add_argument("--size", type=_size, metavar="HxW", help="pixels; by default the recipe's")
     command.add_argument("--text-to-image", action="store_true", help="samples without a source image, not edits")
     command.set_defaults(run="got_core.commands.inspection:inspect", recipe_options=True)
+
+
+def _studies(commands: "argparse._SubParsersAction[Parser]") -> None:
+    text = "train and score variants x backbones x seeds; the same command goes on after an interruption"
+    command = commands.add_parser("study", help=text, description=text, allow_abbrev=False)
+    command.add_argument("file", help="a study, such as recipes/studies/components.yaml")
+    command.add_argument("--jobs", type=_positive, metavar="N", help="at a time; by default one a GPU, else one a core")
+    command.add_argument("--output", default="runs", metavar="FOLDER", help="gets a folder a study; runs by default")
+    command.set_defaults(run="got_core.commands.study:study", recipe_options=False)
 
 
 def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:

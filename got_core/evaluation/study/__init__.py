@@ -1,0 +1,1 @@
+"""Studies: variants x backbones x seeds at equal steps, with intervals over the seeds."""
