@@ -51,6 +51,7 @@ class SDXLUNet(DenoisingBackbone):
         super().__init__()
         if (pretrained is None) == (config is None):
             raise ValueError("a UNet comes from `pretrained` or from `config`; give exactly one of the two")
+        self._pretrained = pretrained is not None
         if pretrained is None:
             self.unet = build(lambda: UNet2DConditionModel(**(config or {})))
         else:
@@ -86,6 +87,16 @@ class SDXLUNet(DenoisingBackbone):
     def export(self, folder: Path) -> None:
         """Write the UNet, whose first convolution is the wide one, in diffusers' layout."""
         self.unet.save_pretrained(folder)
+
+    def standalone(self, folder: Path) -> dict[str, Any]:
+        """The configuration of the UNet as it is before it is widened, where it is not among the arguments."""
+        if not self._pretrained:
+            return {}
+        widened = self.unet.config.in_channels
+        self.unet.register_to_config(in_channels=self.latent_channels)
+        self.unet.save_config(folder)
+        self.unet.register_to_config(in_channels=widened)
+        return {"pretrained": folder, "subfolder": None}
 
     def forward(
         self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], guidance: Guidance

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from got_core.commands.drawing_options import add_drawing, add_planning
 from got_core.commands.suite_options import (
     GROUNDING_DINO,
     MASK2FORMER,
@@ -36,6 +37,9 @@ CLIP = "openai/clip-vit-large-patch14"
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """That images can be drawn in, as Lightning calls them; judges always see in the first."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""That weights can be written in, as torch calls them."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -158,19 +162,10 @@ def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:
     reason.add_argument("prompt", help="prompt, or instruction with --source")
     reason.add_argument("--source", metavar="IMAGE", help="image to edit")
     for name, command in {"generate": generate, "edit": edit, "reason": reason}.items():
-        command.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint file")
-        command.add_argument("--seed", type=_seed, default=0, help=f"0 to {LARGEST_SEED}")
-        command.add_argument("--temperature", type=float, default=0.0, help="of the chain; 0 is greedy")
-        command.add_argument("--size", type=_size, metavar="HxW", help="pixels; by default as trained")
-        command.add_argument("--device", default=None, help="such as cuda or cpu; by default the best there is")
+        add_planning(command, _seed, _size)
         command.set_defaults(run=f"got_core.commands.drawing:{name}", recipe_options=False)
     for command in (generate, edit):
-        command.add_argument("--output", required=True, metavar="FOLDER", help="gets image.png, layout.png, chain.txt")
-        command.add_argument("--chain", metavar="FILE", help="draw from this chain instead of writing one")
-        command.add_argument("--steps", type=_positive, help="denoising steps")
-        command.add_argument("--semantic-scale", type=float, metavar="A_T", help="guidance by the reasoning's summary")
-        command.add_argument("--spatial-scale", type=float, metavar="A_S", help="guidance by the planned boxes")
-        command.add_argument("--reference-scale", type=float, metavar="A_R", help="guidance by the source image")
+        add_drawing(command, _positive)
 
 
 def _evaluation(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -233,6 +228,8 @@ def _weights(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = commands.add_parser("export", help=text, description=text, allow_abbrev=False)
     command.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint")
     command.add_argument("--output", required=True, metavar="FOLDER", help="a new folder")
+    command.add_argument("--pipeline", action="store_true", help="as one self-contained folder for GoTPipeline instead")
+    command.add_argument("--dtype", choices=DTYPES, help="of the pipeline's weights; as they are by default")
     command.set_defaults(run="got_core.commands.weights:export", recipe_options=False)
 
 

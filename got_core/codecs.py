@@ -99,6 +99,7 @@ class AutoencoderCodec(_NormalisedCodec):
         super().__init__()
         if (pretrained is None) == (config is None):
             raise ValueError("an autoencoder comes from `pretrained` or from `config`; give exactly one of the two")
+        self._pretrained = pretrained is not None
         family: Any = model_class
         if pretrained is None:
             self.autoencoder: Any = build(lambda: family(**(config or {})))
@@ -117,6 +118,13 @@ class AutoencoderCodec(_NormalisedCodec):
     def export(self, folder: Path) -> None:
         """Write the autoencoder in diffusers' layout."""
         self.autoencoder.save_pretrained(folder)
+
+    def standalone(self, folder: Path) -> dict[str, Any]:
+        """The autoencoder's configuration, where it is not among the arguments."""
+        if not self._pretrained:
+            return {}
+        self.autoencoder.save_config(folder)
+        return {"pretrained": folder, "subfolder": None}
 
     def _own_levels(self) -> tuple[Level, Level]:
         """(mean, std) such that (raw - mean) / std is what diffusers' pipelines make of raw latents."""

@@ -8,7 +8,7 @@ b batch, l or n tokens, d width, c channels, h w latent size, H W image size. Ti
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from safetensors.torch import save_model
@@ -41,6 +41,10 @@ class Scheduler(Protocol):
         ...
 
 
+ChainListener = Callable[[tuple[str, ...]], None]
+"""Hears the chains of a batch while they are written, one text a sample."""
+
+
 class Component(nn.Module):
     """A module that names its repeated blocks once, for sharding, activation checkpointing and compilation."""
 
@@ -57,6 +61,17 @@ class Component(nn.Module):
         if any(True for _ in self.parameters()):
             folder.mkdir(parents=True)
             save_model(self, str(folder / "model.safetensors"))
+
+    def standalone(self, folder: Path) -> dict[str, Any]:
+        """Arguments that build this component again without weights from elsewhere, for `GoTPipeline.save_pretrained`.
+
+        Args:
+            folder: Where the files lie that the arguments name; made only if there are any.
+
+        Returns:
+            Values in place of those it was built with, the others stay; a file or folder is a `Path` in `folder`.
+        """
+        return {}
 
 
 class Reasoner(Component, ABC):
@@ -78,9 +93,18 @@ class Reasoner(Component, ABC):
 
     @abstractmethod
     def generate(
-        self, batch: Batch, *, temperature: float = 0.0, max_new_tokens: int = 1024, generator: Generator | None = None
+        self,
+        batch: Batch,
+        *,
+        temperature: float = 0.0,
+        max_new_tokens: int = 1024,
+        generator: Generator | None = None,
+        listener: ChainListener | None = None,
     ) -> Reasoning:
-        """Write the chains (greedily at temperature 0) and read the states from the same cache."""
+        """Write the chains (greedily at temperature 0) and read the states from the same cache.
+
+        The listener, if there is one, is called with the chains so far after each token.
+        """
 
     @abstractmethod
     def summarize(self, batch: Batch, chains: Sequence[str]) -> Reasoning:

@@ -18,6 +18,7 @@ NAMED = 3
 """Names that an error lists before it only counts: this many of one kind, fewer of several."""
 
 _shape_only: ContextVar[bool] = ContextVar("shape_only", default=False)
+_to_follow: ContextVar[bool] = ContextVar("to_follow", default=False)
 
 
 @contextmanager
@@ -29,6 +30,16 @@ def without_weights() -> Iterator[None]:
         yield
     finally:
         _shape_only.reset(token)
+
+
+@contextmanager
+def weights_to_follow() -> Iterator[None]:
+    """Inside, `build` makes models from configurations alone: a checkpoint that is loaded next has all weights."""
+    token = _to_follow.set(True)
+    try:
+        yield
+    finally:
+        _to_follow.reset(token)
 
 
 @contextmanager
@@ -45,7 +56,7 @@ def build(from_config: Callable[[], Model], from_pretrained: Callable[[], Model]
         from_config: Makes it with fresh weights.
         from_pretrained: Loads it; None for a model that has no trained weights.
     """
-    if from_pretrained is not None and not _shape_only.get():
+    if from_pretrained is not None and not (_shape_only.get() or _to_follow.get()):
         return from_pretrained()
     with fresh_weights():
         return from_config()

@@ -35,9 +35,9 @@ def to_picture(image: Float[Tensor, "3 H W"]) -> Image.Image:
     return Image.fromarray(rearrange(levels, "c H W -> H W c").numpy())
 
 
-def draw_layout(image: Float[Tensor, "3 H W"], chain: str, side: int = LAYOUT_SIDE) -> Image.Image:
-    """The image, enlarged to at least `side`, with each planned box outlined in its colour and named."""
-    picture = _enlarge(to_picture(image), side)
+def draw_layout(image: Image.Image | Float[Tensor, "3 H W"], chain: str, side: int = LAYOUT_SIDE) -> Image.Image:
+    """The image (a tensor in [-1, 1]), enlarged to at least `side`, with each planned box outlined and named."""
+    picture = _enlarge(image if isinstance(image, Image.Image) else to_picture(image), side)
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(max(10, picture.width // 32))
     for place, region in enumerate(parse(chain).regions):

@@ -8,12 +8,12 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from got_core.interfaces import DenoisingBackbone, GuidanceEncoder, NoiseObjective, Predict
+from got_core.interfaces import DenoisingBackbone, GuidanceEncoder, Predict, Scheduler
 from got_core.types import Guidance
 
 Scale = float | Float[Tensor, " b"]
-Callback = Callable[[int, Tensor, Tensor], None]
-"""Called after each step with its number, its time and the latents."""
+Callback = Callable[[int, Tensor, Tensor], Tensor | None]
+"""Called after each step with its number, its time and the latents; may return other latents to go on with."""
 
 
 @dataclass(frozen=True)
@@ -125,21 +125,21 @@ def sample(
     backbone: DenoisingBackbone,
     encoder: GuidanceEncoder,
     guidance: Guidance,
-    objective: NoiseObjective,
+    scheduler: Scheduler,
     noise: Float[Tensor, "b c h w"],
     scales: GuidanceScales,
     steps: int,
     callback: Callback | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Denoise from noise to scaled latents with the objective's own scheduler.
+    """Denoise from noise to scaled latents.
 
     Args:
+        scheduler: A fresh one, the objective's own or another that fits it (`got_core.schedulers`).
         noise: Standard normal; its shape is that of the latents.
         steps: Number of scheduler steps; each is one call of the backbone.
-        callback: Called after each step with its number, its time and the latents.
+        callback: See `Callback`.
     """
     predict = guided_predict(backbone, encoder, guidance, scales)
-    scheduler = objective.scheduler()
     scheduler.set_timesteps(steps, device=noise.device)
     scale_input = getattr(scheduler, "scale_model_input", _unscaled)
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -147,7 +147,8 @@ def sample(
         t = repeat(time.to(torch.float32), "-> b", b=len(x))
         x = scheduler.step(predict(scale_input(x, time), t), time, x, return_dict=False)[0]
         if callback is not None:
-            callback(step, time, x)
+            changed = callback(step, time, x)
+            x = x if changed is None else changed
     return x
 
 

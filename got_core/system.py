@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -15,6 +15,7 @@ from got_core.conditioning import dropped_conditions
 from got_core.distributed_files import load_left_out
 from got_core.gradients import GuardedGradients
 from got_core.interfaces import (
+    ChainListener,
     Component,
     DenoisingBackbone,
     GuidanceEncoder,
@@ -22,25 +23,15 @@ from got_core.interfaces import (
     NoiseObjective,
     Processor,
     Reasoner,
+    Scheduler,
 )
+from got_core.noise import batch_seed, sample_seeds, seeded, starting_noise
 from got_core.origins import ORIGINS, check_origins, leave_out_origins, left_out, origins
-from got_core.sampling import EDITING, TEXT_TO_IMAGE, GuidanceScales, sample
+from got_core.sampling import EDITING, TEXT_TO_IMAGE, Callback, GuidanceScales, sample
 from got_core.schedules import warmup_cosine
 from got_core.sharding import configure, gathered
 from got_core.types import Batch, Drawing, Guidance, Reasoning
 from got_core.widths import check_widths
-
-LOADER_STRIDE = 100_000
-"""Validation batches of a loader before the seeds of the next begin."""
-
-VALIDATION_STRIDE = 100 * LOADER_STRIDE
-"""Validation batches before the seeds of the next validation seed begin."""
-
-BATCH_SEEDS = 2**40
-"""Seeds of validation batches: so many that their samples' seeds are still below 2**64."""
-
-SEED_STRIDE = 1_000_003
-"""From the noise of one seed's first sample to that of the next seed's."""
 
 COMPONENTS = ("reasoner", "guidance", "backbone")
 """The attributes of a system that are trained, in the order samples pass them."""
@@ -63,7 +54,7 @@ class GoTSystem(GuardedGradients):
         learning_rates: Peak learning rate of each of `reasoner`, `guidance`, `backbone`.
         warmup_steps: Steps of linear warm-up, followed by a cosine down to `final_learning_rate` x peak.
         final_learning_rate: Last learning rate as a fraction of the peak.
-        chain_weight, denoising_weight: Weights of the two losses.
+        chain_weight, denoising_weight: Weights of the two losses; without the latter the reasoner is trained alone.
         conditioning_dropout: Probability of each of the three partly dropped conditions in training.
         noise_draws: Noise levels drawn for each sample of a batch; more than one shares a reasoner pass among them.
         generation_scales, editing_scales: Guidance scales (semantic, spatial, reference) at sampling.
@@ -169,13 +160,13 @@ class GoTSystem(GuardedGradients):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """Joint loss of one batch of text-to-image and editing samples."""
         reasoning = self.reasoner(batch)
-        guidance = self.drop_conditions(self.guidance(reasoning, batch, self.codec))
-        denoising_loss = self.denoising_loss(batch, guidance)
-        loss = self.denoising_weight * denoising_loss
-        if reasoning.loss is not None:
-            loss = loss + self.chain_weight * reasoning.loss
-            self.log("chain_loss", reasoning.loss, prog_bar=True, batch_size=len(batch))
-        self.log("denoising_loss", denoising_loss, prog_bar=True, batch_size=len(batch))
+        losses = {} if reasoning.loss is None else {"chain_loss": (self.chain_weight, reasoning.loss)}
+        if self.denoising_weight:
+            guidance = self.drop_conditions(self.guidance(reasoning, batch, self.codec))
+            losses["denoising_loss"] = (self.denoising_weight, self.denoising_loss(batch, guidance))
+        loss = torch.stack([weight * value for weight, value in losses.values()]).sum()
+        for name, (_, value) in losses.items():
+            self.log(name, value, prog_bar=True, batch_size=len(batch))
         self.log("loss", loss, batch_size=len(batch))
         return loss
 
@@ -238,16 +229,25 @@ class GoTSystem(GuardedGradients):
         """Draw the batch, from its prompts alone unless chains are given; callbacks score and show the drawing."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
         chains = batch.chains if self.validation_chains == "given" else None
-        place = self.validation_seed * VALIDATION_STRIDE + dataloader_idx * LOADER_STRIDE + batch_idx
-        return self.draw(batch, chains, seed=(place * world + rank) % BATCH_SEEDS)
+        return self.draw(batch, chains, seed=batch_seed(self.validation_seed, dataloader_idx, batch_idx, rank, world))
 
     @torch.no_grad()
-    def plan(self, batch: Batch, temperature: float = 0.0, seed: int = 0) -> Reasoning:
-        """Write a chain for each sample and read its states; deterministic for a seed."""
+    def plan(
+        self, batch: Batch, temperature: float = 0.0, seed: int = 0, listener: ChainListener | None = None
+    ) -> Reasoning:
+        """Write a chain for each sample and read its states; deterministic for a seed.
+
+        Args:
+            listener: Called with the chains so far after each token.
+        """
         generator = torch.Generator(device=self.device).manual_seed(seed)
         with gathered([self.reasoner]):
             return self.reasoner.generate(
-                batch, temperature=temperature, max_new_tokens=self.max_chain_tokens, generator=generator
+                batch,
+                temperature=temperature,
+                max_new_tokens=self.max_chain_tokens,
+                generator=generator,
+                listener=listener,
             )
 
     @torch.no_grad()
@@ -260,6 +260,9 @@ class GoTSystem(GuardedGradients):
         temperature: float = 0.0,
         steps: int | None = None,
         scales: GuidanceScales | None = None,
+        noise: Float[Tensor, "b c h w"] | None = None,
+        scheduler: Scheduler | None = None,
+        callback: Callback | None = None,
     ) -> Drawing:
         """Images for a batch, from chains that are written here or given.
 
@@ -269,9 +272,10 @@ class GoTSystem(GuardedGradients):
             seed: Of the noise and of sampled chains; the noise of a sample depends on its place in the batch alone.
                 One for each sample makes its noise independent of the batch; the first is that of sampled chains.
             temperature: Of the written chains; 0 is greedy.
-            steps, scales: Instead of the system's own.
+            steps, scales, noise, scheduler: Instead of the system's own, and of the noise that the seed means.
+            callback: Called after each step, as `got_core.sampling.sample` does.
         """
-        noise = self.starting_noise(batch, seed)
+        noise = self.starting_noise(batch, seed) if noise is None else noise
         scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
         steps = steps or self.sampling_steps
         with gathered(self.components):
@@ -280,19 +284,15 @@ class GoTSystem(GuardedGradients):
             else:
                 reasoning = self.reasoner.summarize(batch, chains)
             guidance = self.guidance(reasoning, batch, self.codec)
-            latents = sample(self.backbone, self.guidance, guidance, self.objective, noise, scales, steps)
+            scheduler = scheduler or self.objective.scheduler()
+            latents = sample(self.backbone, self.guidance, guidance, scheduler, noise, scales, steps, callback)
         return Drawing(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
 
     def starting_noise(self, batch: Batch, seed: int | Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """Standard normal noise, one generator a sample, made on the CPU so that devices agree.
+        """The noise of a batch under a seed, or under one for each sample (ValueError: not as many as samples)."""
+        return starting_noise(seeded(sample_seeds(seed, len(batch))), self.latent_shape(batch.size)).to(self.device)
 
-        Raises:
-            ValueError: Not as many seeds as samples.
-        """
-        height, width = (side // self.codec.downsample for side in batch.size)
-        shape = (self.codec.latent_channels, height, width)
-        seeds = [seed * SEED_STRIDE + place for place in range(len(batch))] if isinstance(seed, int) else seed
-        if len(seeds) != len(batch):
-            raise ValueError(f"{len(seeds)} seeds for {len(batch)} samples: one for each is needed")
-        generators = [Generator().manual_seed(number) for number in seeds]
-        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(c, h, w) of the latents of an image of that (height, width) in pixels."""
+        height, width = (side // self.codec.downsample for side in size)
+        return self.codec.latent_channels, height, width

@@ -26,6 +26,7 @@ class Sample:
         source: The image to be edited, or None for text-to-image.
         size: (height, width) of the image to be drawn, in pixels; that of `target` where there is one.
         meta: Whatever scores or reports need to know; never read by a model.
+        earlier: What was asked in the turns before, the first first, where the sample goes on with a conversation.
     """
 
     prompt: str
@@ -34,6 +35,7 @@ class Sample:
     target: Float[Tensor, "3 H W"] | None = None
     source: Float[Tensor, "3 H W"] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Batch:
     """Samples made ready for the components by a reasoner's processor.
 
     Attributes:
-        prompts, chains, meta: One entry a sample.
+        prompts, chains, earlier, meta: One entry a sample.
         target: Images to be drawn, or None when no sample has one.
         source: Images to be edited; black where a sample has none. Always there: it carries the output size.
         has_source: True where the sample is an edit.
@@ -55,6 +57,7 @@ class Batch:
     target: Float[Tensor, "b 3 H W"] | None = None
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     meta: tuple[Mapping[str, Any], ...] = ()
+    earlier: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def collate(cls, samples: Sequence[Sample]) -> "Batch":
@@ -78,6 +81,7 @@ class Batch:
             source=torch.stack([black if sample.source is None else sample.source for sample in samples]),
             has_source=torch.tensor([sample.source is not None for sample in samples]),
             target=torch.stack(with_target) if with_target else None,
+            earlier=tuple(sample.earlier for sample in samples),
             meta=tuple(sample.meta for sample in samples),
         )
 
@@ -98,6 +102,7 @@ class Batch:
                 size=self.size,
                 target=None if self.target is None else self.target[i],
                 source=self.source[i] if bool(self.has_source[i]) else None,
+                earlier=self.earlier[i] if self.earlier else (),
                 meta=self.meta[i] if self.meta else {},
             )
             for i in range(len(self))

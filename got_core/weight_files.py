@@ -68,11 +68,17 @@ def read_system_weights(path: Path) -> SystemWeights:
         UserError: It cannot be read.
     """
     tensors = _read_file(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    return SystemWeights(
-        tensors, frozenset(json.loads(metadata.get(IN_BASE, "[]"))), json.loads(metadata.get(ORIGINS, "{}"))
-    )
+    metadata = _metadata(path)
+    return SystemWeights(tensors, _names_in_base(metadata), json.loads(metadata.get(ORIGINS, "{}")))
+
+
+def left_to_bases(path: Path) -> frozenset[str]:
+    """The names that a `model.safetensors` of ours leaves to base folders; its tensors are not read.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    return _names_in_base(_metadata(path))
 
 
 @contextmanager
@@ -118,6 +124,18 @@ def _checkpoint_file(path: Path) -> Path:
     if not found:
         raise UserError(f"{path}: there is no {' or '.join(SINGLE)} in this folder, whole or with an {INDEX}")
     return found[0]
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
+
+
+def _names_in_base(metadata: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(json.loads(metadata.get(IN_BASE, "[]")))
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

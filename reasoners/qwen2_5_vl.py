@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-from got_core.interfaces import Reasoner
+from got_core.interfaces import ChainListener, Reasoner
 from got_core.loading import build, load_whole
 from got_core.origins import mark_changed
 from got_core.paths import locate
@@ -22,8 +21,9 @@ from got_core.types import Batch, Reasoning
 from reasoners.qwen2_5_vl_images import PatchLayout
 from reasoners.qwen2_5_vl_model import Tune, grow_embedding, merged, pretrained_config, small_config, tuned, untuned
 from reasoners.qwen2_5_vl_processor import CHAT, EDITING_TEMPLATE, GENERATION_TEMPLATE, Qwen2_5_VLProcessor
+from reasoners.qwen2_5_vl_rows import align_right, axes, choose, without_padding
 from reasoners.qwen2_5_vl_summary import spread
-from reasoners.tokenizer import Vocabulary, model_file
+from reasoners.tokenizer import Vocabulary, copy_files, model_file
 
 BESIDE_WEIGHTS = ("preprocessor_config.json", "chat_template.json")
 """What of a model's folder is exported as it was."""
@@ -44,6 +44,7 @@ class Qwen2_5_VLReasoner(Reasoner):
             tokens and the `<|im_gen_start|>` behind them, spread evenly over N places ("chain": a chain of thought in
             text alone, without image tokens).
         image_size: Side of the square that source images are resized to for the vision tower, in pixels.
+        coordinates: The vision tower is also shown where each pixel is (see `PatchLayout`); for small new towers.
         tune: "lora" trains adapters on the language decoder and the added tokens' embeddings; "full" trains everything,
             the vision tower too; "frozen" nothing.
         lora_rank, lora_alpha, lora_dropout: Adapter settings, read when `tune` is "lora".
@@ -69,6 +70,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         num_tokens: int = 64,
         summary: Literal["learned", "chain"] = "learned",
         image_size: int = 448,
+        coordinates: bool = False,
         tune: Tune = "lora",
         lora_rank: int = 32,
         lora_alpha: int = 32,
@@ -89,10 +91,12 @@ class Qwen2_5_VLReasoner(Reasoner):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         file = model_file(tokenizer or pretrained, "tokenizer.json")
+        self._tokenizer = file
         vocabulary = Vocabulary(Tokenizer.from_file(str(file)), num_tokens if summary == "learned" else 0)
         settings = small_config(config, vocabulary) if pretrained is None else pretrained_config(pretrained)
         vision = settings.vision_config
-        layout = PatchLayout(image_size, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+        sizes = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+        layout = PatchLayout(image_size, *sizes, coordinates)
         self.processor = Qwen2_5_VLProcessor(
             vocabulary, layout, generation_template, editing_template, max_chain_tokens
         )
@@ -128,13 +132,18 @@ class Qwen2_5_VLReasoner(Reasoner):
     def export(self, folder: Path) -> None:
         """Write the model, adapters merged, and the tokenizer with the added tokens in transformers' layout.
 
-        The settings of the base's own image processor and its chat template go with them, where it has any.
+        The base's own image processor's settings and chat template go with them, where it has any.
         """
         merged(self.mllm).save_pretrained(folder)
         PreTrainedTokenizerFast(tokenizer_object=self.processor.vocabulary.tokenizer).save_pretrained(folder)
-        for name in BESIDE_WEIGHTS if self._pretrained else ():
-            with suppress(FileNotFoundError):
-                shutil.copy(model_file(self._pretrained, name), folder)
+        copy_files(self._pretrained, BESIDE_WEIGHTS, folder)
+
+    def standalone(self, folder: Path) -> dict[str, Any]:
+        """The tokenizer's file, and the model's configuration where that is not among the arguments."""
+        folder.mkdir(parents=True)
+        copy_files(self._pretrained, ("config.json", *BESIDE_WEIGHTS), folder)
+        named = {"tokenizer": shutil.copy(self._tokenizer, folder / "tokenizer.json")}
+        return named if self._pretrained is None else {**named, "pretrained": folder}
 
     def forward(self, batch: Batch) -> Reasoning:
         """Chain loss (mean cross-entropy over all chain tokens of the batch) and states, teacher-forced in one pass.
@@ -165,17 +174,19 @@ class Qwen2_5_VLReasoner(Reasoner):
         return -torch.zeros(len(ids), device=spent.device).index_add(0, rows, spent), words.sum(dim=1)
 
     def summarize(self, batch: Batch, chains: Sequence[str]) -> Reasoning:
-        """States after given chains, one a sample.
-
-        A chain is tokenised afresh, so it gives the states of `generate` when the model wrote it as the tokenizer would
-        have cut it, which is what it was trained on; an untrained model may spell a word in other pieces.
-        """
+        """States after given chains, one a sample; those of `generate` if it was written as the tokenizer cuts it."""
         inputs = self.processor(batch.to("cpu").samples(chains)).to(batch.source.device).inputs
         return Reasoning(self._summary(self._read(inputs), inputs), tuple(chains))
 
     @torch.no_grad()
     def generate(
-        self, batch: Batch, *, temperature: float = 0.0, max_new_tokens: int = 1024, generator: Generator | None = None
+        self,
+        batch: Batch,
+        *,
+        temperature: float = 0.0,
+        max_new_tokens: int = 1024,
+        generator: Generator | None = None,
+        listener: ChainListener | None = None,
     ) -> Reasoning:
         """Write chains and read the states from the same cache.
 
@@ -185,21 +196,27 @@ class Qwen2_5_VLReasoner(Reasoner):
             batch: Prompts and source images; its chains are not looked at.
             temperature: Divides the logits before sampling; 0 takes the likeliest token.
             max_new_tokens: Chains are cut here when the model does not stop.
-            generator: Randomness of the sampling; torch's default generator when None.
+            generator: Of drawn tokens; torch's default generator when None.
+            listener: Called with the chains so far after each token.
         """
-        rows, states = self.write(batch.inputs, temperature, max_new_tokens, generator)
-        return Reasoning(states, tuple(self.processor.vocabulary.decode(row) for row in rows))
+        rows, states = self.write(batch.inputs, temperature, max_new_tokens, generator, listener)
+        return Reasoning(states, self._decoded(rows))
 
     @torch.no_grad()
     def write(
-        self, inputs: Mapping[str, Tensor], temperature: float, max_new_tokens: int, generator: Generator | None
+        self,
+        inputs: Mapping[str, Tensor],
+        temperature: float,
+        max_new_tokens: int,
+        generator: Generator | None,
+        listener: ChainListener | None = None,
     ) -> tuple[list[list[int]], Float[Tensor, "b n d"]]:
         """The work of `generate`: the chains' token ids, without what ended them, and the states.
 
         Prompts are aligned on the right (padding on the left). A row that has ended is fed padding that no later token
         may attend to, and its positions stand still until the image tokens.
         """
-        ids, positions, seen = _align_right(inputs["input_ids"], inputs["position_ids"], inputs["prompt_length"])
+        ids, positions, seen = align_right(inputs["input_ids"], inputs["position_ids"], inputs["prompt_length"])
         embed = self.qwen.get_input_embeddings()
         cache = DynamicCache(config=self.qwen.config.text_config)
         hidden = self._decode(self._see(ids, inputs), positions, seen, cache)
@@ -208,25 +225,30 @@ class Qwen2_5_VLReasoner(Reasoner):
         written: list[Tensor] = []
         read: list[Tensor] = []
         for _ in range(max_new_tokens):
-            token = self._choose(hidden[:, -1], temperature, generator)
+            token = choose(self._logits(hidden[:, -1]), temperature, generator)
             running = running & ~torch.isin(token, self._stops)
             if not running.any():
                 break
             written.append(torch.where(running, token, -1))
+            if listener is not None:
+                listener(self._decoded(without_padding(written)))
             seen = torch.cat([seen, rearrange(running, "b -> b 1")], dim=1)
-            hidden = self._decode(embed(rearrange(token, "b -> b 1")), _axes(place[:, None]), seen, cache)
+            hidden = self._decode(embed(rearrange(token, "b -> b 1")), axes(place[:, None]), seen, cache)
             read.append(hidden)
             place = place + running
         tail = repeat(self._tail, "l -> b l", b=len(ids))
         seen = torch.cat([seen, torch.ones_like(tail, dtype=torch.bool)], dim=1)
         places = place[:, None] + torch.arange(tail.shape[1], device=tail.device)
-        read.append(self._decode(embed(tail), _axes(places), seen, cache))
-        columns = torch.stack(written, dim=1) if written else ids[:, :0]
+        read.append(self._decode(embed(tail), axes(places), seen, cache))
         if self.summary == "chain":
+            columns = torch.stack(written, dim=1) if written else ids[:, :0]
             states = spread(torch.cat(read, dim=1), functional.pad(columns >= 0, (0, 1), value=True), self.num_tokens)
         else:
             states = read[-1][:, -self.num_tokens :]
-        return [[token for token in row if token >= 0] for row in columns.tolist()], states
+        return without_padding(written) if written else [[] for _ in ids], states
+
+    def _decoded(self, rows: Sequence[list[int]]) -> tuple[str, ...]:
+        return tuple(self.processor.vocabulary.decode(row) for row in rows)
 
     def _see(self, ids: Int[Tensor, "b l"], inputs: Mapping[str, Tensor]) -> Float[Tensor, "b l d"]:
         """Token embeddings, with the vision tower's output where an image stands."""
@@ -273,29 +295,6 @@ class Qwen2_5_VLReasoner(Reasoner):
             return spread(hidden, inputs["chain_mask"], self.num_tokens)
         return rearrange(hidden[inputs["summary_mask"]], "(b n) d -> b n d", n=self.num_tokens)
 
-    def _choose(
-        self, hidden: Float[Tensor, "b d"], temperature: float, generator: Generator | None
-    ) -> Int[Tensor, " b"]:
-        """The next token of each row: text, an object or box token, or one that ends the chain."""
-        logits = self.qwen.lm_head(hidden).float().masked_fill(self._unwritable, -torch.inf)
-        if temperature == 0:
-            return logits.argmax(dim=-1)
-        probabilities = (logits / temperature).softmax(dim=-1)
-        device = probabilities.device if generator is None else generator.device
-        drawn = torch.multinomial(probabilities.to(device), 1, generator=generator)
-        return rearrange(drawn.to(probabilities.device), "b 1 -> b")
-
-
-def _axes(places: Int[Tensor, "b l"]) -> Int[Tensor, "b 3 l"]:
-    """Text's rotary positions, the same on all three axes."""
-    return repeat(places, "b l -> b three l", three=3)
-
-
-def _align_right(
-    ids: Int[Tensor, "b l"], positions: Int[Tensor, "b 3 l"], lengths: Int[Tensor, " b"]
-) -> tuple[Int[Tensor, "b p"], Int[Tensor, "b 3 p"], Bool[Tensor, "b p"]]:
-    """The first `lengths` tokens of each row with padding on the left, their positions, and which are not padding."""
-    longest = int(lengths.max())
-    index = torch.arange(longest, device=ids.device) - rearrange(longest - lengths, "b -> b 1")
-    first = index.clamp(min=0)
-    return ids.gather(1, first), positions.gather(2, _axes(first)), index >= 0
+    def _logits(self, hidden: Float[Tensor, "b d"]) -> Float[Tensor, "b v"]:
+        """Of the next token: text, an object or box token, or one that ends the chain."""
+        return self.qwen.lm_head(hidden).float().masked_fill(self._unwritable, -torch.inf)

@@ -19,15 +19,19 @@ class PatchLayout:
         patch_size: Side of a patch in pixels.
         merge_size: Patches, along each side, that become one visual token.
         temporal_patch_size: Frames a patch spans; a still image is repeated that often.
+        coordinates: The last frame holds the column and row of each pixel, from -1 to 1, instead of the image again.
+            The tower's rotary positions are relative: where something stands in the image it has to make out from the
+            edges, which takes more training than a small tower gets.
 
     Raises:
-        ValueError: The side is no whole number of visual tokens.
+        ValueError: The side is no whole number of visual tokens, or there is no second frame for coordinates.
     """
 
     image_size: int
     patch_size: int
     merge_size: int
     temporal_patch_size: int
+    coordinates: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size % (self.patch_size * self.merge_size):
@@ -35,6 +39,8 @@ class PatchLayout:
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size} "
                 f"times spatial_merge_size {self.merge_size}"
             )
+        if self.coordinates and self.temporal_patch_size < 2:
+            raise ValueError(f"coordinates need a second frame, but temporal_patch_size is {self.temporal_patch_size}")
 
     @property
     def side(self) -> int:
@@ -51,10 +57,13 @@ class PatchLayout:
             images = functional.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
         mean = rearrange(torch.tensor(OPENAI_CLIP_MEAN), "c -> c 1 1")
         std = rearrange(torch.tensor(OPENAI_CLIP_STD), "c -> c 1 1")
-        return repeat(
-            ((images + 1) / 2 - mean) / std,
-            "i c (gh mh ph) (gw mw pw) -> (i gh gw mh mw) (c t ph pw)",
-            t=self.temporal_patch_size,
+        frames = repeat(((images + 1) / 2 - mean) / std, "i c h w -> t i c h w", t=self.temporal_patch_size).clone()
+        if self.coordinates:
+            places = torch.linspace(-1, 1, self.image_size)
+            frames[-1] = torch.stack([*torch.meshgrid(places, places, indexing="xy"), torch.zeros_like(images[0, 0])])
+        return rearrange(
+            frames,
+            "t i c (gh mh ph) (gw mw pw) -> (i gh gw mh mw) (c t ph pw)",
             mh=self.merge_size,
             mw=self.merge_size,
             ph=self.patch_size,

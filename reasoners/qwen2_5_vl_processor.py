@@ -1,5 +1,6 @@
 """Samples to Qwen2.5-VL's token sequences and image patches, in the loader's workers; holds no weights."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,11 +16,18 @@ CHAT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
 )
+EARLIER = "Earlier: {request}\n"
+"""How a request of an earlier turn stands where a template has `{earlier}`."""
+
+PLACES = re.compile(r"\{(prompt|earlier)\}")
+"""What is filled in for each sample; splitting by it leaves the names at the odd places."""
+
 GENERATION_TEMPLATE = CHAT.replace(
     "{turn}", "Follow the caption to generate an image through a chain of thought process: {prompt}"
 )
 EDITING_TEMPLATE = CHAT.replace(
-    "{turn}", "{image}Follow the instruction to edit the given image through a chain of thought process: {prompt}"
+    "{turn}",
+    "{image}{earlier}Follow the instruction to edit the given image through a chain of thought process: {prompt}",
 )
 
 
@@ -42,7 +50,7 @@ class Qwen2_5_VLProcessor:
         vocabulary: Tokenizer and ids.
         layout: How the vision tower cuts up images.
         generation_template, editing_template: All text before the chain; `{prompt}` and, for editing, `{image}` stand
-            for what is filled in.
+            for what is filled in. Where the latter also has `{earlier}`, the requests of earlier turns stand there.
         max_chain_tokens: Longer chains are cut to so many tokens; the image tokens still follow.
 
     Raises:
@@ -72,19 +80,21 @@ class Qwen2_5_VLProcessor:
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """A batch with sequences and patches; samples with and without a source image may be mixed."""
         batch = Batch.collate(samples)
-        prompts = [
-            self.prompt_ids(text, bool(edit)) for text, edit in zip(batch.prompts, batch.has_source, strict=True)
-        ]
+        asked = zip(batch.prompts, batch.has_source, batch.earlier, strict=True)
+        prompts = [self.prompt_ids(text, bool(edit), earlier) for text, edit, earlier in asked]
         inputs = self.sequences(prompts, [self.chain_ids(chain) for chain in batch.chains])
         images = int(batch.has_source.sum())
         patches = self.layout.patches(batch.source[batch.has_source]) if images else self.layout.blank()
         grids = self.layout.grids(images) if images else self.layout.blank_grid()
         return replace(batch, inputs={**inputs, "pixel_values": patches, "image_grid_thw": grids})
 
-    def prompt_ids(self, prompt: str, edit: bool) -> list[int]:
+    def prompt_ids(self, prompt: str, edit: bool, earlier: Sequence[str] = ()) -> list[int]:
         """Everything before the chain; control tokens in the user's words count as blanks."""
-        words = self.vocabulary.without_controls(prompt)
-        return self.vocabulary.encode(self._templates[edit].replace("{prompt}", words))
+        turns = "".join(EARLIER.replace("{request}", request) for request in earlier)
+        filled = {"prompt": prompt, "earlier": turns}
+        parts = PLACES.split(self._templates[edit])
+        words = (self.vocabulary.without_controls(filled[part]) if n % 2 else part for n, part in enumerate(parts))
+        return self.vocabulary.encode("".join(words))
 
     def chain_ids(self, chain: str) -> list[int]:
         """A chain's tokens, cut at `max_chain_tokens`."""

@@ -1,7 +1,9 @@
 """Qwen's control tokens, the image tokens added to them, and what a reasoner needs to know of its tokenizer."""
 
 import re
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -63,6 +65,13 @@ def model_file(source: str, filename: str) -> Path:
             f"'{source}' is not a folder here, and {filename} could not be had from the hub under that id "
             f"({type(error).__name__})"
         ) from error
+
+
+def copy_files(source: str | None, names: Sequence[str], folder: Path) -> None:
+    """Copy those files of a model that it has into a folder; none without a model."""
+    for name in names if source else ():
+        with suppress(FileNotFoundError):
+            shutil.copy(model_file(str(source), name), folder)
 
 
 class Vocabulary:

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 
 from got_core.cli import main
 from got_core.commands.weights import converted
-from got_core.data.images import load_image
 from got_core.errors import UserError
 from got_core.paths import ROOT
 from got_core.pipeline import GoTPipeline
@@ -91,13 +90,34 @@ def test_images_are_those_of_the_published_algorithm(place, released, imported, 
     source = Image.open(place / "source.png") if edit else None
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(SEED * 1_000_003))
     expected = released.draw("two things", chain, boxes, source, noise, scales, STEPS)
-    pipeline = GoTPipeline.from_run(imported, "cpu")
-    given = load_image(place / "source.png", (64, 64)) if edit else None
-    image = pipeline.draw("two things", chain, given, seed=SEED, steps=STEPS)
+    pipeline = GoTPipeline.from_pretrained(imported, "cpu")
+    plan = pipeline.given_plan(chain, "two things", source, (64, 64))
+    image = pipeline.draw(plan, seed=SEED, num_inference_steps=STEPS, output_type="pt").images[0] * 2 - 1
     torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
     assert (image.abs() < 1).float().mean() > 0.5
     other = released.draw("two things", chain, [BOXES[0]], source, noise, scales, STEPS)
     assert (other - expected).abs().max() > 1e-2
+
+
+def test_a_saved_folder_needs_no_base_folder(place, tensors, tmp_path):
+    """Adapters, wide first convolution, posterior and all: what is saved is the system, not the way to it."""
+    bases = shutil.copytree(place, tmp_path / "bases", ignore=shutil.ignore_patterns("imported", "got.bin"))
+    torch.save(tensors, bases / "got.bin")
+    run(bases, bases / "got.bin", tmp_path / "imported")
+    pipeline = GoTPipeline.from_pretrained(tmp_path / "imported", "cpu")
+    plans = [pipeline.given_plan(CHAIN, "two things"), pipeline.given_plan(CHAIN, "one thing")]
+    expected = pipeline.draw(plans, num_inference_steps=2, output_type="pt").images
+    written = pipeline.plan("two things", Image.open(place / "source.png"))
+    pipeline.save_pretrained(tmp_path / "saved")
+    shutil.rmtree(bases)
+    shutil.rmtree(tmp_path / "imported")
+    moved = shutil.move(tmp_path / "saved", tmp_path / "moved")
+    again = GoTPipeline.from_pretrained(moved, "cpu")
+    assert torch.equal(again.draw(plans, num_inference_steps=2, output_type="pt").images, expected)
+    assert again.plan("two things", Image.open(place / "source.png"))[0].chain == written[0].chain
+    again.save_pretrained(tmp_path / "twice")
+    assert (tmp_path / "twice" / "config.yaml").read_text() == (moved / "config.yaml").read_text()
+    assert read_tensors(tmp_path / "twice").keys() == read_tensors(moved).keys()
 
 
 def test_the_commands_open_the_folder(place, imported, tmp_path, capsys):
@@ -154,7 +174,7 @@ def test_other_base_weights_than_those_of_the_import_are_refused(place, imported
     recipe = (folder / "config.yaml").read_text().replace(str(place / "sdxl"), str(base))
     (folder / "config.yaml").write_text(recipe)
     with pytest.raises(UserError, match=r"leaves codec\.autoencoder to .*, but the weights loaded from .* are others"):
-        GoTPipeline.from_run(folder, "cpu")
+        GoTPipeline.from_pretrained(folder, "cpu")
 
 
 def new_layout(name):
@@ -359,7 +379,7 @@ def test_a_folder_whose_weights_are_not_all_there_is_refused(imported, tmp_path,
     others = {other: tensor for other, tensor in saved.tensors.items() if other != name}
     write_system_weights(file, replace(saved, tensors=others))
     with pytest.raises(UserError, match=rf"does not fit its recipe: 1 missing \({name}\)"):
-        GoTPipeline.from_run(tmp_path / "copy", "cpu")
+        GoTPipeline.from_pretrained(tmp_path / "copy", "cpu")
     write_system_weights(file, replace(saved, tensors={**others, name: saved.tensors[name][:1]}))
     with pytest.raises(UserError, match=rf"1 of another shape \({name}: \[1"):
-        GoTPipeline.from_run(tmp_path / "copy", "cpu")
+        GoTPipeline.from_pretrained(tmp_path / "copy", "cpu")

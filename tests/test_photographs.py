@@ -9,6 +9,7 @@ from got_core.cli import main
 from got_core.data.records import RecordsDataset
 from got_core.paths import ROOT
 from got_core.pipeline import GoTPipeline
+from got_core.plans import Plan
 from got_core.recipe import Recipe
 
 SIDE = 32
@@ -66,10 +67,11 @@ def test_the_losses_fall_on_photographs_and_their_edits(tmp_path):
 def test_photographs_are_drawn_again_from_their_chains(tmp_path):
     files = lay_over(tmp_path, STEPS)
     main(["fit", *(f"--config={file}" for file in files)])
-    pipeline = GoTPipeline.from_run(tmp_path / "run")
+    pipeline = GoTPipeline.from_pretrained(tmp_path / "run")
     records = RecordsDataset(str(tmp_path / "records.jsonl"), SIDE, source_column="source")
     samples = [records[index] for index in range(RECORDS)]
-    drawn = torch.stack([pipeline.draw(s.prompt, s.chain, s.source, seed=1) for s in samples])
+    plans = [Plan(sample.prompt, sample.chain, sample.size, sample.source) for sample in samples]
+    drawn = torch.cat([pipeline.draw(plan, seed=1, output_type="pt").images * 2 - 1 for plan in plans])
     targets = torch.stack([sample.target for sample in samples])
     errors = (drawn[:, None] - targets[None]).square().mean(dim=(2, 3, 4))
     decibels = 10 * torch.log10(4 / errors.diagonal())

@@ -6,92 +6,96 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxtyping import Float
-from torch import Tensor
+from PIL import Image
 
-from got_core.chain import parse
-from got_core.data.images import load_image
+from got_core.data.images import open_image
 from got_core.errors import UserError, one_line
-from got_core.pictures import draw_layout, to_picture
+from got_core.pictures import draw_layout
 from got_core.pipeline import GoTPipeline
-
-SCALES = ("semantic", "spatial", "reference")
+from got_core.plan_changes import changed
+from got_core.plans import Plan
+from got_core.schedulers import scheduler_named
 
 
 def generate(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Draw a picture from a prompt or from a chain."""
-    chain = _read_chain(options)
-    _draw(options, _pipeline(options), chain, None)
+    _draw(options, None)
 
 
 def edit(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Edit a picture by an instruction or by a chain."""
-    chain = _read_chain(options)
-    _read_source(options, None)
-    pipeline = _pipeline(options)
-    _draw(options, pipeline, chain, _read_source(options, pipeline.size))
+    _draw(options, options.source)
 
 
 def reason(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Print the chain of a prompt, or of an instruction with its source image."""
-    if options.source is not None:
-        _read_source(options, None)
+    source = _read_source(options.source)
+    plan = _plan(options, _pipeline(options), source)
+    print(plan.chain)
+    _comment(plan)
+
+
+def _draw(options: argparse.Namespace, file: str | None) -> None:
+    """Plan where no chain is given, change, draw, and write image, layout and chain."""
+    chain = _read_chain(options)
+    source = _read_source(file)
     pipeline = _pipeline(options)
-    source = None if options.source is None else _read_source(options, pipeline.size)
-    chain = pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)
-    print(chain)
-    _comment(chain)
-
-
-def _draw(
-    options: argparse.Namespace, pipeline: GoTPipeline, chain: str | None, source: Float[Tensor, "3 H W"] | None
-) -> None:
-    """Plan where no chain is given, draw, and write image, layout and chain."""
-    scales = {name: getattr(options, f"{name}_scale") for name in SCALES}
-    if chain is None:
-        chain = pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)
-    with _fitting():
-        image = pipeline.draw(
-            options.prompt,
-            chain,
-            source,
+    with _users_to_mend():
+        if options.scheduler is not None:
+            pipeline.scheduler = scheduler_named(pipeline.system.objective, options.scheduler)
+        plan = _plan(options, pipeline, source, chain)
+        for change in options.change:
+            plan = changed(plan, change)
+        drawn = pipeline.draw(
+            plan,
             seed=options.seed,
-            steps=options.steps,
-            scales={name: scale for name, scale in scales.items() if scale is not None},
+            num_inference_steps=options.steps,
+            semantic_scale=options.semantic_scale,
+            spatial_scale=options.spatial_scale,
+            reference_scale=options.reference_scale,
         )
+    (image,) = drawn.images
     folder = Path(options.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        to_picture(image).save(folder / "image.png")
-        draw_layout(image, chain).save(folder / "layout.png")
-        (folder / "chain.txt").write_text(chain + "\n", encoding="utf-8")
+        image.save(folder / "image.png")
+        draw_layout(image, plan.chain).save(folder / "layout.png")
+        (folder / "chain.txt").write_text(plan.chain + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error})") from error
-    print(chain)
-    _comment(chain)
+    print(plan.chain)
+    _comment(plan)
+
+
+def _plan(
+    options: argparse.Namespace, pipeline: GoTPipeline, source: Image.Image | None, chain: str | None = None
+) -> Plan:
+    """The plan that the pipeline writes, or that of a given chain."""
+    if chain is not None:
+        return pipeline.given_plan(chain, options.prompt, source)
+    return pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)[0]
 
 
 @contextmanager
-def _fitting() -> Iterator[None]:
-    """A size that codec or backbone cannot divide is the user's to mend."""
+def _users_to_mend() -> Iterator[None]:
+    """A size that codec or backbone cannot divide, a change or scheduler that cannot be, are the user's to mend."""
     try:
         yield
     except ValueError as error:
         raise UserError(one_line(error)) from error
 
 
-def _comment(chain: str) -> None:
-    """Say on stderr what is wrong with a chain."""
-    parsed = parse(chain)
-    for problem in parsed.problems:
+def _comment(plan: Plan) -> None:
+    """Say on stderr what is wrong with a plan's chain."""
+    for problem in plan.problems:
         print(f"got: chain: {problem}", file=sys.stderr)
-    if not parsed.regions:
+    if not plan.regions:
         print("got: chain: it names no box, so nothing guides where things are drawn", file=sys.stderr)
 
 
 def _pipeline(options: argparse.Namespace) -> GoTPipeline:
     try:
-        return GoTPipeline.from_run(options.checkpoint, options.device, options.size)
+        return GoTPipeline.from_pretrained(options.checkpoint, options.device, options.size)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(one_line(error)) from error
     except RuntimeError as error:
@@ -111,8 +115,8 @@ def _read_chain(options: argparse.Namespace) -> str | None:
         raise UserError(f"{options.chain}: no readable chain ({type(error).__name__})") from error
 
 
-def _read_source(options: argparse.Namespace, size: tuple[int, int] | None) -> Float[Tensor, "3 H W"]:
+def _read_source(file: str | None) -> Image.Image | None:
     try:
-        return load_image(Path(options.source), size)
+        return None if file is None else open_image(Path(file))
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error

@@ -33,7 +33,7 @@ from got_core.evaluation.provenance import checksum, checksum_of, origin
 from got_core.evaluation.results_file import FROM, RESULTS, check_writable, write_results
 from got_core.evaluation.saved_answers import SavedAnswers
 from got_core.evaluation.saved_judges import weights_of
-from got_core.pipeline import load_system
+from got_core.system_files import open_system
 
 ANSWERS = "judge"
 """Folder of the judge's answers, beside the results."""
@@ -108,7 +108,7 @@ def _draw(options: argparse.Namespace, trainer: Trainer) -> None:
         prepare_edits(root, requests, drawn.size, {**drawn.settings, **asked})
     wanted = wanted_edits(root, requests, drawn.seed)
     if wanted:
-        system = load_system(options.checkpoint)
+        system = open_system(options.checkpoint).system
         scales = replace(system.editing_scales, **drawn.scales)
         run_drawing(trainer, EditDrawing(system, wanted, drawn.size, options.batch_size, options.steps, scales), root)
     trainer.strategy.barrier("drawn")

@@ -26,9 +26,10 @@ from got_core.evaluation.provenance import checksum, versions
 from got_core.evaluation.results_file import RESULTS, check_writable, write_results
 from got_core.inspection.shape_run import META
 from got_core.loading import without_weights
-from got_core.pipeline import default_device, load_system, trained_size
-from got_core.recipe import ResolvedRecipe, build_model, read_recipe
+from got_core.pipeline import default_device
+from got_core.recipe import ResolvedRecipe, build_model
 from got_core.system import GoTSystem
+from got_core.system_files import open_system, trained_size
 
 SMALL = "small"
 """The scale of the narrow counterparts."""
@@ -92,18 +93,16 @@ def _device(options: argparse.Namespace) -> torch.device:
 def _own(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Measured:
     """What a checkpoint costs; or a recipe, with random weights."""
     if options.checkpoint:
-        run, _ = find_run(options.checkpoint)
-        data = read_recipe(run.recipe).get("data") or {}
-        built, name = load_system(options.checkpoint), Path(options.checkpoint).name
+        opened = open_system(options.checkpoint)
+        built, trained, name = opened.system, opened.size, Path(options.checkpoint).name
     else:
         recipe = ResolvedRecipe(options.config)
-        data = recipe.config.data.as_dict() if recipe.config.data else {}
         with without_weights():
             model = build_model(recipe.config.model.as_dict())
         if not isinstance(model, GoTSystem):
             raise UserError(f"{options.config[-1]}: {type(model).__name__} draws nothing; a GoTSystem is needed")
-        built, name = model, Path(options.config[-1]).stem
-    size = options.size or trained_size(data)
+        built, trained, name = model, trained_size(recipe.config.as_dict()), Path(options.config[-1]).stem
+    size = options.size or trained
     if size is None:
         raise UserError("the recipe does not say how large its images are: give --size HEIGHTxWIDTH")
     drawer = SystemDrawer(built, name, size, options.steps, dtype)

@@ -21,9 +21,9 @@ from got_core.inspection.costs import (
 from got_core.inspection.fit import DeviceMemory, Precision, communicated, device_memory
 from got_core.inspection.shape_run import in_shape
 from got_core.loading import without_weights
-from got_core.pipeline import trained_size
 from got_core.recipe import ResolvedRecipe, build_model
 from got_core.system import PARTS, GoTSystem
+from got_core.system_files import trained_size
 
 GIGA = 1e9
 TERA = 1e12
@@ -97,7 +97,7 @@ def _in_shape(recipe: ResolvedRecipe) -> GoTSystem:
 
 def _plan(recipe: ResolvedRecipe, options: argparse.Namespace) -> Plan:
     data = (recipe.config.data.as_dict() if recipe.config.data else {}).get("init_args", {})
-    size = options.size or trained_size(data)
+    size = options.size or trained_size({"data": data})
     if size is None:
         raise UserError("the recipe does not say how large its images are: give --size HEIGHTxWIDTH")
     trainer = recipe.config.trainer

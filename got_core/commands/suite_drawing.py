@@ -16,8 +16,8 @@ from got_core.evaluation.provenance import checksum
 from got_core.evaluation.results_file import check_writable
 from got_core.inspection.sizes import check_size
 from got_core.paths import Run, find_checkpoint
-from got_core.pipeline import load_system, trained_size
 from got_core.recipe import read_recipe
+from got_core.system_files import open_system, trained_size
 
 PER_PROMPT = 4
 """Images that GenEval has drawn of each prompt."""
@@ -94,7 +94,7 @@ def drawn_from(options: argparse.Namespace, guidance: Sequence[str] = OF_GENERAT
     """
     run, checkpoint = find_run(options.checkpoint)
     recipe = read_recipe(run.recipe)
-    size = options.size or trained_size(recipe.get("data") or {})
+    size = options.size or trained_size(recipe)
     if size is None:
         raise UserError(f"{run.recipe} does not say how large its images are: give --size HEIGHTxWIDTH")
     if options.size:
@@ -130,7 +130,7 @@ def draw_prompts(
         check_writable(root)
     wanted = still_wanted(root, prompts, options.per_prompt or PER_PROMPT, drawn.seed)
     if wanted:
-        system = load_system(options.checkpoint)
+        system = open_system(options.checkpoint).system
         scales = replace(system.generation_scales, **drawn.scales)
         drawing = PromptDrawing(system, wanted, drawn.size, options.batch_size, options.steps, scales)
         run_drawing(trainer, drawing, root)

@@ -22,9 +22,9 @@ from got_core.evaluation.understanding_scoring import UnderstandingScoring
 from got_core.interfaces import Reasoner
 from got_core.origins import fingerprint, origins
 from got_core.paths import Run
-from got_core.pipeline import load_system, trained_size
 from got_core.recipe import build_model, read_recipe
 from got_core.system import GoTSystem
+from got_core.system_files import open_system, trained_size
 
 
 def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ def _trained(place: str) -> tuple[Reasoner, dict[str, Any]]:
     """The reasoner of a run, and what stands for it."""
     run, checkpoint = find_run(place)
     model = read_recipe(run.recipe).get("model")
-    return load_system(place).reasoner, {"model": model, "weights": checksum(checkpoint)}
+    return open_system(place).system.reasoner, {"model": model, "weights": checksum(checkpoint)}
 
 
 def _started_from(run: Run, recipe: Mapping[str, Any]) -> tuple[Reasoner, dict[str, Any]]:
@@ -96,7 +96,7 @@ def _probes(options: argparse.Namespace, recipe: Mapping[str, Any]) -> list[Prob
     probes: list[Probe] = []
     seed = options.seed or 0
     if options.prompts == SCENES:
-        size = options.size or trained_size(recipe.get("data") or {})
+        size = options.size or trained_size(recipe)
         if size is None or size[0] != size[1]:
             raise UserError("scenes are square: give --size HEIGHTxWIDTH, such as 32x32")
         probes += scene_chains(options.number, size[0], seed)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 
 from got_core.errors import UserError, one_line
@@ -15,9 +16,10 @@ from got_core.official import Import, account, check
 from got_core.official_names import MLLM, PREFIXES, UNET, VAE, Source, Target
 from got_core.origins import all_weights, origins
 from got_core.paths import Run, find_checkpoint, locate
-from got_core.pipeline import load_system
+from got_core.pipeline_hub import save_pipeline
 from got_core.recipe import ResolvedRecipe, build_model
 from got_core.system import PARTS
+from got_core.system_files import open_system
 from got_core.weight_files import SystemWeights, new_folder, read_tensors, write_system_weights
 
 RELEASED = ("--model.guidance.palette=named",)
@@ -52,6 +54,8 @@ def import_official(options: argparse.Namespace, overrides: Sequence[str]) -> No
 def export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Write a run's components, each into a folder of its own, in the layouts of transformers and diffusers.
 
+    Or all of it as a folder that `GoTPipeline.from_pretrained` opens, and nothing else is needed for.
+
     Raises:
         UserError: There is no such run, or the folder cannot be written; nothing is written then.
     """
@@ -59,15 +63,24 @@ def export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         run, _ = find_checkpoint(options.checkpoint)
     except FileNotFoundError as error:
         raise UserError(one_line(error)) from error
+    if options.dtype and not options.pipeline:
+        raise UserError("--dtype is of --pipeline: the libraries' layouts keep the weights as they are")
+    if options.pipeline:
+        dtype = options.dtype and getattr(torch, options.dtype)
+        save_pipeline(open_system(options.checkpoint), options.output, dtype)
+        _list_sizes(Path(options.output))
+        return
     with new_folder(options.output) as folder:
-        system = load_system(options.checkpoint)
+        system = open_system(options.checkpoint).system
         for part in PARTS:
             getattr(system, part).export(folder / part)
         shutil.copy(run.recipe, Run(folder).recipe)
-        written = sorted(folder.rglob("*.safetensors"))
-        sizes = {file.relative_to(folder): file.stat().st_size for file in written}
-    for file, size in sizes.items():
-        print(f"{Path(options.output) / file}: {size / 1e6:,.1f} MB")
+    _list_sizes(Path(options.output))
+
+
+def _list_sizes(folder: Path) -> None:
+    for file in sorted(folder.rglob("*.safetensors")):
+        print(f"{file}: {file.stat().st_size / 1e6:,.1f} MB")
 
 
 def converted(model: dict[str, Any], checkpoint: str | Path) -> Import:

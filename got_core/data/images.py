@@ -9,6 +9,10 @@ from einops import rearrange
 from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+Picture = Image.Image | Float[Tensor, "3 H W"]
+"""A PIL image, or a tensor in [0, 1]."""
 
 WHITE = (255, 255, 255, 255)
 """What shows through transparent pixels."""
@@ -34,6 +38,11 @@ def load_image(
         FileNotFoundError: There is no such file.
         ValueError: The file is not an image or is damaged.
     """
+    return _resized(open_image(source, name), size)
+
+
+def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
+    """The RGB image of a file, upright; arguments and errors are those of `load_image`."""
     name = name or (str(source) if isinstance(source, Path) else "image bytes")
     if isinstance(source, Path) and not source.is_file():
         raise FileNotFoundError(f"{name}: no such image file")
@@ -43,6 +52,31 @@ def load_image(
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else error
         raise ValueError(f"{name}: not a readable image ({reason})") from None
+    return image
+
+
+def image_tensor(image: Picture, size: tuple[int, int]) -> Float[Tensor, "3 H W"]:
+    """An image in memory as `load_image` would have read it from a file.
+
+    Args:
+        image: A PIL image, or a tensor in [0, 1].
+        size: (height, width) in pixels.
+
+    Raises:
+        ValueError: The tensor is no image in [0, 1].
+    """
+    if isinstance(image, Image.Image):
+        return _resized(_rgb(ImageOps.exif_transpose(image)), size)
+    if image.ndim != 3 or len(image) != 3 or not 0 <= float(image.min()) <= float(image.max()) <= 1:
+        raise ValueError(f"an image is a PIL image or a tensor (3, height, width) in [0, 1], not {list(image.shape)}")
+    if image.shape[1:] == size:
+        return image.float() * 2 - 1
+    batch = rearrange(image.float(), "c h w -> 1 c h w")
+    resized = interpolate(batch, size, mode="bicubic", antialias=True).clamp(0, 1)
+    return rearrange(resized, "1 c h w -> c h w") * 2 - 1
+
+
+def _resized(image: Image.Image, size: tuple[int, int] | None) -> Float[Tensor, "3 H W"]:
     if size is not None and image.size != size[::-1]:
         image = image.resize(size[::-1], Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image))

@@ -100,14 +100,21 @@ def prompt(drawing: Drawing, rng: np.random.Generator) -> str:
     return (pick(rng, PREFIXES) if drawing.prefix is None else drawing.prefix) + body
 
 
-def instruction(edits: Sequence[Edit], rng: np.random.Generator) -> str:
-    """One way to ask for the edits, in sequence."""
-    return pick(rng, JOINTS).join(_instruct(edit, rng) for edit in edits)
+def instruction(edits: Sequence[Edit], rng: np.random.Generator, called: str | None = None) -> str:
+    """One way to ask for the edits, in sequence.
+
+    Args:
+        edits: What is asked for.
+        rng: The source of chance.
+        called: What the object concerned is called, such as "it"; by its name if None.
+    """
+    return pick(rng, JOINTS).join(_instruct(edit, rng, called) for edit in edits)
 
 
-def _instruct(edit: Edit, rng: np.random.Generator) -> str:
+def _instruct(edit: Edit, rng: np.random.Generator, called: str | None) -> str:
     template, where = pick(rng, INSTRUCTIONS[edit.op]), pick(rng, _where_words(edit))
-    return _fill(template, edit, _definite(edit.before, rng), where, _definite(edit.anchor, rng))
+    before = called or _definite(edit.before, rng)
+    return _fill(template, edit, before, where, _definite(edit.anchor, rng))
 
 
 def _definite(thing: Thing | None, rng: np.random.Generator) -> str:
@@ -174,7 +181,11 @@ def edit_chain(source: Scene, target: Scene, steps: Sequence[Step]) -> str:
 
 def _contents(scene: Scene) -> str:
     """What a scene shows, from left to right."""
-    objects = sorted(scene.objects, key=lambda entry: (entry.box[0] + entry.box[2], entry.box[1]))
+    return listing(sorted(scene.objects, key=lambda entry: (entry.box[0] + entry.box[2], entry.box[1])))
+
+
+def listing(objects: Sequence[SceneObject]) -> str:
+    """`a red circle, a blue square and a green cross`."""
     return _listed([with_article(_named(entry)) for entry in objects])
 
 

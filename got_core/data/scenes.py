@@ -9,6 +9,15 @@ from torch.utils.data import Dataset
 
 from got_core.data.scene import BACKGROUNDS, COLOURS, DEFAULT_COLOURS, DEFAULT_SHAPES, SHAPES, Scene, render
 from got_core.data.scene_composition import Composer
+from got_core.data.scene_conversations import (
+    CONVERSATION_TAGS,
+    FOLLOW_UP,
+    FOLLOWED_UP,
+    KEEP,
+    earlier_requests,
+    follow_up_words,
+    keep_words,
+)
 from got_core.data.scene_language import drawing_chain, edit_chain, instruction, pick, prompt
 from got_core.data.scene_layout import ATTEMPTS, Layout
 from got_core.data.scene_meta import drawing_meta, edit_meta
@@ -38,6 +47,7 @@ class Sketch:
     target: Scene
     source: Scene | None
     meta: dict[str, Any]
+    earlier: tuple[str, ...] = ()
 
 
 class ScenesDataset(Dataset[Sample]):
@@ -55,7 +65,8 @@ class ScenesDataset(Dataset[Sample]):
         seed: Another seed gives other samples.
         split: "train", "validation", or "test" for the requests held out.
         tasks: Weight of each category: GenEval's six, and `add`, `remove`, `recolour`, `replace`, `move`,
-            `multi_turn`. Those left out do not occur; None takes all, a third of them edits.
+            `multi_turn`; also `follow_up` and `keep` (`scene_conversations`). Those left out do not occur; None takes
+            all but the last two, a third of them edits.
         balanced: Go round the categories of `tasks` by index instead of drawing them by weight.
         shapes, colours, backgrounds: Names of `scene.SHAPES`, `scene.COLOURS`, `scene.BACKGROUNDS` to choose from.
         max_objects: Most objects of a scene, at least 2.
@@ -83,7 +94,7 @@ class ScenesDataset(Dataset[Sample]):
         gap: float = 0.09,
     ) -> None:
         weights = {tag: weight for tag, weight in (DEFAULT_TASKS if tasks is None else tasks).items() if weight > 0}
-        _check_names("task", weights, DEFAULT_TASKS)
+        _check_names("task", weights, (*DEFAULT_TASKS, *CONVERSATION_TAGS))
         _check_names("shape", shapes, SHAPES)
         _check_names("colour", colours, COLOURS)
         _check_names("background", backgrounds, BACKGROUNDS)
@@ -94,13 +105,14 @@ class ScenesDataset(Dataset[Sample]):
                 f"max_objects={max_objects}, {len(shapes)} shapes and {len(colours)} colours"
             )
         self.length, self.seed, self.split, self.balanced = length, seed, split, balanced
-        self.tags = tuple(tag for tag in DEFAULT_TASKS if tag in weights)
+        self.tags = tuple(tag for tag in (*DEFAULT_TASKS, *CONVERSATION_TAGS) if tag in weights)
         self.cumulative = np.cumsum([weights[tag] for tag in self.tags]) / sum(weights.values())
-        vocabulary = Vocabulary(tuple(shapes), tuple(colours), max_objects)
+        self.vocabulary = vocabulary = Vocabulary(tuple(shapes), tuple(colours), max_objects)
         smallest, largest = (round(share * size) for share in object_size)
         self.composer = Composer(vocabulary, Layout(size, smallest, largest, round(gap * size)), tuple(backgrounds))
         self.drawings = {tag: split_drawings(vocabulary, tag) for tag in self.tags if tag in DRAWING_TAGS}
-        ops = SINGLE_EDIT_TAGS if "multi_turn" in self.tags else [tag for tag in self.tags if tag in SINGLE_EDIT_TAGS]
+        any_of_them = {"multi_turn", *CONVERSATION_TAGS}.intersection(self.tags)
+        ops = SINGLE_EDIT_TAGS if any_of_them else [tag for tag in self.tags if tag in SINGLE_EDIT_TAGS]
         self.edits = {op: split_edits(vocabulary, op) for op in ops}
 
     def __len__(self) -> int:
@@ -120,6 +132,7 @@ class ScenesDataset(Dataset[Sample]):
             target=render(sketch.target),
             source=None if sketch.source is None else render(sketch.source),
             meta=sketch.meta,
+            earlier=sketch.earlier,
         )
 
     def sketch(self, index: int) -> Sketch:
@@ -132,6 +145,8 @@ class ScenesDataset(Dataset[Sample]):
             raise IndexError(f"index {index} of a dataset of {self.length} scenes")
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         tag = self.tags[index % len(self.tags)] if self.balanced else self._draw_tag(rng)
+        if tag == KEEP:
+            return self._kept(rng)
         return self._drawing(tag, rng) if tag in self.drawings else self._edit(tag, rng)
 
     def _draw_tag(self, rng: np.random.Generator) -> str:
@@ -151,17 +166,28 @@ class ScenesDataset(Dataset[Sample]):
             if made is not None:
                 chain = edit_chain(made.source, made.target, made.steps)
                 meta = edit_meta(tag, made.source, made.target, made.steps)
-                return Sketch(instruction(edits, rng), chain, made.target, made.source, meta)
+                if tag != FOLLOW_UP:
+                    return Sketch(instruction(edits, rng), chain, made.target, made.source, meta)
+                earlier = earlier_requests(edits[0], made.source, self.vocabulary, rng)
+                return Sketch(follow_up_words(edits[0], rng), chain, made.target, made.source, meta, earlier)
         layout = self.composer.layout
         raise ValueError(
             f"no room was found for task {tag!r} in {layout.size} px with objects of {layout.smallest} to "
             f"{layout.largest} px: make object_size or max_objects smaller"
         )
 
+    def _kept(self, rng: np.random.Generator) -> Sketch:
+        """A picture as edits begin with, which stays as it is."""
+        made = None
+        while made is None:
+            made = self.composer.edit(self._draw_edits(pick(rng, SINGLE_EDIT_TAGS), rng), rng)
+        scene = made.source
+        return Sketch(keep_words(rng), drawing_chain(scene), scene, scene, edit_meta(KEEP, scene, scene, ()))
+
     def _draw_edits(self, tag: str, rng: np.random.Generator) -> list[Edit]:
         if tag == "multi_turn":
             return self.composer.sequence(tuple(self.edits.values()), self.split, rng)
-        requests = self.edits[tag]
+        requests = self.edits[pick(rng, FOLLOWED_UP) if tag == FOLLOW_UP else tag]
         return [pick(rng, pick(rng, requests.asked_by(self.split)))]
 
 

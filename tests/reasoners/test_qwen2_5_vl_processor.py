@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from einops import rearrange
 from reasoner_samples import small_samples
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
@@ -79,6 +80,23 @@ def test_long_chains_are_cut_and_keep_their_image_tokens(build):
     assert inputs["summary_mask"].sum(1).tolist() == [4, 4, 4]
 
 
+def test_coordinates_are_the_last_frame(build):
+    plain, placed = (build(coordinates=flag).processor.layout for flag in (False, True))
+    images = torch.rand(2, 3, plain.image_size, plain.image_size) * 2 - 1
+    shape = "(i gh gw mh mw) (c t ph pw) -> t i c (gh mh ph) (gw mw pw)"
+    sizes = {"i": 2, "c": 3, "t": 2, "ph": plain.patch_size, "pw": plain.patch_size}
+    sizes |= {"mh": plain.merge_size, "mw": plain.merge_size, "gh": plain.side, "gw": plain.side}
+    (first, last), (image, places) = (rearrange(layout.patches(images), shape, **sizes) for layout in (plain, placed))
+    assert torch.equal(first, last)
+    assert torch.equal(image, first)
+    edge = torch.linspace(-1, 1, plain.image_size)
+    assert torch.equal(places[1, 0], edge.expand(plain.image_size, -1))
+    assert torch.equal(places[0, 1], places[1, 0].T)
+    assert not places[:, 2].any()
+    with pytest.raises(ValueError, match="coordinates need a second frame, but temporal_patch_size is 1"):
+        PatchLayout(8, 4, 2, 1, coordinates=True)
+
+
 def test_it_travels_to_a_worker(build):
     processor = build().processor
     samples = small_samples(3, edits=(0,))
@@ -90,7 +108,24 @@ def test_default_templates_are_those_of_the_reference():
     drawing = "Follow the caption to generate an image through a chain of thought process: {prompt}<"
     editing = "Follow the instruction to edit the given image through a chain of thought process: {prompt}<"
     assert "<|im_start|>user\n" + drawing in GENERATION_TEMPLATE
-    assert "<|im_start|>user\n{image}" + editing in EDITING_TEMPLATE
+    assert "<|im_start|>user\n{image}" + editing in EDITING_TEMPLATE.replace("{earlier}", "")
+
+
+def test_earlier_turns_stand_where_the_template_has_them(build):
+    processor = build(editing_template="{image}{earlier}Now: {prompt}").processor
+    vocabulary = processor.vocabulary
+
+    def read(prompt, *earlier):
+        return vocabulary.decode([i for i in processor.prompt_ids(prompt, True, earlier) if i in vocabulary.writable])
+
+    assert read("remove it", "a circle", "make it<|im_end|>red") == (
+        "Earlier: a circle\nEarlier: make it red\nNow: remove it"
+    )
+    assert read("remove it") == "Now: remove it"
+    assert read("say {earlier} and {prompt}", "x {prompt}") == "Earlier: x {prompt}\nNow: say {earlier} and {prompt}"
+    assert build().processor.prompt_ids("remove it", True, ["a circle"]) == build().processor.prompt_ids(
+        "remove it", True
+    )
 
 
 def test_settings_that_do_not_fit_are_refused(build):

@@ -102,7 +102,13 @@ class SystemDrawer(Drawer):
             guidance = system.guidance(replace(reasoning, chains=batch.chains), batch, system.codec)
             clock.mark("guide")
             latents = sample(
-                system.backbone, system.guidance, guidance, system.objective, noise, system.generation_scales, steps
+                system.backbone,
+                system.guidance,
+                guidance,
+                system.objective.scheduler(),
+                noise,
+                system.generation_scales,
+                steps,
             )
             clock.mark("denoise")
             system.codec.decode(latents)

@@ -1,0 +1,39 @@
+"""The options of `got generate`, `got edit` and `got reason`."""
+
+import argparse
+from collections.abc import Callable
+
+from got_core.seeds import LARGEST_SEED
+
+
+def add_planning(
+    command: argparse.ArgumentParser, seed: Callable[[str], int], size: Callable[[str], tuple[int, int]]
+) -> None:
+    """Which model plans, and how."""
+    command.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint, or a hub id")
+    command.add_argument("--seed", type=seed, default=0, help=f"0 to {LARGEST_SEED}")
+    command.add_argument("--temperature", type=float, default=0.0, help="of the chain; 0 is greedy")
+    command.add_argument("--size", type=size, metavar="HxW", help="pixels; by default as trained")
+    command.add_argument("--device", default=None, help="such as cuda or cpu; by default the best there is")
+
+
+def add_drawing(command: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+    """What is drawn, and how."""
+    command.add_argument("--output", required=True, metavar="FOLDER", help="gets image.png, layout.png, chain.txt")
+    command.add_argument("--chain", metavar="FILE", help="draw from this chain instead of writing one")
+    command.add_argument(
+        "--change",
+        action="append",
+        default=[],
+        metavar="CHANGE",
+        help="change the plan before it is drawn, several times if need be: 'move N DX DY', 'move N to X Y', "
+        "'resize N X1 Y1 X2 Y2', 'replace N WORDS', 'recolour N COLOUR', 'add WORDS at X1 Y1 X2 Y2', 'remove N'; "
+        "regions are counted from 0, places are thousandths of the image",
+    )
+    command.add_argument("--steps", type=positive, help="denoising steps")
+    command.add_argument(
+        "--scheduler", metavar="NAME", help="of diffusers, such as UniPCMultistepScheduler; by default the model's own"
+    )
+    command.add_argument("--semantic-scale", type=float, metavar="A_T", help="guidance by the reasoning's summary")
+    command.add_argument("--spatial-scale", type=float, metavar="A_S", help="guidance by the planned boxes")
+    command.add_argument("--reference-scale", type=float, metavar="A_R", help="guidance by the source image")

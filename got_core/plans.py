@@ -1,0 +1,78 @@
+"""A plan: what is asked, and the reasoning chain that an image is drawn from; seen, changed and drawn again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from got_core import chain_edits
+from got_core.chain import Chain, Region, parse
+from got_core.types import Sample
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A reasoning chain with what it was written for. Its methods return changed plans and leave it as it is.
+
+    Regions are counted from 0 in the order of the chain; boxes are (x1, y1, x2, y2) in thousandths of the image.
+
+    Attributes:
+        prompt: Caption or instruction; may be empty.
+        chain: In any form that `got_core.chain` reads.
+        size: (height, width) in pixels of the image to be drawn.
+        source: The image to be edited, in [-1, 1] and of that size; None for text-to-image.
+        earlier: What was asked in the turns before, the first first.
+    """
+
+    prompt: str
+    chain: str
+    size: tuple[int, int]
+    source: Float[Tensor, "3 H W"] | None = None
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The chain's phrases with their boxes and colours."""
+        return self.read().regions
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is malformed in the chain, and how it is read."""
+        return self.read().problems
+
+    def read(self) -> Chain:
+        """The chain, parsed."""
+        return parse(self.chain)
+
+    def with_chain(self, chain: str | Chain) -> "Plan":
+        """The same plan with another chain."""
+        return replace(self, chain=chain if isinstance(chain, str) else chain.text)
+
+    def move(self, index: int, *, dx: int = 0, dy: int = 0, to: tuple[int, int] | None = None) -> "Plan":
+        """Move a region, as `got_core.chain_edits.move` does."""
+        return self.with_chain(chain_edits.move(self.read(), index, dx=dx, dy=dy, to=to))
+
+    def resize(self, index: int, box: Sequence[int]) -> "Plan":
+        """Give a region another box, as `got_core.chain_edits.resize` does."""
+        return self.with_chain(chain_edits.resize(self.read(), index, box))
+
+    def replace(self, index: int, phrase: str) -> "Plan":
+        """Put another object in a region's place, as `got_core.chain_edits.replace` does."""
+        return self.with_chain(chain_edits.replace(self.read(), index, phrase))
+
+    def recolour(self, index: int, colour: str) -> "Plan":
+        """Change a region's colour, as `got_core.chain_edits.recolour` does."""
+        return self.with_chain(chain_edits.recolour(self.read(), index, colour))
+
+    def add(self, phrase: str, box: Sequence[int], colour: str | None = None) -> "Plan":
+        """Add a region after the last one, as `got_core.chain_edits.add` does."""
+        return self.with_chain(chain_edits.add(self.read(), phrase, box, colour))
+
+    def remove(self, index: int) -> "Plan":
+        """Take a region out, as `got_core.chain_edits.remove` does."""
+        return self.with_chain(chain_edits.remove(self.read(), index))
+
+    def sample(self) -> Sample:
+        """What a reasoner's processor makes a batch of."""
+        return Sample(self.prompt, self.chain, self.size, source=self.source, earlier=self.earlier)

@@ -1,0 +1,51 @@
+"""Changes of a plan in words."""
+
+import re
+
+import pytest
+
+from got_core.plan_changes import changed
+from got_core.plans import Plan
+
+PLAN = Plan(
+    "two things", "a red circle (100,200),(300,400) (red) and a blue square (500,500),(700,800) (blue).", (32, 32)
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "region"),
+    [
+        ("move 0 50 -100", 0, "a red circle (150, 100, 350, 300) red"),
+        ("move 1 to 0 10", 1, "a blue square (0, 10, 200, 310) blue"),
+        ("resize 0 0, 0, 500, 999", 0, "a red circle (0, 0, 500, 999) red"),
+        ("replace 1 a green dog", 1, "a green dog (500, 500, 700, 800) green"),
+        ("recolour 0 lime", 0, "a lime circle (100, 200, 300, 400) lime"),
+        ("recolor 0 lime", 0, "a lime circle (100, 200, 300, 400) lime"),
+        ("add a cat at 1 2 300 400", 2, "a cat (1, 2, 300, 400) None"),
+        ("  remove   0 ", 0, "a blue square (500, 500, 700, 800) blue"),
+    ],
+)
+def test_a_change_is_what_its_words_say(change, place, region):
+    plan = changed(PLAN, change)
+    found = plan.regions[place]
+    assert f"{found.phrase} {found.box} {found.colour}" == region
+    others = [r for r in PLAN.regions if r.phrase not in (PLAN.regions[0].phrase, found.phrase)]
+    assert set(others) <= {*plan.regions, *PLAN.regions[1:]}
+    assert (plan.prompt, plan.size) == (PLAN.prompt, PLAN.size)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("move 2 1 1", "'move 2 1 1': the chain has no region 2"),
+        ("move 0 900 0", "'move 0 900 0': region 0 at"),
+        ("resize 0 5 5 5 5", "'resize 0 5 5 5 5': "),
+        ("recolour 0 puce", "puce"),
+        ("grow 0", "'grow 0' is no change of a plan; it may be move N DX DY"),
+        ("", "is no change of a plan"),
+        ("move 0 1", "is no change of a plan"),
+    ],
+)
+def test_what_cannot_be_changed_is_said(change, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        changed(PLAN, change)
