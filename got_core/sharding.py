@@ -19,6 +19,9 @@ from got_core.interfaces import Component, GuidanceEncoder, Reasoner
 MIXED = "bf16-mixed"
 """The precision under which matrices that are sharded are gathered in bfloat16."""
 
+VECTORS_APART = "param_dtype_override_fn" in MixedPrecisionPolicy.__dataclass_fields__
+"""Whether this torch (2.15 or newer) can gather vectors in another precision than matrices."""
+
 
 def configure(
     components: Sequence[Component],
@@ -85,10 +88,10 @@ def shard(components: Iterable[Component], mesh: DeviceMesh, precision: str) -> 
         precision: The trainer's.
     """
     policy = MixedPrecisionPolicy()
-    if precision == MIXED:
-        # Before torch 2.15 vectors travel in bfloat16 too; autocast computes norms in float32 all the same.
-        known = "param_dtype_override_fn" in MixedPrecisionPolicy.__dataclass_fields__
-        vectors: dict[str, Any] = {"param_dtype_override_fn": _precision_of_vectors} if known else {}
+    # Before torch 2.15 vectors would travel in bfloat16 too. On a CPU autocast leaves norms to the precision they are
+    # given, so there everything then travels in float32; elsewhere it computes them in float32 all the same.
+    if precision == MIXED and (VECTORS_APART or mesh.device_type != "cpu"):
+        vectors: dict[str, Any] = {"param_dtype_override_fn": _precision_of_vectors} if VECTORS_APART else {}
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False, **vectors)
     for component in components:
         for block in component.blocks():

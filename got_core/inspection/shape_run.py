@@ -12,7 +12,7 @@ from einops import repeat
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop, sdpa_flop
 
 META = torch.device("meta")
 
@@ -27,6 +27,13 @@ _INDEXING = (
     _aten._index_put_impl_.default,
     _aten._unsafe_index_put.default,
 )
+
+for _operator, _count in (
+    (_aten._scaled_dot_product_flash_attention_for_cpu, sdpa_flop),
+    (_aten._scaled_dot_product_flash_attention_for_cpu_backward, sdpa_backward_flop),
+):
+    if _operator not in flop_registry:  # torch itself counts the CPU's attention from 2.15 on.
+        register_flop_formula(_operator, get_raw=True)(_count)
 
 
 class ShapeRun(TorchDispatchMode):

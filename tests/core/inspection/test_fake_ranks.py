@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from got_core.inspection.costs import StepCost
 from got_core.inspection.fit import Precision, communicated, device_memory
-from got_core.sharding import shard
+from got_core.sharding import VECTORS_APART, shard
 
 FLOAT_BYTES = 4
 WORLDS = [8, 64, 512]
@@ -42,7 +42,13 @@ def world(request):
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+MIXED = pytest.param(
+    "bf16-mixed",
+    marks=pytest.mark.skipif(not VECTORS_APART, reason="before torch 2.15 all travels in float32 between CPUs"),
+)
+
+
+@pytest.mark.parametrize("precision", ["32-true", MIXED])
 def test_a_sharded_step_sends_and_holds_what_is_predicted(world, precision):
     # Each group of lengths would gather the decoder's layers anew.
     system = small_system(reasoner_values={"length_groups": 1})
