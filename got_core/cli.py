@@ -113,10 +113,10 @@ def _training(commands: "argparse._SubParsersAction[Parser]") -> None:
             "--config", "-c", action="append", default=[], metavar="FILE", help="recipe; later ones win"
         )
         command.add_argument("--ckpt_path", metavar="FILE", help="checkpoint to load, or `last` of this run's folder")
-        if name == "fit":
-            command.add_argument(
-                "--weights", metavar="RUN", help="begin with the weights of a run, folder or checkpoint"
-            )
+        with_weights = "begin with" if name == "fit" else "score"
+        command.add_argument(
+            "--weights", metavar="RUN", help=f"{with_weights} the weights of a run, folder or checkpoint"
+        )
         if name == "validate":
             command.add_argument("--checkpoint", metavar="RUN", help="run folder or checkpoint; brings its own recipe")
         command.set_defaults(run=f"got_core.commands.training:{name}", recipe_options=True)

@@ -7,6 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 """The folder the packages are installed in; shipped recipes and their assets lie beside them."""
 
+BUNDLED_MODEL = "recipes/assets/scenes_model"
+"""The small model of drawn scenes that comes with the packages, as `locate` finds it."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIXES = {
     ".ckpt",
@@ -84,7 +87,10 @@ def find_checkpoint(path: str | Path) -> tuple[Run, Path]:
     Raises:
         FileNotFoundError: No such file or folder, no checkpoint in it, or no recipe beside it.
     """
-    given = Path(path).expanduser().absolute()
+    try:
+        given = Path(locate(path)).absolute()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such run folder or checkpoint") from None
     if not given.exists():
         raise FileNotFoundError(f"{path}: no such run folder or checkpoint")
     if given.name.endswith(".ckpt"):

@@ -16,6 +16,7 @@ from got_core.data.images import Picture, image_tensor
 from got_core.errors import UserError
 from got_core.interfaces import ChainListener, Scheduler
 from got_core.noise import sample_seeds, seeded, starting_noise
+from got_core.paths import BUNDLED_MODEL
 from got_core.pipeline_hub import local_folder, push_pipeline, save_pipeline
 from got_core.pipeline_output import GoTPipelineOutput, Pictures, as_pictures
 from got_core.plans import Plan
@@ -47,7 +48,7 @@ class GoTPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        path: str | Path = BUNDLED_MODEL,
         device: torch.device | str | None = None,
         size: tuple[int, int] | None = None,
         **hub: Any,
@@ -57,7 +58,7 @@ class GoTPipeline:
         Averaged weights are loaded where the run averaged them.
 
         Args:
-            path: Folder, checkpoint or hub id.
+            path: Folder, checkpoint or hub id; by default the small model of coloured shapes that comes along.
             device: Where to run; the best there is by default.
             size: (height, width) in pixels; that of the training data by default.
             hub: Arguments of `huggingface_hub.snapshot_download`, such as `revision`, `token` and `cache_dir`.

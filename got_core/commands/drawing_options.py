@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 
+from got_core.paths import BUNDLED_MODEL
 from got_core.seeds import LARGEST_SEED
 
 
@@ -10,7 +11,12 @@ def add_planning(
     command: argparse.ArgumentParser, seed: Callable[[str], int], size: Callable[[str], tuple[int, int]]
 ) -> None:
     """Which model plans, and how."""
-    command.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint, or a hub id")
+    command.add_argument(
+        "--checkpoint",
+        default=BUNDLED_MODEL,
+        metavar="RUN",
+        help="run folder or checkpoint, or a hub id; by default the small model of coloured shapes that comes along",
+    )
     command.add_argument("--seed", type=seed, default=0, help=f"0 to {LARGEST_SEED}")
     command.add_argument("--temperature", type=float, default=0.0, help="of the chain; 0 is greedy")
     command.add_argument("--size", type=size, metavar="HxW", help="pixels; by default as trained")
@@ -19,7 +25,9 @@ def add_planning(
 
 def add_drawing(command: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
     """What is drawn, and how."""
-    command.add_argument("--output", required=True, metavar="FOLDER", help="gets image.png, layout.png, chain.txt")
+    command.add_argument(
+        "--output", default="out", metavar="FOLDER", help="gets image.png, layout.png, chain.txt; by default out"
+    )
     command.add_argument("--chain", metavar="FILE", help="draw from this chain instead of writing one")
     command.add_argument(
         "--change",

@@ -26,10 +26,7 @@ def fit(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError("got fit needs a recipe: --config FILE")
     if options.weights and options.ckpt_path:
         raise UserError("--weights begins a new run and --ckpt_path goes on with one: give one of the two")
-    begun_from = _found(options.weights)[1] if options.weights else None
-    recipe = Recipe(options.config, overrides, options.ckpt_path)
-    if begun_from is not None:
-        load_weights(recipe.model, begun_from)
+    recipe = _recipe(options, overrides)
     trainer = recipe.trainer
     going_on = f", going on from {recipe.checkpoint}" if recipe.checkpoint else ""
     print(f"run folder: {recipe.run_files.folder}{going_on}")
@@ -55,12 +52,21 @@ def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             load_weights(recipe.model, checkpoint)
         else:
             recipe = Recipe(files, overrides, str(checkpoint))
-    elif options.config and options.ckpt_path:
-        recipe = Recipe(options.config, overrides, options.ckpt_path)
+    elif options.config and bool(options.ckpt_path) != bool(options.weights):
+        recipe = _recipe(options, overrides)
     else:
-        raise UserError("got validate needs --checkpoint RUN, or --config FILE with --ckpt_path FILE")
+        raise UserError("got validate needs --checkpoint RUN, or --config FILE with --ckpt_path FILE or --weights RUN")
     with _running(recipe):
         _score(recipe)
+
+
+def _recipe(options: argparse.Namespace, overrides: Sequence[str]) -> Recipe:
+    """The recipe of `--config`, with the weights of another run where they are asked for."""
+    weights = _found(options.weights)[1] if options.weights else None
+    recipe = Recipe(options.config, overrides, options.ckpt_path)
+    if weights is not None:
+        load_weights(recipe.model, weights)
+    return recipe
 
 
 def _score(recipe: Recipe) -> None:

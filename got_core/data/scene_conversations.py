@@ -52,8 +52,9 @@ def earlier_requests(edit: Edit, source: Scene, vocabulary: Vocabulary, rng: np.
     """
     if edit.before is None:
         raise ValueError(f"{edit} concerns no object that is there")
-    request = pick(rng, pick(rng, _leading_to(edit.before, vocabulary)))
-    drawn = [entry for entry in source.objects if request.before is not None or entry.shape != edit.before.shape]
+    others = [Thing(entry.shape, entry.colour) for entry in source.objects if entry.shape != edit.before.shape]
+    request = pick(rng, pick(rng, _leading_to(edit.before, vocabulary, frozenset(other.shape for other in others))))
+    drawn = others if request.before is None else [*others, request.before]
     caption = rng.random() < WITH_CAPTION
     order = rng.permutation(len(drawn)) if caption else ()
     first = [listing([drawn[int(place)] for place in order])] if len(order) else []
@@ -61,10 +62,14 @@ def earlier_requests(edit: Edit, source: Scene, vocabulary: Vocabulary, rng: np.
 
 
 @cache
-def _leading_to(thing: Thing, vocabulary: Vocabulary) -> tuple[tuple[Edit, ...], ...]:
-    """Training's requests after which the thing is there as it is, without another object's place, by operation."""
+def _leading_to(thing: Thing, vocabulary: Vocabulary, others: frozenset[str]) -> tuple[tuple[Edit, ...], ...]:
+    """Training's requests after which the thing is there as it is, without another object's place, by operation.
+
+    `others` are the shapes of the other objects: what the thing was made of cannot be mistaken for one of them.
+    """
     found = []
     for op in ("add", "recolour", "replace", "move"):
         requests = [request for group in split_edits(vocabulary, op).train for request in group]
-        found.append(tuple(r for r in requests if r.after == thing and r.anchor is None))
+        fitting = (r for r in requests if r.after == thing and r.anchor is None)
+        found.append(tuple(r for r in fitting if r.before is None or r.before.shape not in others))
     return tuple(group for group in found if group)

@@ -170,19 +170,23 @@ class ScenesDataset(Dataset[Sample]):
                     return Sketch(instruction(edits, rng), chain, made.target, made.source, meta)
                 earlier = earlier_requests(edits[0], made.source, self.vocabulary, rng)
                 return Sketch(follow_up_words(edits[0], rng), chain, made.target, made.source, meta, earlier)
+        raise self._no_room(tag)
+
+    def _no_room(self, tag: str) -> ValueError:
         layout = self.composer.layout
-        raise ValueError(
+        return ValueError(
             f"no room was found for task {tag!r} in {layout.size} px with objects of {layout.smallest} to "
             f"{layout.largest} px: make object_size or max_objects smaller"
         )
 
     def _kept(self, rng: np.random.Generator) -> Sketch:
         """A picture as edits begin with, which stays as it is."""
-        made = None
-        while made is None:
+        for _ in range(ATTEMPTS):
             made = self.composer.edit(self._draw_edits(pick(rng, SINGLE_EDIT_TAGS), rng), rng)
-        scene = made.source
-        return Sketch(keep_words(rng), drawing_chain(scene), scene, scene, edit_meta(KEEP, scene, scene, ()))
+            if made is not None:
+                scene = made.source
+                return Sketch(keep_words(rng), drawing_chain(scene), scene, scene, edit_meta(KEEP, scene, scene, ()))
+        raise self._no_room(KEEP)
 
     def _draw_edits(self, tag: str, rng: np.random.Generator) -> list[Edit]:
         if tag == "multi_turn":
