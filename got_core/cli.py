@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from got_core.commands.drawing_options import add_drawing, add_planning
+from got_core.commands.drawing_options import add_drawing, add_keeping, add_planning
 from got_core.commands.suite_options import (
     GROUNDING_DINO,
     MASK2FORMER,
@@ -162,10 +162,11 @@ def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:
     reason.add_argument("prompt", help="prompt, or instruction with --source")
     reason.add_argument("--source", metavar="IMAGE", help="image to edit")
     for name, command in {"generate": generate, "edit": edit, "reason": reason}.items():
-        add_planning(command, _seed, _size)
+        add_planning(command, _seed, _size, _positive)
         command.set_defaults(run=f"got_core.commands.drawing:{name}", recipe_options=False)
     for command in (generate, edit):
         add_drawing(command, _positive)
+    add_keeping(edit)
 
 
 def _evaluation(commands: "argparse._SubParsersAction[Parser]") -> None:
