@@ -13,6 +13,7 @@ from got_core.commands.drawing_options import add_drawing, add_keeping, add_plan
 from got_core.commands.suite_options import (
     GROUNDING_DINO,
     MASK2FORMER,
+    add_cases,
     add_editing,
     add_efficiency,
     add_quality,
@@ -200,6 +201,7 @@ def _evaluation(commands: "argparse._SubParsersAction[Parser]") -> None:
     add_quality(command)
     add_understanding(command)
     add_efficiency(command, _positive, _whole)
+    add_cases(command, _positive)
     command.set_defaults(run="got_core.commands.suites:evaluate", recipe_options=False, default_of=command.get_default)
 
     text = "say whether one results.json is better than another, item by item"

@@ -35,16 +35,23 @@ class Kept:
     Attributes:
         image: In [-1, 1].
         changed: Boxes in which it is drawn anew.
+        still: Boxes of what stays, which a changed box nearby leaves alone unless it reaches into them.
     """
 
     image: Float[Tensor, "3 H W"]
     changed: tuple[Box, ...]
+    still: tuple[Box, ...] = ()
 
 
 def changed_boxes(before: Plan, after: Plan) -> tuple[Box, ...]:
     """Boxes of the regions that only one of two plans has: where something was, and where something will be."""
     old, new = Counter(before.regions), Counter(after.regions)
     return tuple(region.box for region in [*(old - new).elements(), *(new - old).elements()])
+
+
+def unchanged_boxes(before: Plan, after: Plan) -> tuple[Box, ...]:
+    """Boxes of the regions that both plans have."""
+    return tuple(region.box for region in (Counter(before.regions) & Counter(after.regions)).elements())
 
 
 def kept_of(plans: Sequence[Plan], former: Former) -> list[Kept]:
@@ -59,14 +66,16 @@ def kept_of(plans: Sequence[Plan], former: Former) -> list[Kept]:
     if isinstance(former, GoTPipelineOutput):
         pictures = list(former.images)
         changed = [changed_boxes(old, new) for old, new in zip(former.plans, plans, strict=False)]
+        still = [unchanged_boxes(old, new) for old, new in zip(former.plans, plans, strict=False)]
     else:
         alone = (isinstance(former, Tensor) and former.ndim == 3) or not isinstance(former, Sequence | Tensor)
         pictures = [former] * len(plans) if alone else list(former)  # type: ignore[arg-type]
         changed = [tuple(region.box for region in plan.regions) for plan in plans]
+        still = [()] * len(plans)
     if len(pictures) != len(plans):
         raise ValueError(f"{len(pictures)} pictures to keep for {len(plans)} plans")
     images = [image_tensor(picture, plan.size) for picture, plan in zip(pictures, plans, strict=True)]
-    return [Kept(image, boxes) for image, boxes in zip(images, changed, strict=True)]
+    return [Kept(*each) for each in zip(images, changed, still, strict=True)]
 
 
 class StillRest:
@@ -91,7 +100,7 @@ class StillRest:
         self.images = torch.stack([entry.image for entry in kept]).to(noise.device)
         self.latents = codec.encode(self.images).to(noise)
         height, width = noise.shape[-2:]
-        self.free = torch.stack([free_cells(entry.changed, height, width) for entry in kept]).to(noise.device)
+        self.free = torch.stack([free_cells(entry, height, width) for entry in kept]).to(noise.device)
         self.downsample = codec.downsample
 
     def after_step(self, step: int, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -114,11 +123,16 @@ class StillRest:
         return noisy if scale_input is None else noisy / scale_input(torch.ones_like(noisy), time)
 
 
-def free_cells(boxes: Sequence[Box], height: int, width: int) -> Bool[Tensor, "{height} {width}"]:
-    """The cells of a latent that boxes touch, and `MARGIN` more on every side."""
-    free = torch.zeros(height, width, dtype=torch.bool)
+def free_cells(kept: Kept, height: int, width: int) -> Bool[Tensor, "{height} {width}"]:
+    """The cells of a latent that changed boxes touch, and `MARGIN` more on every side where nothing else stands."""
+    near, still = (_touched(boxes, height, width, by) for boxes, by in ((kept.changed, MARGIN), (kept.still, 0)))
+    return _touched(kept.changed, height, width, 0) | (near & ~still)
+
+
+def _touched(boxes: Sequence[Box], height: int, width: int, margin: int) -> Bool[Tensor, "{height} {width}"]:
+    cells = torch.zeros(height, width, dtype=torch.bool)
     for box in boxes:
         left, top, right, bottom = to_pixels(box, height, width)
-        rows = slice(max(floor(top) - MARGIN, 0), ceil(bottom) + MARGIN)
-        free[rows, max(floor(left) - MARGIN, 0) : ceil(right) + MARGIN] = True
-    return free
+        rows = slice(max(floor(top) - margin, 0), ceil(bottom) + margin)
+        cells[rows, max(floor(left) - margin, 0) : ceil(right) + margin] = True
+    return cells

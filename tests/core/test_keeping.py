@@ -43,12 +43,25 @@ def test_boxes_that_changed_are_those_of_one_plan_alone():
     assert changed_boxes(PLAN, PLAN.remove(0)) == ((0, 0, 240, 240),)
 
 
+def free(*changed, still=()):
+    return free_cells(Kept(torch.zeros(3, 32, 32), changed, still), 8, 8)
+
+
 def test_free_cells_hold_the_box_and_a_margin():
-    free = free_cells([(0, 0, 240, 240)], 8, 8)
-    assert free[:3, :3].all()
-    assert free.sum() == 9
-    assert free_cells([(500, 500, 501, 501)], 8, 8).nonzero().tolist() == [[r, c] for r in (3, 4, 5) for c in (3, 4, 5)]
-    assert not free_cells([], 8, 8).any()
+    corner = free((0, 0, 240, 240))
+    assert corner[:3, :3].all()
+    assert corner.sum() == 9
+    assert free((500, 500, 501, 501)).nonzero().tolist() == [[r, c] for r in (3, 4, 5) for c in (3, 4, 5)]
+    assert not free().any()
+
+
+def test_the_margin_leaves_out_what_stays_but_the_box_does_not():
+    beside = free((0, 0, 240, 240), still=((260, 0, 500, 999),))
+    assert beside[:, :2].sum() == 6
+    assert not beside[:, 2:].any()
+    over = free((0, 0, 300, 240), still=((260, 0, 500, 999),))
+    assert over[:2, :3].all()
+    assert over.sum() == 8  # two columns of three cells, and two cells that the box itself reaches into
 
 
 def test_a_changed_plan_leaves_the_rest_as_it_was(pipe):
