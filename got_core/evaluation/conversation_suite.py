@@ -19,6 +19,7 @@ from got_core.evaluation.conversation_rules import composed, turn_succeeds
 from got_core.evaluation.drawing_folder import image_seed
 from got_core.evaluation.results_file import Better
 from got_core.evaluation.scene_detector import SceneDetector
+from got_core.pictures import to_picture
 from got_core.plans import Plan
 
 TURNS = ("1", "2", "3")
@@ -80,7 +81,8 @@ class ConversationDrawing(CaseDrawing):
     def _turn(self, case: Case, turn: int, image: Float[Tensor, "3 H W"] | None) -> Plan:
         """What is asked in a turn, of the picture as it stands and with what was asked before."""
         requests = case.details["requests"]
-        plan = self.pipeline.given_plan("", requests[turn], image)
+        picture = None if image is None else to_picture(image * 2 - 1)
+        plan = self.pipeline.given_plan("", requests[turn], picture)
         return replace(plan, earlier=tuple(requests[:turn]))
 
 
