@@ -71,9 +71,10 @@ def _draw(
     """Draw the groups that are not there yet."""
     scales = {f"{name}_scale": scale for name, scale in drawn.scales.items()}
     drawing = {"num_inference_steps": options.steps, **scales}
-    manner = Manner(drawn.size, options.batch_size, drawing, options.best_of, options.temperature)
+    chosen = {name: getattr(options, name) for name in ("best_of", "temperature", "keep_rest")}
+    manner = Manner(drawn.size, options.batch_size, drawing, **chosen)
     if trainer.is_global_zero:
-        chosen = {name: getattr(options, name) for name in ("number", "split", "best_of", "temperature")}
+        chosen |= {"number": options.number, "split": options.split}
         folder.prepare(cases, {**drawn.settings, "suite": suite.name, **chosen})
     wanted = folder.wanted(cases)
     if wanted:

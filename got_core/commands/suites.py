@@ -35,7 +35,7 @@ OPTIONS = {
     "efficiency": {"checkpoint", "config", "output", "size", "steps", "scale", "repeats", "warm_up", "accelerator"},
     "interaction": _CASES,
     "plans": {*_CASES, "best_of", "temperature"},
-    "conversation": _CASES,
+    "conversation": {*_CASES, "keep_rest"},
 }
 """What each suite takes, as options are called in `argparse.Namespace`."""
 

@@ -30,6 +30,7 @@ class Manner:
         drawing: Further arguments of `GoTPipeline.draw`: steps and scales.
         best_of: Plans to choose from, where a suite does.
         temperature: Of plans that are drawn by chance.
+        keep_rest: Whether edits keep what they edit outside the planned boxes.
     """
 
     size: tuple[int, int]
@@ -37,6 +38,7 @@ class Manner:
     drawing: Mapping[str, Any]
     best_of: int
     temperature: float
+    keep_rest: bool
 
 
 class CaseDrawing(LightningModule, ABC):

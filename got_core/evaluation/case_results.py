@@ -79,13 +79,12 @@ def case_result(
     if len(missing) == len(cases):
         name, reason = next(iter(missing.items()), ("no case", "nothing was asked"))
         raise UserError(f"none of {len(cases)} cases can be read ({name}: {reason})")
-    names, asked = tuple(suite.figures), suite.yes_or_no
+    names = tuple(suite.figures)
     by_category = _together([case.category for case in cases])
-    scores = {name: summaries(found[places], names, seed, asked) for name, places in by_category.items()}
+    scores = {name: summaries(found[places], names, seed, suite.shares) for name, places in by_category.items()}
     groups = _together([case.group for case in cases])
     means = torch.stack([found[places].nanmean(dim=0) for places in groups.values()])
-    alone = asked if len(groups) == len(cases) else frozenset[str]()
-    return CaseResult(suite, cases, found, missing, {**scores, OVERALL: summaries(means, names, seed, alone)})
+    return CaseResult(suite, cases, found, missing, {**scores, OVERALL: summaries(means, names, seed, suite.shares)})
 
 
 def _together(names: Sequence[str]) -> dict[str, list[int]]:

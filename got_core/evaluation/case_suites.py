@@ -20,7 +20,7 @@ class CaseSuite:
     Attributes:
         name: As results call it.
         figures: With the way that is better.
-        yes_or_no: Figures that are 0 or 1 of each case.
+        shares: Figures that count how often something is so; where all cases agree, the interval is Wilson's.
         cases: Makes them, of (how many scenes, side of the images in pixels, seed, split).
         drawing: Draws them.
         measure: Looks at one.
@@ -28,7 +28,7 @@ class CaseSuite:
 
     name: str
     figures: Mapping[str, Better]
-    yes_or_no: frozenset[str]
+    shares: frozenset[str]
     cases: Callable[[int, int, int, str], list[Case]]
     drawing: type[CaseDrawing]
     measure: Measure

@@ -5,8 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
+from PIL import Image
 
 from got_core.data.scene_meta import edit_meta
 from got_core.data.scene_requests import SINGLE_EDIT_TAGS
@@ -66,22 +65,22 @@ class ConversationDrawing(CaseDrawing):
         """Plan and draw each turn of all conversations as one batch."""
         cases = [case for (case,) in groups]
         chains: list[list[str]] = [[] for _ in cases]
-        images: Sequence[Float[Tensor, "3 H W"] | None] = [None] * len(cases)
+        pictures: list[Image.Image] | None = None
         for turn, name in enumerate(TURNS):
-            plans = self.pipeline.write(
-                [self._turn(case, turn, image) for case, image in zip(cases, images, strict=True)]
-            )
+            before: Sequence[Image.Image | None] = pictures or [None] * len(cases)
+            plans = self.pipeline.write([self._turn(*each, turn) for each in zip(cases, before, strict=True)])
             seeds = [case.seed + turn for case in cases]
-            images = self.draw(plans, seeds, [case.pictures[name] for case in cases])
+            keep = pictures if self.manner.keep_rest else None
+            drawn = self.draw(plans, seeds, [case.pictures[name] for case in cases], keep)
+            pictures = [to_picture(image * 2 - 1) for image in drawn]
             for own, plan in zip(chains, plans, strict=True):
                 own.append(plan.chain)
         for case, own in zip(cases, chains, strict=True):
             self.finish(case.group, {"chains": own})
 
-    def _turn(self, case: Case, turn: int, image: Float[Tensor, "3 H W"] | None) -> Plan:
+    def _turn(self, case: Case, picture: Image.Image | None, turn: int) -> Plan:
         """What is asked in a turn, of the picture as it stands and with what was asked before."""
         requests = case.details["requests"]
-        picture = None if image is None else to_picture(image * 2 - 1)
         plan = self.pipeline.given_plan("", requests[turn], picture)
         return replace(plan, earlier=tuple(requests[:turn]))
 
@@ -99,7 +98,7 @@ def measure(case: Case, pictures: Pictures, record: Record, detector: SceneDetec
 CONVERSATION = CaseSuite(
     name="conversation",
     figures=FIGURES,
-    yes_or_no=frozenset(FIGURES),
+    shares=frozenset(FIGURES),
     cases=conversation_cases,
     drawing=ConversationDrawing,
     measure=measure,

@@ -103,7 +103,7 @@ def _is(entry: Detection, wanted: Mapping[str, Any]) -> bool:
 INTERACTION = CaseSuite(
     name="interaction",
     figures=FIGURES,
-    yes_or_no=frozenset({"as_asked", "as_asked_kept"}),
+    shares=frozenset({"as_asked", "iou_90", "as_asked_kept", "iou_90_kept"}),
     cases=interaction_cases,
     drawing=InteractionDrawing,
     measure=measure,

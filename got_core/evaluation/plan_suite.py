@@ -126,7 +126,7 @@ def _first(way: str, written: Plan, sampled: Plan) -> Plan | None:
 PLANS = CaseSuite(
     name="plans",
     figures=FIGURES,
-    yes_or_no=frozenset(name for name in FIGURES if not name.startswith("problems")),
+    shares=frozenset(name for name in FIGURES if not name.startswith("problems")),
     cases=plan_cases,
     drawing=PlanDrawing,
     measure=measure,

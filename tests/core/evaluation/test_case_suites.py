@@ -253,6 +253,16 @@ def test_a_conversation_is_drawn_as_the_class_draws_it(run, tmp_path):
         assert written.tobytes() == made.image.tobytes()
 
 
+def test_edits_of_a_conversation_can_keep_the_rest(run, tmp_path):
+    """The untrained reasoner plans no box, so that all of the first picture stays."""
+    command = ["evaluate", "--suite", "conversation", "--checkpoint", str(run), "--number", "1", "--accelerator", "cpu"]
+    for name, options in {"plain": [], "kept": ["--keep-rest"]}.items():
+        main([*command, *options, "--output", str(tmp_path / name)])
+    first, second, third = sorted((tmp_path / "kept" / "pictures").iterdir())
+    assert first.read_bytes() == second.read_bytes() == third.read_bytes()
+    assert len({file.read_bytes() for file in (tmp_path / "plain" / "pictures").iterdir()}) == 3
+
+
 def test_a_written_plan_stands_in_for_one_that_cannot_be_disturbed(run, tmp_path):
     """The untrained reasoner writes no boxes: nothing can be disturbed, and such cases have no figures."""
     out = tmp_path / "out"
