@@ -1,6 +1,8 @@
 """The best of several plans, by the check of plans."""
 
 import pytest
+import torch
+from PIL import Image
 from small_system import stirred_system
 
 from got_core.pipeline import GoTPipeline
@@ -54,9 +56,8 @@ def test_the_pipeline_writes_the_first_greedily_and_the_others_by_chance(pipe, m
     def written(batch, temperature, seed, listener):
         asked.append((len(batch), temperature, seed))
         chains = [LACKING] * len(batch) if len(asked) == 1 else [CLOSE, GOOD, LOST]
-        return Reasoning(None, tuple(chains))
+        return Reasoning(torch.zeros(len(batch), 1, 1), tuple(chains))
 
-    monkeypatch.setattr(Reasoning, "__init__", lambda self, states, chains: self.__dict__.update(chains=chains))
     monkeypatch.setattr(pipe.system, "plan", written)
     (best,) = pipe.plan("a dog and a cat", best_of=4, seed=5)
     assert best.chain == GOOD
@@ -69,5 +70,8 @@ def test_a_plan_of_one_is_the_plan_as_before(pipe):
     assert pipe.plan("a red circle", best_of=1) == pipe.plan("a red circle")
     first, again = (pipe.plan(["a red circle", "a dog"], best_of=3, seed=4) for _ in range(2))
     assert first == again
+    assert pipe(["a red circle", "a dog"], best_of=3, seed=4).plans == tuple(first)
+    picture = Image.new("RGB", (32, 32))
+    assert pipe.edit(picture, "add a dog", best_of=2).chains == (pipe.plan("add a dog", picture, best_of=2)[0].chain,)
     with pytest.raises(ValueError, match="best_of must be at least 1, not 0"):
         pipe.plan("a red circle", best_of=0)
