@@ -11,14 +11,14 @@ from got_core.plan_choice import choose_plans
 from got_core.plans import Plan
 from got_core.types import Reasoning
 
-GOOD = "a dog (0,0),(200,200) and a cat (500,500),(800,800)"
-CLOSE = "a dog (0,0),(200,200) and a cat (210,0),(400,200)"
-LACKING = "a dog (0,0),(200,200)"
+GOOD = "a star (0,0),(200,200) and a cross (500,500),(800,800)"
+CLOSE = "a star (0,0),(200,200) and a cross (210,0),(400,200)"
+LACKING = "a star (0,0),(200,200)"
 LOST = "nothing"
 
 
 def plan(chain):
-    return Plan("a dog and a cat", chain, (32, 32))
+    return Plan("a star and a cross", chain, (32, 32))
 
 
 def chosen(firsts, number, others):
@@ -59,7 +59,7 @@ def test_the_pipeline_writes_the_first_greedily_and_the_others_by_chance(pipe, m
         return Reasoning(torch.zeros(len(batch), 1, 1), tuple(chains))
 
     monkeypatch.setattr(pipe.system, "plan", written)
-    (best,) = pipe.plan("a dog and a cat", best_of=4, seed=5)
+    (best,) = pipe.plan("a star and a cross", best_of=4, seed=5)
     assert best.chain == GOOD
     assert [entry[:2] for entry in asked] == [(1, 0.0), (3, 1.0)]
     assert asked[0][2] == 5
