@@ -38,8 +38,10 @@ def repaired(plan: Plan) -> Plan:
     """
     problems = plan_problems(plan)
     while problems:
-        found = [(each, plan_problems(each)) for each in repairs(plan, problems)]
-        best, left = min(found, key=lambda pair: len(pair[1]), default=(plan, problems))
+        best, left = plan, problems
+        for each in repairs(plan, problems):
+            if left and len(found := plan_problems(each)) < len(left):
+                best, left = each, found
         if len(left) >= len(problems):
             break
         plan, problems = best, left

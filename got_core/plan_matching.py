@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from got_core.chain_regions import Region
 from got_core.nouns import Name, names_in, words_of
-from got_core.prompt_reading import BASIC_COLOURS, NUMBERS, Thing
+from got_core.prompt_reading import Thing
+from got_core.prompt_words import BASIC_COLOURS, NUMBERS
 
 
 @dataclass(frozen=True)

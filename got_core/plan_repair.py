@@ -16,6 +16,10 @@ SIZES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """What is left of the sides of boxes that have no room, the largest first."""
 
 
+MOST_BOXES = 24
+"""Plans of more boxes are not moved about: it would take long, and hardly find room."""
+
+
 def repairs(plan: Plan, problems: Sequence[PlanProblem]) -> Iterator[Plan]:
     """Plans that may have fewer problems, the smallest change first.
 
@@ -26,24 +30,21 @@ def repairs(plan: Plan, problems: Sequence[PlanProblem]) -> Iterator[Plan]:
     boxes = [region.box for region in plan.regions]
     if plan.problems:
         yield plan.with_chain(format_chain(plan.read()))
-    if plan.source is not None:
+    if plan.source is not None or len(boxes) > MOST_BOXES:
         return
-    for problem in problems:
-        if problem.kind == RELATION:
-            i, j = problem.regions
-            swapped = list(boxes)
-            swapped[i], swapped[j] = boxes[j], boxes[i]
-            yield from _with_boxes(plan, swapped)
+    contradicted = dict.fromkeys((i, j) for i, j in (p.regions for p in problems if p.kind == RELATION))
+    for i, j in contradicted:
+        swapped = list(boxes)
+        swapped[i], swapped[j] = boxes[j], boxes[i]
+        yield from _with_boxes(plan, swapped)
     asked = read_prompt(plan.prompt)
-    clashing = [(i, j) for i, j in (entry.regions for entry in clashes(plan, asked))]
+    clashing = [(i, j) for i, j in (p.regions for p in clashes(plan, asked))]
     directions = _directions(plan, asked)
-    if clashing or any(problem.kind == RELATION for problem in problems):
+    if clashing or contradicted:
         pairs = sorted({*apart(plan, asked), *clashing})
-        for share in SIZES:
-            for wanted in (directions, {}) if directions else ({},):
-                moved = separated(boxes, pairs, wanted, plan.size, share)
-                if moved is not None:
-                    yield from _with_boxes(plan, moved)
+        for wanted in (directions, {}) if directions else ({},):
+            tried = (separated(boxes, pairs, wanted, plan.size, share) for share in SIZES)
+            yield from _with_boxes(plan, next((moved for moved in tried if moved is not None), boxes))
 
 
 def _directions(plan: Plan, asked: Asked) -> dict[Pair, str]:

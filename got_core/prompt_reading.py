@@ -19,51 +19,10 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from got_core.nouns import Name, name_of, names_in, words_of
-
-BASIC_COLOURS = frozenset(words_of("red orange yellow green blue purple pink brown black white gray cyan"))
-"""What a colour is called where nothing else can be meant."""
-
-NUMBERS = {
-    word: number
-    for number, word in enumerate(words_of("one two three four five six seven eight nine ten eleven twelve"), start=1)
-}
+from got_core.prompt_words import ARTICLES, BASIC_COLOURS, COLOURED, CONTACT, CUT, NUMBERS, PREFIX, RELATION_WORDS, STOP
 
 MOST_WORDS = 3
 """Of a name, adjectives included."""
-
-_PREFIX = re.compile(
-    r"^(?:please )?(?:(?:draw|paint|generate|create|make|show|render|sketch|imagine)(?: me| us)? )?"
-    r"(?:(?:an?|the) (?:\w+ )?(?:photo|photograph|picture|image|drawing|painting|illustration|rendering|sketch|scene)"
-    r" (?:of|with|showing|that shows) )?(?:there (?:is|are) )?"
-)
-_LINK = (
-    r"(?:(?:which|that) )?(?:(?:is|are|stands?|lies?|sits?) )?"
-    r"(?:(?:placed|located|positioned|standing|lying|sitting) )?"
-)
-_RELATIONS = {
-    "left of": r"(?:(?:to|on|at) the )?left(?:[ -]hand)?(?: side)? of",
-    "right of": r"(?:(?:to|on|at) the )?right(?:[ -]hand)?(?: side)? of",
-    "above": r"(?:above|over|on top of|atop)",
-    "below": r"(?:below|under|underneath|beneath)",
-}
-_COLOURED = re.compile(rf"^(?:an?|the) ([\w -]+?) (?:is|are) ({'|'.join(sorted(BASIC_COLOURS))})$")
-_CONTACT = re.compile("over|on top of|atop|under|underneath|beneath")
-_LOOSE = r"(?:together with|along with|as well as|with|next to|beside|near)"
-_CUT = re.compile(
-    rf"\s*(?:\b{_LINK}(?P<relation>{'|'.join(_RELATIONS.values())})\b|\b{_LINK}(?P<loose>{_LOOSE})\b"
-    r"|(?P<plain>,? ?\band\b|,|&))\s*"
-)
-_ARTICLES = frozenset(["a", "an", "the"])
-_STOP = frozenset(
-    words_of(
-        """
-        a an the and or but no not without in on at of by from into onto to for as than like between among around
-        through across along behind inside outside front near while who which that this these those there is are was
-        were be has have had it its his her their they he she you we i my your our each every both all some many
-        several few other another any
-        """
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -135,13 +94,13 @@ def read_prompt(prompt: str) -> Asked:
 
 def _sentence(asked: Asked, text: str) -> Asked | None:
     """What is asked with one more sentence; None where that is not understood."""
-    text = _COLOURED.sub(r"the \2 \1", _PREFIX.sub("", text, count=1))
-    cuts = list(_CUT.finditer(text))
+    text = COLOURED.sub(r"the \2 \1", PREFIX.sub("", text, count=1))
+    cuts = list(CUT.finditer(text))
     starts, ends = [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(text)]
     pieces = [text[start:end] for start, end in zip(starts, ends, strict=True)]
     if cuts and not pieces[0] and cuts[0]["relation"] and len(pieces) == 3 and cuts[1]["plain"]:
         return _sentence(asked, f"{pieces[2]} {cuts[0]['relation']} {pieces[1]}")  # "left of a dog, a cat"
-    found, subject = _Found(asked), 0
+    found, subject, owner = _Found(asked), 0, -1
     place: int | None = None
     for index, piece in enumerate(pieces):
         cut, before = (cuts[index - 1], place) if index else (None, None)
@@ -153,8 +112,10 @@ def _sentence(asked: Asked, text: str) -> Asked | None:
         if cut is not None and before is not None and cut["relation"]:
             subject = subject if not pieces[index - 1] else before
             found.place(subject, place, cut["relation"])
-        elif cut is not None and before is not None and cut["loose"]:
-            found.loose.add(frozenset((before, place)))
+            owner = -1
+        elif cut is not None and before is not None and (cut["loose"] or owner >= 0):
+            owner = before if cut["loose"] else owner  # "a knight with a sword and a shield" has both
+            found.loose.add(frozenset((owner, place)))
     return found.asked()
 
 
@@ -169,8 +130,8 @@ class _Found:
 
     def place(self, first: int, second: int, words: str) -> None:
         """Note that one thing is placed by another, for which both must be objects."""
-        relation = next(name for name, pattern in _RELATIONS.items() if re.fullmatch(pattern, words))
-        self.placings.append(Placing(first, second, relation, bool(_CONTACT.fullmatch(words))))
+        relation = next(name for name, pattern in RELATION_WORDS.items() if re.fullmatch(pattern, words))
+        self.placings.append(Placing(first, second, relation, bool(CONTACT.fullmatch(words))))
         for place in (first, second):
             self.things[place] = replace(self.things[place], certain=True)
 
@@ -189,7 +150,7 @@ class _Found:
 
 def _thing(text: str) -> Thing | None:
     words = words_of(text) if re.fullmatch(r"[a-z0-9'’ -]+", text) else []
-    articles = list(takewhile(lambda word: word in _ARTICLES, words))
+    articles = list(takewhile(lambda word: word in ARTICLES, words))
     rest = words[len(articles) :]
     count = NUMBERS.get(rest[0], int(rest[0]) if rest[0].isdigit() else None) if len(rest) > 1 else None
     rest = rest if count is None else rest[1:]
@@ -209,7 +170,7 @@ def _is_name(words: Sequence[str]) -> bool:
     *before, last = words
     if last in BASIC_COLOURS and not name_of([last]).kinds:
         return False
-    if any(word in _STOP or word in NUMBERS or word.isdigit() for word in words):
+    if any(word in STOP or word in NUMBERS or word.isdigit() for word in words):
         return False
     if name_of(words).kinds:
         return True

@@ -23,6 +23,9 @@ HIT = 0.5
 STAYED = 0.9
 """A region has stayed when it overlaps its former self at least so well: the goal."""
 
+SQUARE = (1, 1)
+"""Height and width of drawn scenes, in any unit."""
+
 FIGURES: dict[str, Better] = {
     "as_asked": "higher",
     "iou": "higher",
@@ -30,9 +33,11 @@ FIGURES: dict[str, Better] = {
     "as_asked_kept": "higher",
     "iou_kept": "higher",
     "iou_90_kept": "higher",
+    "seen_before": "higher",
 }
 """Whether the change came out as asked; the mean IoU of what was not changed with its former self, and the share of it
-that reaches `STAYED`; and the same with the rest held still."""
+that reaches `STAYED`; the same with the rest held still; and the share of what was not changed that has a former self,
+for it was drawn where it was planned."""
 
 
 class InteractionDrawing(CaseDrawing):
@@ -54,10 +59,11 @@ class InteractionDrawing(CaseDrawing):
 def measure(case: Case, pictures: Pictures, record: Record, detector: SceneDetector) -> Mapping[str, float]:
     """All figures of a change."""
     before, after, kept = (detector(pictures[name][None])[0] for name in (BEFORE, AFTER, KEPT))
-    found: dict[str, float] = {}
+    stay = case.details["stay"]
+    found = {"seen_before": len(_selves(stay, before)) / len(stay)} if stay else {}
     for end, seen in {"": after, "_kept": kept}.items():
         found[f"as_asked{end}"] = float(as_asked(case.details, seen))
-        overlaps = stayed(case.details["stay"], before, seen)
+        overlaps = stayed(_selves(stay, before), seen)
         if overlaps:
             found[f"iou{end}"] = sum(overlaps) / len(overlaps)
             found[f"iou_90{end}"] = sum(iou >= STAYED for iou in overlaps) / len(overlaps)
@@ -80,19 +86,19 @@ def as_asked(details: Mapping[str, Any], found: Sequence[Detection]) -> bool:
     return gone is None or not any(box_iou(entry.box, gone["box"]) >= IN_PLACE for entry in others)
 
 
-def stayed(
-    regions: Sequence[Mapping[str, Any]], before: Sequence[Detection], after: Sequence[Detection]
-) -> list[float]:
-    """The IoU of each unchanged region that was drawn with its former self; 0 where it has another shape or colour."""
-    size = (1, 1)
-    former = match_boxes([region["box"] for region in regions], [entry.box for entry in before], size)
-    selves = [before[pair.found] for pair in former if pair.iou >= HIT]
-    matched = match_boxes([entry.box for entry in selves], [entry.box for entry in after], size)
+def stayed(selves: Sequence[Detection], after: Sequence[Detection]) -> list[float]:
+    """The IoU of each object with what it has become; 0 where that has another shape or colour."""
     overlaps = [0.0] * len(selves)
-    for pair in matched:
+    for pair in match_boxes([entry.box for entry in selves], [entry.box for entry in after], SQUARE):
         one, other = selves[pair.planned], after[pair.found]
         overlaps[pair.planned] = pair.iou if (one.label, one.colour) == (other.label, other.colour) else 0.0
     return overlaps
+
+
+def _selves(regions: Sequence[Mapping[str, Any]], found: Sequence[Detection]) -> list[Detection]:
+    """The objects that were drawn where regions plan one, whatever they look like."""
+    matched = match_boxes([region["box"] for region in regions], [entry.box for entry in found], SQUARE)
+    return [found[pair.found] for pair in matched if pair.iou >= HIT]
 
 
 def _is(entry: Detection, wanted: Mapping[str, Any]) -> bool:
@@ -103,7 +109,7 @@ def _is(entry: Detection, wanted: Mapping[str, Any]) -> bool:
 INTERACTION = CaseSuite(
     name="interaction",
     figures=FIGURES,
-    shares=frozenset({"as_asked", "iou_90", "as_asked_kept", "iou_90_kept"}),
+    shares=frozenset({"as_asked", "iou_90", "as_asked_kept", "iou_90_kept", "seen_before"}),
     cases=interaction_cases,
     drawing=InteractionDrawing,
     measure=measure,

@@ -1,5 +1,6 @@
 """What is told of a plan, what is not, and what becomes of it when it is repaired."""
 
+import time
 from itertools import combinations
 
 import pytest
@@ -35,8 +36,10 @@ def told(prompt, chain, source=None):
         ("two dogs", "dogs (0,0),(200,200), (300,0),(500,200) and (600,0),(800,200)", [(COUNT, (0, 1, 2))]),
         ("a red car", "a blue car (0,0),(200,200)", [(COLOUR, (0,))]),
         ("two red cars", "a red car (0,0),(200,200) and a black car (500,0),(700,200)", [(COLOUR, (1,))]),
-        ("a dog and a cat", "a dog (0,0),(300,300) and a cat (200,200),(500,500)", [(OVERLAP, (0, 1))]),
-        ("a dog and a cat", "a dog (0,0),(300,300) and a cat (310,0),(600,300)", [(CLOSE, (0, 1))]),
+        ("a dog and a cat", "a dog (0,0),(300,300) and a cat (100,100),(400,400)", []),
+        ("a dog and a cat", "a dog (0,0),(300,300) and a cat (50,50),(350,350)", [(OVERLAP, (0, 1))]),
+        ("a star and a cross", "a star (0,0),(300,300) and a cross (200,200),(500,500)", [(OVERLAP, (0, 1))]),
+        ("a star and a cross", "a star (0,0),(300,300) and a cross (310,0),(600,300)", [(CLOSE, (0, 1))]),
         ("a circle with a square", "a circle (0,0),(300,300) and a square (200,200),(500,500)", [(OVERLAP, (0, 1))]),
         ("a dog", "a dog (0,0),(300,1200)", [(OUTSIDE, ())]),
         ("a dog", "a dog (0,0),(300,300) <|box_start|>", [(MALFORMED, ())]),
@@ -64,6 +67,13 @@ def test_what_is_wrong_is_told(prompt, chain, expected):
         ("a man with a hat", "a man (200,0),(800,999) and a hat (400,0),(600,200)"),
         ("a street at night in the rain", "a car (0,0),(500,500) and a puddle (100,300),(800,800)"),
         ("a cat chases a dog", "a horse (0,0),(500,500)"),
+        ("a woman with a red dress", "a woman (200,0),(800,999) and a red dress (250,200),(750,999)"),
+        (
+            "a knight with a sword and a shield",
+            "a knight (200,0),(800,999), a sword (700,0),(900,500), a shield (250,400),(450,700)",
+        ),
+        ("a mountain above a lake", "a mountain (0,100),(999,600) and a lake (0,600),(999,999)"),
+        ("a dog and a cat", "a dog (0,0),(300,300) and a cat (300,0),(600,300)"),
         ("", "a man (200,0),(800,999) and a hat (400,0),(600,200)"),
     ],
 )
@@ -91,8 +101,8 @@ def test_edits_are_asked_for_an_area_and_for_no_objects():
     source = torch.zeros(3, *SIZE)
     assert told("add a dog", "nothing at all", source) == [(NO_BOX, ())]
     assert told("add a dog", "a cat (0,0),(300,300)", source) == []
-    assert told("x", "a cat (0,0),(300,300) and a dog (30,0),(360,330)", source) == [(OVERLAP, (0, 1))]
-    assert told("x", "gray background (0,0),(300,300) and a dog (30,0),(360,330)", source) == []
+    assert told("x", "a cat (0,0),(300,300) and a dog (20,0),(310,310)", source) == [(OVERLAP, (0, 1))]
+    assert told("x", "gray background (0,0),(300,300) and a dog (20,0),(310,310)", source) == []
     assert told("x", "a cat (0,0),(300,300) and a dog (0,0),(300,300)", source) == []
 
 
@@ -114,7 +124,7 @@ def test_contradicted_boxes_are_swapped():
 
 
 def test_touching_boxes_are_set_apart_at_their_sizes():
-    plan = repaired(Plan("a dog and a cat", "a dog (0,0),(300,300) and a cat (200,200),(500,500)", SIZE))
+    plan = repaired(Plan("a star and a cross", "a star (0,0),(300,300) and a cross (200,200),(500,500)", SIZE))
     assert not plan_problems(plan)
     assert [_sides(region.box) for region in plan.regions] == [(300, 300), (300, 300)]
 
@@ -150,8 +160,17 @@ def test_where_nothing_helps_the_plan_stays(prompt, chain):
     assert repaired(plan) == plan
 
 
+def test_a_plan_without_room_is_given_up_soon():
+    crowd = "a dog (0,0),(700,700) " * 40
+    plan = Plan("a dog left of a dog. " * 40, crowd, SIZE)
+    started = time.monotonic()
+    assert len(plan_problems(plan)) > 700
+    assert repaired(plan) == plan
+    assert time.monotonic() - started < 10
+
+
 def test_areas_of_edits_stay_where_they_are():
-    plan = Plan("x", "a cat (0,0),(300,300) and a dog (30,0),(360,330)", SIZE, torch.zeros(3, *SIZE))
+    plan = Plan("x", "a cat (0,0),(300,300) and a dog (20,0),(310,310)", SIZE, torch.zeros(3, *SIZE))
     assert plan_problems(plan)
     assert repaired(plan) is plan
 
@@ -173,13 +192,13 @@ def test_what_is_said_to_be_separate_is(given_boxes):
 
 
 @given(st.lists(boxes, min_size=2, max_size=3), st.sampled_from(["left of", "right of", "above", "below", "and"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_repair_keeps_objects_inside_and_is_done_after_once(given_boxes, joint):
-    names = ("dog", "bench", "cat")[: len(given_boxes)]
+    names = ("star", "square", "cross")[: len(given_boxes)]
     chain = " and ".join(
         f"a {name} ({b[0]},{b[1]}),({b[2]},{b[3]})" for name, b in zip(names, given_boxes, strict=True)
     )
-    plan = Plan(f"a dog {joint} a bench" + (" and a cat" if len(names) > 2 else ""), chain, SIZE)
+    plan = Plan(f"a star {joint} a square" + (" and a cross" if len(names) > 2 else ""), chain, SIZE)
     better = repaired(plan)
     assert [region.phrase for region in better.regions] == [region.phrase for region in plan.regions]
     assert all(0 <= r.box[0] < r.box[2] <= 999 and 0 <= r.box[1] < r.box[3] <= 999 for r in better.regions)

@@ -1,6 +1,8 @@
 """The best of several plans, by the check of plans."""
 
 import pytest
+import torch
+from PIL import Image
 from small_system import stirred_system
 
 from got_core.pipeline import GoTPipeline
@@ -9,14 +11,14 @@ from got_core.plan_choice import choose_plans
 from got_core.plans import Plan
 from got_core.types import Reasoning
 
-GOOD = "a dog (0,0),(200,200) and a cat (500,500),(800,800)"
-CLOSE = "a dog (0,0),(200,200) and a cat (210,0),(400,200)"
-LACKING = "a dog (0,0),(200,200)"
+GOOD = "a star (0,0),(200,200) and a cross (500,500),(800,800)"
+CLOSE = "a star (0,0),(200,200) and a cross (210,0),(400,200)"
+LACKING = "a star (0,0),(200,200)"
 LOST = "nothing"
 
 
 def plan(chain):
-    return Plan("a dog and a cat", chain, (32, 32))
+    return Plan("a star and a cross", chain, (32, 32))
 
 
 def chosen(firsts, number, others):
@@ -54,11 +56,10 @@ def test_the_pipeline_writes_the_first_greedily_and_the_others_by_chance(pipe, m
     def written(batch, temperature, seed, listener):
         asked.append((len(batch), temperature, seed))
         chains = [LACKING] * len(batch) if len(asked) == 1 else [CLOSE, GOOD, LOST]
-        return Reasoning(None, tuple(chains))
+        return Reasoning(torch.zeros(len(batch), 1, 1), tuple(chains))
 
-    monkeypatch.setattr(Reasoning, "__init__", lambda self, states, chains: self.__dict__.update(chains=chains))
     monkeypatch.setattr(pipe.system, "plan", written)
-    (best,) = pipe.plan("a dog and a cat", best_of=4, seed=5)
+    (best,) = pipe.plan("a star and a cross", best_of=4, seed=5)
     assert best.chain == GOOD
     assert [entry[:2] for entry in asked] == [(1, 0.0), (3, 1.0)]
     assert asked[0][2] == 5
@@ -69,5 +70,8 @@ def test_a_plan_of_one_is_the_plan_as_before(pipe):
     assert pipe.plan("a red circle", best_of=1) == pipe.plan("a red circle")
     first, again = (pipe.plan(["a red circle", "a dog"], best_of=3, seed=4) for _ in range(2))
     assert first == again
+    assert pipe(["a red circle", "a dog"], best_of=3, seed=4).plans == tuple(first)
+    picture = Image.new("RGB", (32, 32))
+    assert pipe.edit(picture, "add a dog", best_of=2).chains == (pipe.plan("add a dog", picture, best_of=2)[0].chain,)
     with pytest.raises(ValueError, match="best_of must be at least 1, not 0"):
         pipe.plan("a red circle", best_of=0)

@@ -75,6 +75,15 @@ def test_who_is_placed_by_whom():
     assert not read_prompt("a cat above a couch").placings[0].contact
 
 
+def test_what_belongs_to_something_may_share_its_place():
+    def loose(prompt):
+        return sorted(sorted(pair) for pair in read_prompt(prompt).loose)
+
+    assert loose("a knight with a sword and a shield") == [[0, 1], [0, 2]]
+    assert loose("a dog and a cat with a hat") == [[1, 2]]
+    assert loose("a dog and a cat") == []
+
+
 @pytest.mark.parametrize(
     "prompt",
     [
