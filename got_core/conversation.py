@@ -5,7 +5,7 @@ that led to it are told to the reasoner beside it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -32,11 +32,14 @@ class Turn:
     plan: Plan | None
     image: Image.Image
     seed: int
-    before: "Turn | None" = None
+    before: "Turn | None" = field(default=None, repr=False)
 
     def path(self) -> tuple["Turn", ...]:
         """The turns that led here, the first one first, this one last."""
-        return (*(self.before.path() if self.before else ()), self)
+        turns: list[Turn] = [self]
+        while (before := turns[-1].before) is not None:
+            turns.append(before)
+        return tuple(reversed(turns))
 
     @property
     def requests(self) -> tuple[str, ...]:

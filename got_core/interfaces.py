@@ -41,6 +41,9 @@ class Scheduler(Protocol):
         ...
 
 
+Generators = Generator | Sequence[Generator]
+"""Sources of chance: one for a whole batch, or one for each sample, which makes a sample independent of its batch."""
+
 ChainListener = Callable[[tuple[str, ...]], None]
 """Hears the chains of a batch while they are written, one text a sample."""
 
@@ -98,7 +101,7 @@ class Reasoner(Component, ABC):
         *,
         temperature: float = 0.0,
         max_new_tokens: int = 1024,
-        generator: Generator | None = None,
+        generator: Generators | None = None,
         listener: ChainListener | None = None,
     ) -> Reasoning:
         """Write the chains (greedily at temperature 0) and read the states from the same cache.

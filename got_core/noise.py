@@ -1,6 +1,8 @@
 """The noise that images are drawn from: one generator a sample, made on the CPU so that devices agree."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,6 +19,10 @@ BATCH_SEEDS = 2**40
 
 SEED_STRIDE = 1_000_003
 """From the noise of one seed's first sample to that of the next seed's."""
+
+
+LARGEST = 2**63
+"""Torch's seeds are below it; larger ones begin again."""
 
 
 def batch_seed(validation_seed: int, loader: int, batch: int, rank: int, world: int) -> int:
@@ -50,4 +56,26 @@ def starting_noise(generators: Sequence[Generator], shape: Sequence[int]) -> Flo
 
 def seeded(seeds: Sequence[int]) -> list[Generator]:
     """A generator on the CPU for each seed."""
-    return [Generator().manual_seed(seed) for seed in seeds]
+    return [Generator().manual_seed(seed % LARGEST) for seed in seeds]
+
+
+def chancy_step(
+    scheduler: Any, generators: Sequence[Generator] | None
+) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
+    """A scheduler's step, as a function of its number, the prediction, the time and the latents.
+
+    What noise it adds follows from the generators, one for each sample, or from the seed of the first for all of them
+    where the scheduler takes none; torch's own chance is as it was afterwards. Without generators the noise is torch's.
+    """
+    takes_them = generators is not None and "generator" in inspect.signature(scheduler.step).parameters
+    chance = {"generator": list(generators or ())} if takes_them else {}
+
+    def step(number: int, prediction: Tensor, time: Tensor, x: Tensor) -> Tensor:
+        if generators is None:
+            return scheduler.step(prediction, time, x, return_dict=False)[0]
+        kind = x.device.type
+        with torch.random.fork_rng([] if kind == "cpu" else [x.device], device_type="cuda" if kind == "cpu" else kind):
+            torch.manual_seed((generators[0].initial_seed() + number) % LARGEST)
+            return scheduler.step(prediction, time, x, return_dict=False, **chance)[0]
+
+    return step

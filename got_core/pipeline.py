@@ -3,19 +3,27 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
-from types import NoneType
-from typing import Any
+from typing import Any, Unpack
 
 from jaxtyping import Float
-from PIL import Image
 from torch import Generator, Tensor
 
-from got_core.data.images import Picture, image_tensor
+from got_core.data.images import OneOrMore, Picture, image_tensor
 from got_core.interfaces import ChainListener, Scheduler
 from got_core.keeping import Former, StillRest, kept_of
 from got_core.noise import sample_seeds, seeded, starting_noise
-from got_core.pipeline_arguments import one_each, several
+from got_core.pipeline_arguments import (
+    DrawingOptions,
+    Seed,
+    check_drawing,
+    check_temperature,
+    image_size,
+    one_each,
+    pictures_of,
+    seeds_of,
+    several,
+    whole,
+)
 from got_core.pipeline_output import GoTPipelineOutput, Pictures, as_pictures
 from got_core.plan_choice import SAMPLED_AT, choose_plans
 from got_core.plans import Plan
@@ -25,8 +33,8 @@ from got_core.stored_pipeline import StoredPipeline
 from got_core.system import GoTSystem
 from got_core.types import Batch
 
-StepCallback = Callable[["GoTPipeline", int, int, dict[str, Any]], dict[str, Any]]
-"""As in diffusers: called with the pipeline, the step, its time and {"latents": ...}; returns such a dictionary."""
+StepCallback = Callable[["GoTPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
+"""As in diffusers: called with the pipeline, the step, its time and {"latents": ...}; may return such a dictionary."""
 
 
 class GoTPipeline(StoredPipeline):
@@ -64,8 +72,8 @@ class GoTPipeline(StoredPipeline):
         num_images_per_prompt: int = 1,
         temperature: float = 0.0,
         best_of: int = 1,
-        seed: int | Sequence[int] = 0,
-        **drawing: Any,
+        seed: Seed = 0,
+        **drawing: Unpack[DrawingOptions],
     ) -> GoTPipelineOutput:
         """Plan and draw images from prompts.
 
@@ -79,8 +87,11 @@ class GoTPipeline(StoredPipeline):
             seed: Of noise and plans; or one for each image.
             drawing: Further arguments of `draw`.
         """
+        number = whole(num_images_per_prompt, "num_images_per_prompt")
+        prompts = [text for text in several(prompt) for _ in range(number)]
+        check_drawing(drawing, len(prompts))
         plans = self.plan(
-            [text for text in several(prompt) for _ in range(num_images_per_prompt)],
+            prompts,
             height=height,
             width=width,
             temperature=temperature,
@@ -91,15 +102,15 @@ class GoTPipeline(StoredPipeline):
 
     def edit(
         self,
-        image: Picture | Sequence[Picture],
+        image: OneOrMore,
         instruction: str | Sequence[str],
         *,
         height: int | None = None,
         width: int | None = None,
         temperature: float = 0.0,
         best_of: int = 1,
-        seed: int | Sequence[int] = 0,
-        **drawing: Any,
+        seed: Seed = 0,
+        **drawing: Unpack[DrawingOptions],
     ) -> GoTPipelineOutput:
         """Plan and draw edits of images.
 
@@ -109,6 +120,9 @@ class GoTPipeline(StoredPipeline):
             height, width: Of the images in pixels.
             temperature, best_of, seed, drawing: As in `__call__`.
         """
+        if image is None:
+            raise ValueError("there is no image to edit")
+        check_drawing(drawing, len(several(instruction)))
         plans = self.plan(
             instruction, image, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed
         )
@@ -117,13 +131,13 @@ class GoTPipeline(StoredPipeline):
     def plan(
         self,
         prompt: str | Sequence[str],
-        image: Picture | Sequence[Picture] | None = None,
+        image: OneOrMore | None = None,
         *,
         height: int | None = None,
         width: int | None = None,
         temperature: float = 0.0,
         best_of: int = 1,
-        seed: int | Sequence[int] = 0,
+        seed: Seed = 0,
         earlier: Sequence[str] = (),
         listener: ChainListener | None = None,
     ) -> list[Plan]:
@@ -140,10 +154,11 @@ class GoTPipeline(StoredPipeline):
             ValueError: No prompt, or not as many images as instructions.
         """
         prompts = several(prompt)
-        size = (height or self.size[0], width or self.size[1])
-        pictures = one_each(image, len(prompts), (Image.Image, Tensor, NoneType), "images")
+        size = image_size(height, width, self.size)
+        pictures = [None] * len(prompts) if image is None else pictures_of(image, len(prompts))
         given = [self.given_plan("", text, each, size) for text, each in zip(prompts, pictures, strict=True)]
-        plans = [replace(plan, earlier=tuple(earlier)) for plan in given]
+        before = tuple(several(earlier)) if earlier else ()
+        plans = [replace(plan, earlier=before) for plan in given]
         return self.write(plans, temperature=temperature, best_of=best_of, seed=seed, listener=listener)
 
     def write(
@@ -152,7 +167,7 @@ class GoTPipeline(StoredPipeline):
         *,
         temperature: float = 0.0,
         best_of: int = 1,
-        seed: int | Sequence[int] = 0,
+        seed: Seed = 0,
         listener: ChainListener | None = None,
     ) -> list[Plan]:
         """Write the chains of plans of one size anew.
@@ -162,23 +177,28 @@ class GoTPipeline(StoredPipeline):
             temperature: 0 is greedy; above, chains are drawn.
             best_of: Where the check of plans finds a problem, so many less one are drawn besides, at `SAMPLED_AT` if
                 the first was greedy; the one with the fewest problems is taken, the first of several.
-            seed: Of drawn chains; of several the first.
+            seed: Of drawn chains, which depend on a plan's place among them; or one for each plan.
             listener: Called with the first chains so far after each token.
 
         Raises:
-            ValueError: `best_of` is below 1.
+            ValueError: `best_of` is below 1, the temperature below 0, or not as many seeds as plans.
         """
-        if best_of < 1:
-            raise ValueError(f"best_of must be at least 1, not {best_of}")
-        first = seed if isinstance(seed, int) else seed[0]
+        whole(best_of, "best_of")
+        check_temperature(temperature)
+        seeds = seeds_of(seed, len(plans))
 
-        def written(plans: Sequence[Plan], warmth: float, seed: int, hears: ChainListener | None = None) -> list[Plan]:
-            reasoning = self.system.plan(self._batch(plans), temperature=warmth, seed=seed, listener=hears)
+        def written(
+            plans: Sequence[Plan], seeds: Sequence[int], warmth: float, hears: ChainListener | None = None
+        ) -> list[Plan]:
+            reasoning = self.system.plan(self._batch(plans), temperature=warmth, seed=seeds, listener=hears)
             return [plan.with_chain(chain) for plan, chain in zip(plans, reasoning.chains, strict=True)]
 
-        _, further = sample_seeds(first, 2)
-        drawn = partial(written, warmth=temperature or SAMPLED_AT, seed=further)
-        return choose_plans(written(plans, temperature, first, listener), best_of, drawn)
+        def further(places: Sequence[int]) -> list[Plan]:
+            turns = (places[:turn].count(place) + 1 for turn, place in enumerate(places))
+            others = [sample_seeds(seeds[place], turn + 1)[turn] for place, turn in zip(places, turns, strict=True)]
+            return written([plans[place] for place in places], others, temperature or SAMPLED_AT)
+
+        return choose_plans(written(plans, seeds, temperature, listener), best_of, further)
 
     def given_plan(
         self, chain: str, prompt: str = "", image: Picture | None = None, size: tuple[int, int] | None = None
@@ -203,7 +223,7 @@ class GoTPipeline(StoredPipeline):
         spatial_scale: float | None = None,
         reference_scale: float | None = None,
         keep: Former | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: Seed = 0,
         generator: Generator | Sequence[Generator] | None = None,
         output_type: str = "pil",
         callback_on_step_end: StepCallback | None = None,
@@ -225,10 +245,13 @@ class GoTPipeline(StoredPipeline):
             ValueError: No plans, of different sizes, or not as many seeds, generators or former pictures.
         """
         plans = [plan] if isinstance(plan, Plan) else list(plan)
-        batch = self._batch(plans)
-        seeds = None if generator is not None else tuple(sample_seeds(seed, len(plans)))
-        generators = seeded(seeds) if seeds is not None else one_each(generator, len(plans), Generator, "generators")
         scales = {"semantic": semantic_scale, "spatial": spatial_scale, "reference": reference_scale}
+        asked = {f"{name}_scale": scale for name, scale in scales.items()}
+        named = {"num_inference_steps": num_inference_steps, "generator": generator, "output_type": output_type}
+        check_drawing({**asked, **named}, len(plans))
+        batch = self._batch(plans)
+        seeds = None if generator is not None else tuple(seeds_of(seed, len(plans)))
+        generators = seeded(seeds) if seeds is not None else one_each(generator, len(plans), Generator, "generators")
         changed = {name: scale for name, scale in scales.items() if scale is not None}
         own = (replace(each, **changed) for each in (self.system.editing_scales, self.system.generation_scales))
 
@@ -241,7 +264,8 @@ class GoTPipeline(StoredPipeline):
             latents = latents if still is None else still.after_step(step, latents)
             if callback_on_step_end is None:
                 return latents
-            return callback_on_step_end(self, step, int(time), {"latents": latents}).get("latents", latents)
+            returned = callback_on_step_end(self, step, time, {"latents": latents}) or {}
+            return returned.get("latents", latents)
 
         drawing = self.system.draw(
             batch,
@@ -249,6 +273,7 @@ class GoTPipeline(StoredPipeline):
             steps=num_inference_steps,
             scales=GuidanceScales.choose(batch.has_source, *own),
             noise=noise,
+            generators=generators,
             scheduler=scheduler,
             callback=after_step,
         )

@@ -76,18 +76,21 @@ def save_pipeline(
         opened: What to save.
         path: A new folder.
         dtype: Of the weights in the file; that of the system when None.
-        address: What the model card opens; the folder when None.
+        address: What the model card opens; the folder's name when None.
 
     Raises:
         UserError: There is something in that place already, or it cannot be written to.
+        ValueError: The type is none of weights.
     """
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"weights are saved in a floating-point type, not in {dtype}")
     with new_folder(path) as folder:
         save_system(opened, folder, dtype)
-        card = model_card(opened, Path(path).name, address or str(path))
+        card = model_card(opened, Path(path).name, address or Path(path).name)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def push_pipeline(opened: OpenedSystem, repository: str, private: bool, token: str | None) -> str:
+def push_pipeline(opened: OpenedSystem, repo_id: str, private: bool, token: str | None, message: str) -> str:
     """Save into a repository of the hub; returns the address of the commit.
 
     Raises:
@@ -95,13 +98,13 @@ def push_pipeline(opened: OpenedSystem, repository: str, private: bool, token: s
     """
     api = HfApi(token=token)
     with TemporaryDirectory() as parent:
-        folder = Path(parent) / repository.split("/")[-1]
-        save_pipeline(opened, folder, None, repository)
+        folder = Path(parent) / repo_id.split("/")[-1]
+        save_pipeline(opened, folder, None, repo_id)
         try:
-            place = api.create_repo(repository, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message="GoT pipeline"))
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise UserError(f"{repository}: the hub did not take it ({one_line(error)})") from error
+            place = api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message=message))
+        except Exception as error:  # The network's errors are those of an HTTP library that changes with the hub's.
+            raise UserError(f"{repo_id}: the hub did not take it ({one_line(error)})") from error
 
 
 def model_card(opened: OpenedSystem, title: str, address: str) -> str:

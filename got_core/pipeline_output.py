@@ -41,17 +41,22 @@ class GoTPipelineOutput:
         return tuple(plan.regions for plan in self.plans)
 
 
+def check_output_type(output_type: str) -> None:
+    """See that images can be had in a form (ValueError otherwise)."""
+    if output_type not in ("pil", "pt", "np"):
+        raise ValueError(f"output_type must be 'pil', 'pt' or 'np', not {output_type!r}")
+
+
 def as_pictures(images: Float[Tensor, "b 3 H W"], output_type: str) -> Pictures:
     """Images in [-1, 1] in the form that is asked for.
 
     Raises:
         ValueError: There is no such form.
     """
+    check_output_type(output_type)
     if output_type == "pil":
         return [to_picture(image) for image in images]
     shares = (images.float() + 1) / 2
     if output_type == "pt":
         return shares
-    if output_type == "np":
-        return rearrange(shares.cpu().numpy(), "b c h w -> b h w c")
-    raise ValueError(f"output_type must be 'pil', 'pt' or 'np', not {output_type!r}")
+    return rearrange(shares.cpu().numpy(), "b c h w -> b h w c")

@@ -38,7 +38,7 @@ def changed(plan: Plan, change: str) -> Plan:
     """
     text = " ".join(change.split())
     for pattern, action in _ACTIONS.items():
-        if found := re.fullmatch(pattern, text):
+        if found := re.fullmatch(pattern, text, re.IGNORECASE):
             try:
                 return action(plan, *found.groups())
             except ValueError as error:

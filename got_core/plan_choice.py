@@ -8,8 +8,8 @@ from got_core.plans import Plan
 SAMPLED_AT = 1.0
 """Temperature of further plans where the first is greedy."""
 
-Writer = Callable[[Sequence[Plan]], Sequence[Plan]]
-"""Writes a chain into each plan."""
+Writer = Callable[[Sequence[int]], Sequence[Plan]]
+"""Writes a further chain for the plan in each of those places; a place stands as often as chains are wanted."""
 
 
 def choose_plans(firsts: Sequence[Plan], number: int, write: Writer) -> list[Plan]:
@@ -20,7 +20,7 @@ def choose_plans(firsts: Sequence[Plan], number: int, write: Writer) -> list[Pla
     wanting = [place for place, plan in enumerate(firsts) if number > 1 and plan_problems(plan)]
     if not wanting:
         return list(firsts)
-    others = list(write([firsts[place] for place in wanting for _ in range(number - 1)]))
+    others = list(write([place for place in wanting for _ in range(number - 1)]))
     best = list(firsts)
     for turn, place in enumerate(wanting):
         own = others[turn * (number - 1) : (turn + 1) * (number - 1)]

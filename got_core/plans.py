@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from got_core.chain import Chain, Region, parse
 from got_core.types import Sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A reasoning chain with what it was written for. Its methods return changed plans and leave it as it is.
 
@@ -30,6 +31,18 @@ class Plan:
     size: tuple[int, int]
     source: Float[Tensor, "3 H W"] | None = None
     earlier: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan) or self._told() != other._told():
+            return False
+        first, second = self.source, other.source
+        return first is second or (first is not None and second is not None and torch.equal(first, second))
+
+    def __hash__(self) -> int:
+        return hash(self._told())
+
+    def _told(self) -> tuple[object, ...]:
+        return self.prompt, self.chain, self.size, self.earlier
 
     @property
     def regions(self) -> tuple[Region, ...]:

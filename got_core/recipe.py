@@ -166,15 +166,18 @@ class Recipe(ResolvedRecipe):
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 
-def build_model(settings: Mapping[str, Any]) -> LightningModule:
+def build_model(settings: Mapping[str, Any], own_classes: bool = True) -> LightningModule:
     """The model of a resolved recipe, without its trainer and data.
 
     Args:
         settings: What stands under `model`: `class_path` and `init_args`.
+        own_classes: Classes are also looked for in the working directory.
 
     Raises:
         UserError: What is wrong with the settings, in one line.
     """
+    if own_classes:
+        add_working_directory()
     model = _build_part("model", LightningModule, settings)
     if not isinstance(model, LightningModule):
         raise UserError("the recipe names no model")
@@ -190,6 +193,7 @@ def build_data(settings: Mapping[str, Any]) -> LightningDataModule:
     Raises:
         UserError: What is wrong with the settings, in one line.
     """
+    add_working_directory()
     data = _build_part("data", LightningDataModule, settings)
     if not isinstance(data, LightningDataModule):
         raise UserError("the recipe names no data")
@@ -197,7 +201,6 @@ def build_data(settings: Mapping[str, Any]) -> LightningDataModule:
 
 
 def _build_part(name: str, kind: type, settings: Mapping[str, Any]) -> Any:
-    add_working_directory()
     parser = LightningArgumentParser(**_PARSER)
     parser.add_lightning_class_args(kind, name, subclass_mode=True)
     with plain_errors(parser):

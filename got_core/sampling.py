@@ -1,14 +1,15 @@
 """Guidance as a weighted sum of branches, and one denoising loop for every objective (GoT, section 4.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
 from got_core.interfaces import DenoisingBackbone, GuidanceEncoder, Predict, Scheduler
+from got_core.noise import chancy_step
 from got_core.types import Guidance
 
 Scale = float | Float[Tensor, " b"]
@@ -130,6 +131,7 @@ def sample(
     scales: GuidanceScales,
     steps: int,
     callback: Callback | None = None,
+    generators: Sequence[Generator] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Denoise from noise to scaled latents.
 
@@ -138,14 +140,16 @@ def sample(
         noise: Standard normal; its shape is that of the latents.
         steps: Number of scheduler steps; each is one call of the backbone.
         callback: See `Callback`.
+        generators: One for each sample, for schedulers that add noise on the way; torch's own chance otherwise.
     """
     predict = guided_predict(backbone, encoder, guidance, scales)
     scheduler.set_timesteps(steps, device=noise.device)
     scale_input = getattr(scheduler, "scale_model_input", _unscaled)
+    take_step = chancy_step(scheduler, generators)
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for step, time in enumerate(scheduler.timesteps):
         t = repeat(time.to(torch.float32), "-> b", b=len(x))
-        x = scheduler.step(predict(scale_input(x, time), t), time, x, return_dict=False)[0]
+        x = take_step(step, predict(scale_input(x, time), t), time, x)
         if callback is not None:
             changed = callback(step, time, x)
             x = x if changed is None else changed

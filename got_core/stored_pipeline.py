@@ -32,7 +32,11 @@ class StoredPipeline:
         path: str | Path = BUNDLED_MODEL,
         device: torch.device | str | None = None,
         size: tuple[int, int] | None = None,
-        **hub: Any,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> P:
         """Open a run's folder (its newest checkpoint), a checkpoint in it, an imported or saved folder, or a hub id.
 
@@ -42,38 +46,46 @@ class StoredPipeline:
             path: Folder, checkpoint or hub id; by default the small model of coloured shapes that comes along.
             device: Where to run; the best there is by default.
             size: (height, width) in pixels; that of the training data by default.
-            hub: Arguments of `huggingface_hub.snapshot_download`, such as `revision`, `token` and `cache_dir`.
+            revision, token, cache_dir, local_files_only: Of the hub, as `huggingface_hub.snapshot_download` has them.
 
         Raises:
             FileNotFoundError: There is no such run or checkpoint, here or on the hub.
             UserError: The recipe or the checkpoint is not of a GoTSystem, or does not fit it.
         """
+        hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         opened = open_system(local_folder(path, **hub))
         size = size or opened.size
         if size is None:
             raise UserError(f"{path} does not say how large its images are: give a size")
         return cls(opened.system.to(device or default_device()), size, dict(opened.settings))
 
-    def save_pretrained(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write a self-contained folder for `from_pretrained`: configurations, safetensors and a model card.
 
         Args:
-            path: A new folder; it appears whole or not at all.
+            save_directory: A new folder; it appears whole or not at all.
             dtype: Of the weights in the file; that of the system by default.
 
         Raises:
             UserError: There is something in that place already, it cannot be written to, or the pipeline was made from
                 a system without its settings.
         """
-        save_pipeline(self._opened(), path, dtype)
+        save_pipeline(self._opened(), save_directory, dtype)
 
-    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str = "Upload GoTPipeline",
+    ) -> str:
         """Save into a repository of the Hugging Face hub, which is made if need be; returns the address of the commit.
 
         Raises:
-            UserError: As `save_pretrained`; or the hub refuses.
+            UserError: As `save_pretrained`; or the hub refuses or cannot be reached.
         """
-        return push_pipeline(self._opened(), repository, private, token)
+        return push_pipeline(self._opened(), repo_id, private, token, commit_message)
 
     def to(self: P, device: torch.device | str) -> P:
         """Move to another device; returns the pipeline."""

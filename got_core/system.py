@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -233,20 +233,27 @@ class GoTSystem(GuardedGradients):
 
     @torch.no_grad()
     def plan(
-        self, batch: Batch, temperature: float = 0.0, seed: int = 0, listener: ChainListener | None = None
+        self,
+        batch: Batch,
+        temperature: float = 0.0,
+        seed: int | Sequence[int] = 0,
+        listener: ChainListener | None = None,
     ) -> Reasoning:
         """Write a chain for each sample and read its states; deterministic for a seed.
 
         Args:
+            batch: From the reasoner's processor.
+            temperature: 0 is greedy.
+            seed: Of drawn chains; one for each sample makes a chain independent of the batch.
             listener: Called with the chains so far after each token.
         """
-        generator = torch.Generator(device=self.device).manual_seed(seed)
+        generators = seeded(sample_seeds(seed, len(batch)))
         with gathered([self.reasoner]):
             return self.reasoner.generate(
                 batch,
                 temperature=temperature,
                 max_new_tokens=self.max_chain_tokens,
-                generator=generator,
+                generator=generators,
                 listener=listener,
             )
 
@@ -261,6 +268,7 @@ class GoTSystem(GuardedGradients):
         steps: int | None = None,
         scales: GuidanceScales | None = None,
         noise: Float[Tensor, "b c h w"] | None = None,
+        generators: Sequence[Generator] | None = None,
         scheduler: Scheduler | None = None,
         callback: Callback | None = None,
     ) -> Drawing:
@@ -270,22 +278,25 @@ class GoTSystem(GuardedGradients):
             batch: From the reasoner's processor; text-to-image and edits may be mixed.
             chains: Chains to draw from, one a sample; None to have the reasoner write them.
             seed: Of the noise and of sampled chains; the noise of a sample depends on its place in the batch alone.
-                One for each sample makes its noise independent of the batch; the first is that of sampled chains.
+                One for each sample makes both independent of the batch.
             temperature: Of the written chains; 0 is greedy.
             steps, scales, noise, scheduler: Instead of the system's own, and of the noise that the seed means.
+            generators: Of the noise that some schedulers add on the way, one for each sample, instead of the seed's.
             callback: Called after each step, as `got_core.sampling.sample` does.
         """
         noise = self.starting_noise(batch, seed) if noise is None else noise
+        generators = generators or seeded(sample_seeds(seed, len(batch)))
         scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
-        steps = steps or self.sampling_steps
+        steps = self.sampling_steps if steps is None else steps
         with gathered(self.components):
             if chains is None:
-                reasoning = self.plan(batch, temperature, seed if isinstance(seed, int) else seed[0])
+                reasoning = self.plan(batch, temperature, seed)
             else:
                 reasoning = self.reasoner.summarize(batch, chains)
             guidance = self.guidance(reasoning, batch, self.codec)
             scheduler = scheduler or self.objective.scheduler()
-            latents = sample(self.backbone, self.guidance, guidance, scheduler, noise, scales, steps, callback)
+            sampling = (scheduler, noise, scales, steps, callback, generators)
+            latents = sample(self.backbone, self.guidance, guidance, *sampling)
         return Drawing(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
 
     def starting_noise(self, batch: Batch, seed: int | Sequence[int]) -> Float[Tensor, "b c h w"]:

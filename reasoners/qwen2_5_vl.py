@@ -9,11 +9,11 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-from got_core.interfaces import ChainListener, Reasoner
+from got_core.interfaces import ChainListener, Generators, Reasoner
 from got_core.loading import build, load_whole
 from got_core.origins import mark_changed
 from got_core.paths import locate
@@ -185,7 +185,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         *,
         temperature: float = 0.0,
         max_new_tokens: int = 1024,
-        generator: Generator | None = None,
+        generator: Generators | None = None,
         listener: ChainListener | None = None,
     ) -> Reasoning:
         """Write chains and read the states from the same cache.
@@ -196,7 +196,7 @@ class Qwen2_5_VLReasoner(Reasoner):
             batch: Prompts and source images; its chains are not looked at.
             temperature: Divides the logits before sampling; 0 takes the likeliest token.
             max_new_tokens: Chains are cut here when the model does not stop.
-            generator: Of drawn tokens; torch's default generator when None.
+            generator: Of drawn tokens, one or one for each sample; torch's default generator when None.
             listener: Called with the chains so far after each token.
         """
         rows, states = self.write(batch.inputs, temperature, max_new_tokens, generator, listener)
@@ -208,7 +208,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         inputs: Mapping[str, Tensor],
         temperature: float,
         max_new_tokens: int,
-        generator: Generator | None,
+        generator: Generators | None,
         listener: ChainListener | None = None,
     ) -> tuple[list[list[int]], Float[Tensor, "b n d"]]:
         """The work of `generate`: the chains' token ids, without what ended them, and the states.

@@ -7,12 +7,21 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+from got_core.interfaces import Generators
 
-def choose(logits: Float[Tensor, "b v"], temperature: float, generator: Generator | None) -> Int[Tensor, " b"]:
+
+def choose(logits: Float[Tensor, "b v"], temperature: float, generator: Generators | None) -> Int[Tensor, " b"]:
     """A token for each row: the likeliest at temperature 0, else one drawn."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = (logits / temperature).softmax(dim=-1)
+    if generator is None or isinstance(generator, Generator):
+        return _drawn(probabilities, generator)
+    rows = zip(probabilities.split(1), generator, strict=True)
+    return torch.cat([_drawn(row, its_own) for row, its_own in rows])
+
+
+def _drawn(probabilities: Float[Tensor, "b v"], generator: Generator | None) -> Int[Tensor, " b"]:
     device = probabilities.device if generator is None else generator.device
     drawn = torch.multinomial(probabilities.to(device), 1, generator=generator)
     return rearrange(drawn.to(probabilities.device), "b 1 -> b")

@@ -1,6 +1,7 @@
 """Image files as tensors: RGB, upright, of one size, in [-1, 1]."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-Picture = Image.Image | Float[Tensor, "3 H W"]
-"""A PIL image, or a tensor in [0, 1]."""
+Picture = Image.Image | Float[Tensor, "3 H W"] | Float[np.ndarray, "H W 3"]
+"""A PIL image, or a tensor or an array with channels last in [0, 1]."""
+
+OneOrMore = Picture | Sequence[Picture] | Float[Tensor, "b 3 H W"] | Float[np.ndarray, "b H W 3"]
+"""A picture or several, as a list or a batch."""
+
+LEVELS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16")
+"""Modes of PIL images whose levels mean the same to everybody."""
 
 WHITE = (255, 255, 255, 255)
 """What shows through transparent pixels."""
@@ -59,16 +66,26 @@ def image_tensor(image: Picture, size: tuple[int, int]) -> Float[Tensor, "3 H W"
     """An image in memory as `load_image` would have read it from a file.
 
     Args:
-        image: A PIL image, or a tensor in [0, 1].
+        image: A PIL image, or a tensor or an array with channels last, in [0, 1].
         size: (height, width) in pixels.
 
     Raises:
-        ValueError: The tensor is no image in [0, 1].
+        ValueError: It is no such image.
     """
     if isinstance(image, Image.Image):
+        if image.mode not in LEVELS:
+            raise ValueError(f"an image of mode {image.mode!r} does not say which levels are black and white")
         return _resized(_rgb(ImageOps.exif_transpose(image)), size)
-    if image.ndim != 3 or len(image) != 3 or not 0 <= float(image.min()) <= float(image.max()) <= 1:
-        raise ValueError(f"an image is a PIL image or a tensor (3, height, width) in [0, 1], not {list(image.shape)}")
+    kinds = "an image is a PIL image, a tensor (3, height, width) or an array (height, width, 3) of floats in [0, 1]"
+    if not isinstance(image, Tensor | np.ndarray):
+        raise ValueError(f"{kinds}, not {type(image).__name__}")
+    if isinstance(image, np.ndarray):
+        image = rearrange(torch.from_numpy(image), "h w c -> c h w") if image.ndim == 3 else torch.from_numpy(image)
+    if image.ndim != 3 or len(image) != 3 or not image.is_floating_point() or image.numel() == 0:
+        raise ValueError(f"{kinds}, not one of {image.dtype} and {list(image.shape)}")
+    if not 0 <= float(image.min()) <= float(image.max()) <= 1:
+        raise ValueError(f"{kinds}, not in [{float(image.min()):.3g}, {float(image.max()):.3g}]")
+    image = image.detach().cpu()
     if image.shape[1:] == size:
         return image.float() * 2 - 1
     batch = rearrange(image.float(), "c h w -> 1 c h w")

@@ -184,7 +184,7 @@ def _contents(scene: Scene) -> str:
     return listing(sorted(scene.objects, key=lambda entry: (entry.box[0] + entry.box[2], entry.box[1])))
 
 
-def listing(objects: Sequence[SceneObject | Thing]) -> str:
+def listing(objects: Sequence[SceneObject] | Sequence[Thing]) -> str:
     """`a red circle, a blue square and a green cross`."""
     return _listed([with_article(_named(entry)) for entry in objects])
 

@@ -62,7 +62,8 @@ class PlanDrawing(CaseDrawing):
     def _best(self, firsts: Sequence[Plan], seed: int) -> list[Plan]:
         """The best of n by the check, for each first plan."""
 
-        def write(plans: Sequence[Plan]) -> list[Plan]:
+        def write(places: Sequence[int]) -> list[Plan]:
+            plans = [firsts[place] for place in places]
             return self.pipeline.write(plans, temperature=self.manner.temperature, seed=seed + 1)
 
         return choose_plans(firsts, self.manner.best_of, write)

@@ -16,6 +16,7 @@ from got_core import pipeline_hub
 from got_core.cli import main
 from got_core.errors import UserError
 from got_core.pipeline import GoTPipeline
+from got_core.pipeline_arguments import seeds_of
 from got_core.schedulers import scheduler_named
 
 CHAIN = "a red circle (94,188),(469,562) (red) and a blue square (500,562),(900,962) (blue)"
@@ -31,10 +32,6 @@ def pipe():
 def picture():
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
-
-
-def pixels(output):
-    return output.images
 
 
 def test_one_call_is_a_plan_and_a_drawing(pipe):
@@ -54,6 +51,51 @@ def test_a_batch_is_its_parts(pipe):
         alone = pipe(prompt, seed=[output.seeds[place]], output_type="pt")
         assert alone.chains[0] == output.chains[place]
         torch.testing.assert_close(alone.images[0], output.images[place], atol=1e-5, rtol=0)
+
+
+def test_drawn_plans_are_their_own_whatever_stands_beside_them(pipe):
+    warm = pipe(PROMPTS, temperature=1.0, seed=7, output_type="pt")
+    again = pipe(PROMPTS[2], temperature=1.0, seed=[warm.seeds[2]], output_type="pt")
+    assert again.chains[0] == warm.chains[2]
+    torch.testing.assert_close(again.images[0], warm.images[2], atol=1e-5, rtol=0)
+    assert len({plan.chain for plan in pipe.plan([PROMPTS[0]] * 3, temperature=1.0)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number of at least 1, not 0"),
+        ({"height": 0}, "height must be a whole number"),
+        ({"width": -4}, "width must be a whole number"),
+        ({"semantic_scale": float("nan")}, "semantic_scale must be a finite number"),
+        ({"temperature": -1.0}, "temperature must be 0 or more"),
+        ({"seed": []}, "0 seeds for 1 samples"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt must be"),
+        ({"output_type": "jpeg"}, "output_type must be"),
+        ({"generator": [torch.Generator()] * 2}, "2 generators for 1 plans"),
+        ({"guidance_scale": 7}, "no such argument: guidance_scale"),
+        ({"best_of": 0}, "best_of must be a whole number"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_planned(pipe, monkeypatch, arguments, words):
+    monkeypatch.setattr(pipe.system, "plan", None)
+    with pytest.raises((ValueError, TypeError), match=words):
+        pipe("a cross", **arguments)
+
+
+def test_seeds_are_whole_numbers():
+    with pytest.raises(ValueError, match=r"a seed is a whole number, not 1\.5"):
+        seeds_of(1.5, 1)
+    with pytest.raises(ValueError, match="a seed is a whole number, not '12'"):
+        seeds_of("12", 2)
+    assert seeds_of(np.array([3, 4]), 2) == [3, 4]
+
+
+def test_whole_numbers_of_any_kind_are_seeds(pipe):
+    plan = pipe.given_plan(CHAIN)
+    images = [pipe.draw(plan, seed=seed, output_type="pt").images for seed in (3, np.int64(3), 2**45)]
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
 
 
 def test_several_images_of_a_prompt_differ_in_noise(pipe):
@@ -99,8 +141,16 @@ def test_an_edit_sees_its_image(pipe, picture):
     )
     with pytest.raises(ValueError, match="2 images for 1 plans"):
         pipe.edit([picture, picture], "remove it")
-    with pytest.raises(ValueError, match=r"a tensor \(3, height, width\) in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"of floats in \[0, 1\], not in \[.*, 2"):
         pipe.edit(tensor * 255, "remove it")
+
+
+@pytest.mark.parametrize("kind", ["pil", "pt", "np"])
+def test_what_was_drawn_can_be_edited(pipe, kind):
+    drawn = pipe(PROMPTS[:2], output_type=kind).images
+    together = pipe.edit(drawn, ["remove it", "move it"], seed=[1, 2], output_type="pt").images
+    alone = pipe.edit(drawn[1], "move it", seed=[2], output_type="pt").images
+    torch.testing.assert_close(alone[0], together[1], atol=1e-4, rtol=0)
 
 
 def test_scales_steps_and_size_are_the_calls(pipe):
@@ -120,8 +170,7 @@ def test_a_callback_sees_every_step_and_may_change_it(pipe):
 
     def watch(caller, step, time, values):
         assert caller is pipe
-        seen.append((step, time, tuple(values["latents"].shape)))
-        return values
+        seen.append((step, float(time), tuple(values["latents"].shape)))
 
     usual = pipe.draw(plan, num_inference_steps=3, output_type="pt").images
     watched = pipe.draw(plan, num_inference_steps=3, output_type="pt", callback_on_step_end=watch).images
@@ -158,7 +207,7 @@ def test_a_scheduler_that_fits_can_be_set(pipe):
 
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 def test_a_saved_pipeline_is_opened_again(pipe, picture, tmp_path, dtype):
-    pipe.save_pretrained(tmp_path / "saved", dtype)
+    pipe.save_pretrained(tmp_path / "saved", dtype=dtype)
     again = GoTPipeline.from_pretrained(tmp_path / "saved", "cpu")
     assert again.size == (32, 32)
     plan = pipe.given_plan(CHAIN, "swap", picture)
@@ -174,6 +223,34 @@ def test_a_saved_pipeline_is_opened_again(pipe, picture, tmp_path, dtype):
     assert "| backbone | `backbones.flow_dit.FlowDiT` |" in card
     with pytest.raises(UserError, match="there is something already"):
         pipe.save_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("backbones.flow_dit.FlowDiT", "helpers.FlowDiT"), "helpers.FlowDiT would be read from the folder itself"),
+        (("folder://reasoner", "folder://../reasoner"), "which is not in the folder"),
+        (("folder://reasoner/tokenizer.json", "${oc.env:HOME}"), "may not refer to other values"),
+        (("pipeline: 1", "pipeline: 2"), "of another version of the format"),
+        (("model:", "modell:"), "there is no model in it"),
+    ],
+)
+def test_a_saved_folder_brings_no_code_and_reads_nothing_else(pipe, tmp_path, monkeypatch, change, words):
+    pipe.save_pretrained(tmp_path / "saved")
+    config = tmp_path / "saved" / "config.yaml"
+    assert change[0] in config.read_text()
+    config.write_text(config.read_text().replace(*change))
+    (tmp_path / "saved" / "helpers.py").write_text("raise SystemExit('run')")
+    monkeypatch.chdir(tmp_path / "saved")
+    monkeypatch.syspath_prepend(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match=words):
+        GoTPipeline.from_pretrained(".", "cpu")
+
+
+def test_weights_are_saved_as_numbers_with_fractions(pipe, tmp_path):
+    with pytest.raises(ValueError, match=r"not in torch\.int8"):
+        pipe.save_pretrained(tmp_path / "saved", dtype=torch.int8)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_pipeline_without_settings_is_not_saved(pipe, tmp_path):
@@ -199,6 +276,31 @@ class Hub:
         Hub.calls.append({"repo_id": repo_id})
         Path(folder_path).rename(Hub.folder)
         return "the commit"
+
+
+def test_a_hub_out_of_reach_is_one_line(pipe, monkeypatch):
+    class Broken(Hub):
+        def create_repo(self, repository, **settings):
+            raise RuntimeError("no network\nat all")
+
+    monkeypatch.setattr(pipeline_hub, "HfApi", Broken)
+    with pytest.raises(UserError, match="mine: the hub did not take it"):
+        pipe.push_to_hub("mine")
+
+
+@pytest.mark.parametrize("name", ["FlowMatchLCMScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_noise_on_the_way_is_the_seeds(pipe, name):
+    plan, own = pipe.given_plan(CHAIN), pipe.scheduler
+    settings = {"stochastic_sampling": True} if name.startswith("FlowMatchEuler") else {}
+    try:
+        pipe.scheduler = scheduler_named(pipe.system.objective, name, **settings)
+        state = torch.get_rng_state()
+        first, again, other = (pipe.draw(plan, seed=seed, output_type="pt").images for seed in (1, 1, 2))
+        assert torch.equal(first, again)
+        assert not torch.allclose(first, other)
+        assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        pipe.scheduler = own
 
 
 def test_a_pipeline_goes_to_the_hub_and_comes_from_it(pipe, tmp_path, monkeypatch):
