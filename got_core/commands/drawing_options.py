@@ -1,4 +1,4 @@
-"""The options of `got generate`, `got edit` and `got reason`."""
+"""The options of `got generate`, `got edit`, `got reason` and `got studio`."""
 
 import argparse
 from collections.abc import Callable
@@ -10,9 +10,14 @@ def add_planning(
     command: argparse.ArgumentParser, seed: Callable[[str], int], size: Callable[[str], tuple[int, int]]
 ) -> None:
     """Which model plans, and how."""
-    command.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint, or a hub id")
+    add_model(command, size)
     command.add_argument("--seed", type=seed, default=0, help=f"0 to {LARGEST_SEED}")
     command.add_argument("--temperature", type=float, default=0.0, help="of the chain; 0 is greedy")
+
+
+def add_model(command: argparse.ArgumentParser, size: Callable[[str], tuple[int, int]]) -> None:
+    """Which model it is."""
+    command.add_argument("--checkpoint", required=True, metavar="RUN", help="run folder or checkpoint, or a hub id")
     command.add_argument("--size", type=size, metavar="HxW", help="pixels; by default as trained")
     command.add_argument("--device", default=None, help="such as cuda or cpu; by default the best there is")
 
