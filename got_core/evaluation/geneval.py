@@ -8,15 +8,13 @@ too many.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot
 from typing import Any
 
-from got_core.evaluation.detection import Box, Detection, box_centre
+from got_core.box_relations import DIRECTION, SHRINK, box_relations
+from got_core.evaluation.detection import Box, Detection
 
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """The six categories, by the names in GenEval's metadata (`tag`)."""
-
-RELATIONS = ("left of", "right of", "above", "below")
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,8 @@ class Rules:
     confidence: float = 0.3
     counting_confidence: float = 0.9
     max_objects: int = 16
-    shrink: float = 0.1
-    direction: float = 0.5
+    shrink: float = SHRINK
+    direction: float = DIRECTION
 
 
 MASK2FORMER = Rules()
@@ -88,17 +86,8 @@ def coloured(metadata: Mapping[str, Any]) -> dict[str, int]:
 
 
 def relations(a: Box, b: Box, rules: Rules = MASK2FORMER, size: tuple[int, int] = (1, 1)) -> frozenset[str]:
-    """Where box `a` lies relative to box `b`: none, one or two of `RELATIONS`."""
-    height, width = size
-    (ax, ay), (bx, by) = box_centre(a), box_centre(b)
-    dx, dy = (ax - bx) * width, (ay - by) * height
-    distance = hypot(dx, dy)
-    if distance == 0:
-        return frozenset()
-    across = _shorten(dx, rules.shrink * (a[2] - a[0] + b[2] - b[0]) * width) / distance
-    down = _shorten(dy, rules.shrink * (a[3] - a[1] + b[3] - b[1]) * height) / distance
-    strengths = dict(zip(RELATIONS, (-across, across, -down, down), strict=True))
-    return frozenset(name for name, strength in strengths.items() if strength > rules.direction)
+    """Where box `a` lies relative to box `b`: none, one or two of `got_core.box_relations.RELATIONS`."""
+    return box_relations(a, b, size, rules.shrink, rules.direction)
 
 
 def _confidence(metadata: Mapping[str, Any], rules: Rules) -> float:
@@ -137,9 +126,3 @@ def _included(
         if not all(relation in relations(entry.box, other.box, rules, size) for entry in objects for other in target):
             return f"expected {label} {relation} object {place + 1}"
     return ""
-
-
-def _shorten(offset: float, by: float) -> float:
-    """The offset brought nearer to zero by an amount, but not past it."""
-    sign = 1.0 if offset > 0 else -1.0
-    return sign * max(abs(offset) - by, 0.0)

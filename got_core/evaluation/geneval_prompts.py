@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from got_core.box_relations import RELATIONS
 from got_core.errors import UserError
 from got_core.evaluation.detection import Detector
-from got_core.evaluation.geneval import CATEGORIES, RELATIONS
+from got_core.evaluation.geneval import CATEGORIES
 
 LISTED = 5
 """Words that an error lists before it only counts."""
