@@ -51,7 +51,7 @@ def connect(app: gradio.Blocks, page: Page, handlers: Handlers) -> None:
         "concurrency_id": "model",
         "concurrency_limit": 1,
         "show_progress": "minimal",
-        "show_progress_on": page.notice,
+        "show_progress_on": page.canvas,
     }
     asked = settings | {page.prompt}
     for trigger in (page.draw.click, page.prompt.submit):
@@ -63,6 +63,7 @@ def connect(app: gradio.Blocks, page: Page, handlers: Handlers) -> None:
     page.stop.click(handlers.stop, None, None, **quick)
     page.chain.input(handlers.type_chain, page.chain, written, trigger_mode="always_last", **quick)
     page.canvas.act(handlers.act, None, written, trigger_mode="multiple", **quick)
+    page.repair.click(handlers.repair, None, written, **quick)
     page.undo.click(handlers.undo, None, written, trigger_mode="multiple", **quick)
     page.over.click(handlers.start_over, None, written, **quick)
     page.history.choose(handlers.choose, None, written, **quick)
@@ -78,4 +79,4 @@ _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 def _written(page: Page) -> list[gradio.components.Component]:
     """The components that handlers write to."""
     parts = [page.prompt, page.draw, page.plan, page.stop, page.notice, page.canvas, page.history, page.download]
-    return [*parts, page.chain, page.problems, page.redraw, *page.settings.by_name().values()]
+    return [*parts, page.chain, page.problems, page.repair, page.redraw, *page.settings.by_name().values()]

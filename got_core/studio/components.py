@@ -10,7 +10,7 @@ WEB = Path(__file__).parent / "web"
 _HISTORY = "<h2>History</h2><p>Every picture stays here; choose one to go back to it.</p><ol></ol>"
 _OPENER = (
     '<label><input type="file" accept="image/png,image/jpeg,image/webp,image/gif,image/bmp">'
-    "<b>Open a picture</b> to edit it, or a drawing you saved</label><p role='alert'></p>"
+    "<b>Open a picture</b> or a saved drawing</label><p role='alert'></p>"
 )
 
 

@@ -83,6 +83,10 @@ class Handlers:
         """Something was done on the canvas."""
         return self._changed(request, lambda session: session.act(read_action(event._data)))
 
+    def repair(self, request: gradio.Request) -> Shown:
+        """Mend the plan as far as moving boxes does."""
+        return self._changed(request, Session.repair)
+
     def undo(self, request: gradio.Request) -> Shown:
         """Take the last step back."""
         return self._changed(request, Session.undo)
@@ -110,7 +114,6 @@ class Handlers:
                 opened.append(content.settings)
             else:
                 session.bring(content)
-                opened.append(Settings.own(session.pipeline, editing=True))
 
         shown = self._changed(request, begin)
         return shown | (settings_view(self._page, opened[0]) if opened else {})

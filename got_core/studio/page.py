@@ -49,6 +49,7 @@ class Page:
     download: gradio.HTML
     chain: gradio.Textbox
     problems: gradio.HTML
+    repair: gradio.Button
     redraw: gradio.Button
     random: gradio.Button
     settings: SettingsPanel
@@ -67,6 +68,8 @@ def build_page(session: Session, limits: Limits) -> Page:
             parts |= _plan(limits)
             with gradio.Accordion("Settings", open=False):
                 parts |= _settings(Settings.own(session.pipeline), limits)
+        with gradio.Column(elem_id="past"):
+            parts |= {"history": components.history(history_value(session)), "download": components.download()}
     return Page(**parts)
 
 
@@ -81,9 +84,9 @@ def _ask(limits: Limits) -> dict[str, Any]:
         elem_id="prompt",
     )
     with gradio.Row(elem_id="actions"):
-        draw = gradio.Button("Draw", variant="primary", elem_id="draw")
-        plan = gradio.Button("Plan only", elem_id="plan-only")
-        stop = gradio.Button("Stop", variant="stop", visible=False, elem_id="stop")
+        draw = gradio.Button("Draw", variant="primary", min_width=90, elem_id="draw")
+        plan = gradio.Button("Plan only", min_width=90, elem_id="plan-only")
+        stop = gradio.Button("Stop", variant="stop", visible=False, min_width=90, elem_id="stop")
     notice = gradio.HTML("", elem_id="notice")
     return {"prompt": prompt, "draw": draw, "plan": plan, "stop": stop, "notice": notice} | {
         "opener": components.opener(limits.image_bytes)
@@ -93,11 +96,10 @@ def _ask(limits: Limits) -> dict[str, Any]:
 def _stage(session: Session) -> dict[str, Any]:
     canvas = components.canvas(canvas_value(session))
     with gradio.Row(elem_id="after"):
-        undo = gradio.Button("Undo", size="sm", elem_id="undo")
-        save = gradio.Button("Download", size="sm", elem_id="save")
-        over = gradio.Button("Start over", size="sm", elem_id="over")
-    history, download = components.history(history_value(session)), components.download()
-    return {"canvas": canvas, "undo": undo, "save": save, "over": over, "history": history, "download": download}
+        undo = gradio.Button("Undo", size="sm", min_width=60, elem_id="undo")
+        save = gradio.Button("Download", size="sm", min_width=60, elem_id="save")
+        over = gradio.Button("Start over", size="sm", min_width=60, elem_id="over")
+    return {"canvas": canvas, "undo": undo, "save": save, "over": over}
 
 
 def _plan(limits: Limits) -> dict[str, Any]:
@@ -110,8 +112,9 @@ def _plan(limits: Limits) -> dict[str, Any]:
         elem_id="chain",
     )
     problems = gradio.HTML("", elem_id="problems")
+    repair = gradio.Button("Repair: move the boxes", size="sm", visible=False, elem_id="repair")
     redraw = gradio.Button("Draw this plan", interactive=False, elem_id="redraw")
-    return {"chain": chain, "problems": problems, "redraw": redraw}
+    return {"chain": chain, "problems": problems, "repair": repair, "redraw": redraw}
 
 
 def _settings(own: Settings, limits: Limits) -> dict[str, Any]:

@@ -18,14 +18,19 @@ NEXT: dict[str, Any] = {"label": "What should change?", "placeholder": "change t
 
 def session_view(page: Page, session: Session) -> dict[Any, Any]:
     """Everything that follows from the session, when nothing is going on."""
-    pictured = session.image is not None
+    pictured, problems = session.image is not None, session.problems
     return {
         page.canvas: canvas_value(session),
         page.history: history_value(session),
         page.chain: session.chain,
-        page.problems: problems_html(session.problems),
+        page.problems: problems_html(problems),
+        page.repair: gradio.update(visible=bool(problems)),
         page.prompt: gradio.update(**(NEXT if pictured else FIRST)),
-        page.draw: gradio.update(value="Edit" if pictured else "Draw", interactive=True),
+        page.draw: gradio.update(
+            value="Edit" if pictured else "Draw",
+            interactive=True,
+            variant="secondary" if session.pending else "primary",
+        ),
         page.plan: gradio.update(interactive=True),
         page.stop: gradio.update(visible=False),
         page.redraw: gradio.update(

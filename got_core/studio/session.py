@@ -10,6 +10,7 @@ from got_core.conversation import Conversation, Turn
 from got_core.errors import one_line
 from got_core.interfaces import ChainListener
 from got_core.pipeline import GoTPipeline, StepCallback
+from got_core.plan_check import PlanProblem, plan_problems, repaired
 from got_core.plans import Plan
 from got_core.studio.limits import Limits, Refused, checked_text
 from got_core.studio.plan_actions import Action
@@ -19,9 +20,6 @@ from got_core.studio.settings import Settings
 
 CHANGES_KEPT = 100
 """Changes of a plan that can be undone."""
-
-NO_BOXES = "it names no box, so nothing guides where things are drawn"
-"""Said of a plan of words alone."""
 
 PATIENCE = 0.5
 """Seconds that a request waits for another of the same visitor's to end."""
@@ -63,11 +61,9 @@ class Session:
         return "" if self.plan is None else readable(self.plan.chain)
 
     @property
-    def problems(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[PlanProblem, ...]:
         """What is wrong with the plan."""
-        if self.plan is None:
-            return ()
-        return self.plan.problems or (() if self.plan.regions else (NO_BOXES,))
+        return () if self.plan is None else plan_problems(self.plan)
 
     @property
     def pending(self) -> bool:
@@ -108,6 +104,7 @@ class Session:
         self._check_plan(self.plan)
         if len(self.talk.turns) >= self.limits.turns:
             raise Refused(f"this conversation has {self.limits.turns} pictures: download what you need and start over")
+        settings = settings.fitting(self.pipeline, editing=self.plan.source is not None)
         (image,) = self.pipeline.draw(
             self.plan,
             seed=settings.seed,
@@ -148,6 +145,13 @@ class Session:
         except ValueError as error:
             raise Refused(one_line(error)) from error
         self._change(changed, typed=False)
+
+    def repair(self) -> None:
+        """Move boxes so that the plan has fewer problems."""
+        plan = None if self.plan is None else repaired(self.plan)
+        if plan is None or plan == self.plan:
+            raise Refused("moving boxes does not mend this plan: edit its words instead")
+        self._change(plan, typed=False)
 
     def undo(self) -> None:
         """Take back the last change of the plan, else the plan that was not drawn, else the last turn."""

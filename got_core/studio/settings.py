@@ -1,10 +1,9 @@
 """How pictures are planned and drawn: seed, steps, guidance scales and the freedom of the plan."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from got_core.pipeline import GoTPipeline
-from got_core.sampling import GuidanceScales
 from got_core.seeds import LARGEST_SEED
 from got_core.studio.limits import Limits, checked_number, checked_whole
 
@@ -34,11 +33,9 @@ class Settings:
     temperature: float = 0.0
 
     @classmethod
-    def own(cls, pipeline: GoTPipeline, *, editing: bool = False) -> "Settings":
-        """The system's own."""
-        system = pipeline.system
-        scales = system.editing_scales if editing else system.generation_scales
-        return cls(0, system.sampling_steps, *own_scales(scales))
+    def own(cls, pipeline: GoTPipeline) -> "Settings":
+        """The system's own, for text-to-image."""
+        return cls(0, pipeline.system.sampling_steps, *own_scales(pipeline, editing=False))
 
     @classmethod
     def checked(cls, values: Mapping[str, object], limits: Limits) -> "Settings":
@@ -60,11 +57,20 @@ class Settings:
             checked_number(values.get("temperature"), 0.0, HIGHEST_TEMPERATURE, "the temperature"),
         )
 
+    def fitting(self, pipeline: GoTPipeline, *, editing: bool) -> "Settings":
+        """The same, but scales that are the system's own for the other kind of drawing become its own for this one."""
+        own, other = (own_scales(pipeline, editing=kind) for kind in (editing, not editing))
+        if (self.semantic, self.spatial, self.reference) != other:
+            return self
+        semantic, spatial, reference = own
+        return replace(self, semantic=semantic, spatial=spatial, reference=reference)
+
     def values(self) -> dict[str, float]:
         """By name, as `checked` reads them."""
         return asdict(self)
 
 
-def own_scales(scales: GuidanceScales) -> tuple[float, float, float]:
-    """A system's scales as numbers: semantic, spatial, reference."""
+def own_scales(pipeline: GoTPipeline, *, editing: bool) -> tuple[float, float, float]:
+    """A system's own scales: semantic, spatial, reference."""
+    scales = pipeline.system.editing_scales if editing else pipeline.system.generation_scales
     return float(scales.semantic), float(scales.spatial), float(scales.reference)

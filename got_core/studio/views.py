@@ -1,13 +1,14 @@
 """What the page shows of a session, as the values of its components."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from PIL import Image
 
-from got_core.chain import Region, colour_of
 from got_core.conversation import Turn
 from got_core.pictures import region_colour
+from got_core.plan_check import PlanProblem
 from got_core.plans import Plan
 from got_core.studio.picture_data import PREVIEW_SIDE, THUMBNAIL_SIDE, shown, small
 from got_core.studio.session import Session
@@ -44,7 +45,7 @@ def canvas_value(
         "image": picture,
         "words": "" if turn is None else turn_words(turn),
         "before": None if before is None else {"image": shown(before.image), "words": turn_words(before)},
-        "boxes": [] if plan is None else [_box(region, place) for place, region in enumerate(plan.regions)],
+        "boxes": [] if plan is None else _boxes(plan, () if busy else session.problems),
         "aspect": width / height,
         "busy": busy,
         "note": note or _standing(session),
@@ -70,12 +71,13 @@ def notice_html(text: str) -> str:
     return f'<div class="notice" role="alert">{escape(text)}</div>' if text else ""
 
 
-def problems_html(problems: tuple[str, ...]) -> str:
+def problems_html(problems: Sequence[PlanProblem]) -> str:
     """What is wrong with a plan."""
     if not problems:
         return ""
-    items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
-    return f'<div class="notice" role="status"><b>The plan has problems</b><ul class="problems">{items}</ul></div>'
+    items = "".join(f"<li>{escape(problem.message)}</li>" for problem in problems)
+    heading = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return f'<div class="notice" role="status"><b>{heading} in this plan</b><ul>{items}</ul></div>'
 
 
 def turn_words(turn: Turn) -> str:
@@ -96,15 +98,15 @@ def _origin(session: Session, turn: Turn) -> str:
     return ""
 
 
-def _box(region: Region, place: int) -> dict[str, Any]:
-    red, green, blue = region_colour(region, place)[:3]
-    return {
-        "phrase": region.phrase,
-        "box": list(region.box),
-        "colour": f"rgb({red} {green} {blue})",
-        "named": colour_of(region),
-        "problem": False,
-    }
+def _boxes(plan: Plan, problems: Sequence[PlanProblem]) -> list[dict[str, Any]]:
+    """Where what is planned; boxes that have a problem say so."""
+    wrong = {index for problem in problems for index in problem.regions}
+    boxes = []
+    for index, region in enumerate(plan.regions):
+        red, green, blue = region_colour(region, index)[:3]
+        colour = f"rgb({red} {green} {blue})"
+        boxes.append({"phrase": region.phrase, "box": list(region.box), "colour": colour, "problem": index in wrong})
+    return boxes
 
 
 def _standing(session: Session) -> str:
