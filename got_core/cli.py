@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from got_core.commands.drawing_options import add_drawing, add_model, add_planning
+from got_core.commands.drawing_options import add_drawing, add_keeping, add_model, add_planning
 from got_core.commands.studio_options import add_serving
 from got_core.commands.suite_options import (
     GROUNDING_DINO,
     MASK2FORMER,
+    add_cases,
     add_editing,
     add_efficiency,
     add_quality,
@@ -163,10 +164,11 @@ def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:
     reason.add_argument("prompt", help="prompt, or instruction with --source")
     reason.add_argument("--source", metavar="IMAGE", help="image to edit")
     for name, command in {"generate": generate, "edit": edit, "reason": reason}.items():
-        add_planning(command, _seed, _size)
+        add_planning(command, _seed, _size, _positive)
         command.set_defaults(run=f"got_core.commands.drawing:{name}", recipe_options=False)
     for command in (generate, edit):
         add_drawing(command, _positive)
+    add_keeping(edit)
     text = "a web page to plan, draw, change and edit pictures"
     studio = commands.add_parser("studio", help=text, description=text, allow_abbrev=False)
     add_model(studio, _size)
@@ -205,6 +207,7 @@ def _evaluation(commands: "argparse._SubParsersAction[Parser]") -> None:
     add_quality(command)
     add_understanding(command)
     add_efficiency(command, _positive, _whole)
+    add_cases(command, _positive)
     command.set_defaults(run="got_core.commands.suites:evaluate", recipe_options=False, default_of=command.get_default)
 
     text = "say whether one results.json is better than another, item by item"

@@ -66,6 +66,10 @@ def _known() -> dict[str, frozenset[int]]:
 
 KNOWN = _known()
 
+_FIGURES = frozenset().union(
+    *(KNOWN[name] for name in ("circle", "square", "triangle", "diamond", "cross", "star", "rectangle", "ring", "oval"))
+)
+
 
 @dataclass(frozen=True)
 class Name:
@@ -80,6 +84,11 @@ class Name:
     words: tuple[str, ...]
     kinds: frozenset[int]
     plural: bool
+
+    @property
+    def is_figure(self) -> bool:
+        """Whether it is a flat figure, such as a circle, which is never in, on or behind another one."""
+        return bool(self.kinds & _FIGURES)
 
     def means(self, other: "Name") -> bool:
         """Whether both can mean the same thing: a kind in common, or the same word where one is not known."""

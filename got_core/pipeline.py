@@ -3,33 +3,33 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from types import NoneType
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Generator, Tensor
 
 from got_core.data.images import Picture, image_tensor
-from got_core.errors import UserError
 from got_core.interfaces import ChainListener, Scheduler
+from got_core.keeping import Former, StillRest, kept_of
 from got_core.noise import sample_seeds, seeded, starting_noise
-from got_core.pipeline_hub import local_folder, push_pipeline, save_pipeline
+from got_core.pipeline_arguments import one_each, several
 from got_core.pipeline_output import GoTPipelineOutput, Pictures, as_pictures
+from got_core.plan_choice import SAMPLED_AT, choose_plans
 from got_core.plans import Plan
 from got_core.sampling import GuidanceScales
 from got_core.schedulers import check_scheduler
+from got_core.stored_pipeline import StoredPipeline
 from got_core.system import GoTSystem
-from got_core.system_files import OpenedSystem, open_system
 from got_core.types import Batch
 
 StepCallback = Callable[["GoTPipeline", int, int, dict[str, Any]], dict[str, Any]]
 """As in diffusers: called with the pipeline, the step, its time and {"latents": ...}; returns such a dictionary."""
 
 
-class GoTPipeline:
+class GoTPipeline(StoredPipeline):
     """Plans and draws with a system; deterministic for a seed.
 
     Args:
@@ -39,64 +39,8 @@ class GoTPipeline:
     """
 
     def __init__(self, system: GoTSystem, size: tuple[int, int], settings: dict[str, Any] | None = None) -> None:
-        self.system = system.eval()
-        self.size = size
-        self._settings = settings
+        super().__init__(system, size, settings)
         self._scheduler = system.objective.scheduler()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        device: torch.device | str | None = None,
-        size: tuple[int, int] | None = None,
-        **hub: Any,
-    ) -> "GoTPipeline":
-        """Open a run's folder (its newest checkpoint), a checkpoint in it, an imported or saved folder, or a hub id.
-
-        Averaged weights are loaded where the run averaged them.
-
-        Args:
-            path: Folder, checkpoint or hub id.
-            device: Where to run; the best there is by default.
-            size: (height, width) in pixels; that of the training data by default.
-            hub: Arguments of `huggingface_hub.snapshot_download`, such as `revision`, `token` and `cache_dir`.
-
-        Raises:
-            FileNotFoundError: There is no such run or checkpoint, here or on the hub.
-            UserError: The recipe or the checkpoint is not of a GoTSystem, or does not fit it.
-        """
-        opened = open_system(local_folder(path, **hub))
-        size = size or opened.size
-        if size is None:
-            raise UserError(f"{path} does not say how large its images are: give a size")
-        return cls(opened.system.to(device or default_device()), size, dict(opened.settings))
-
-    def save_pretrained(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a self-contained folder for `from_pretrained`: configurations, safetensors and a model card.
-
-        Args:
-            path: A new folder; it appears whole or not at all.
-            dtype: Of the weights in the file; that of the system by default.
-
-        Raises:
-            UserError: There is something in that place already, it cannot be written to, or the pipeline was made from
-                a system without its settings.
-        """
-        save_pipeline(self._opened(), path, dtype)
-
-    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
-        """Save into a repository of the Hugging Face hub, which is made if need be; returns the address of the commit.
-
-        Raises:
-            UserError: As `save_pretrained`; or the hub refuses.
-        """
-        return push_pipeline(self._opened(), repository, private, token)
-
-    def to(self, device: torch.device | str) -> "GoTPipeline":
-        """Move to another device; returns the pipeline."""
-        self.system.to(device)
-        return self
 
     @property
     def scheduler(self) -> Scheduler:
@@ -119,6 +63,7 @@ class GoTPipeline:
         width: int | None = None,
         num_images_per_prompt: int = 1,
         temperature: float = 0.0,
+        best_of: int = 1,
         seed: int | Sequence[int] = 0,
         **drawing: Any,
     ) -> GoTPipelineOutput:
@@ -130,14 +75,16 @@ class GoTPipeline:
             num_images_per_prompt: Images of each prompt; they differ in their noise, and in their plans above
                 temperature 0.
             temperature: Of the plans; 0 is greedy.
+            best_of: Plans of each image to choose from, as in `write`.
             seed: Of noise and plans; or one for each image.
             drawing: Further arguments of `draw`.
         """
         plans = self.plan(
-            [text for text in _several(prompt) for _ in range(num_images_per_prompt)],
+            [text for text in several(prompt) for _ in range(num_images_per_prompt)],
             height=height,
             width=width,
             temperature=temperature,
+            best_of=best_of,
             seed=seed,
         )
         return self.draw(plans, seed=seed, **drawing)
@@ -150,6 +97,7 @@ class GoTPipeline:
         height: int | None = None,
         width: int | None = None,
         temperature: float = 0.0,
+        best_of: int = 1,
         seed: int | Sequence[int] = 0,
         **drawing: Any,
     ) -> GoTPipelineOutput:
@@ -159,9 +107,11 @@ class GoTPipeline:
             image: One or several; resized to height and width.
             instruction: One for each image, or several for one image.
             height, width: Of the images in pixels.
-            temperature, seed, drawing: As in `__call__`.
+            temperature, best_of, seed, drawing: As in `__call__`.
         """
-        plans = self.plan(instruction, image, height=height, width=width, temperature=temperature, seed=seed)
+        plans = self.plan(
+            instruction, image, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed
+        )
         return self.draw(plans, seed=seed, **drawing)
 
     def plan(
@@ -172,6 +122,7 @@ class GoTPipeline:
         height: int | None = None,
         width: int | None = None,
         temperature: float = 0.0,
+        best_of: int = 1,
         seed: int | Sequence[int] = 0,
         earlier: Sequence[str] = (),
         listener: ChainListener | None = None,
@@ -182,22 +133,52 @@ class GoTPipeline:
             prompt: One or several.
             image: One for all of them, or one for each.
             height, width: Of the images to be drawn, in pixels.
-            temperature: 0 is greedy; above, chains are drawn.
-            seed: Of drawn chains; of several the first.
+            temperature, best_of, seed, listener: As in `write`.
             earlier: What was asked in the turns before, where the prompts go on with a conversation.
-            listener: Called with the chains so far after each token.
 
         Raises:
             ValueError: No prompt, or not as many images as instructions.
         """
-        prompts = _several(prompt)
+        prompts = several(prompt)
         size = (height or self.size[0], width or self.size[1])
-        pictures = _one_each(image, len(prompts), (Image.Image, Tensor, NoneType), "images")
+        pictures = one_each(image, len(prompts), (Image.Image, Tensor, NoneType), "images")
         given = [self.given_plan("", text, each, size) for text, each in zip(prompts, pictures, strict=True)]
         plans = [replace(plan, earlier=tuple(earlier)) for plan in given]
+        return self.write(plans, temperature=temperature, best_of=best_of, seed=seed, listener=listener)
+
+    def write(
+        self,
+        plans: Sequence[Plan],
+        *,
+        temperature: float = 0.0,
+        best_of: int = 1,
+        seed: int | Sequence[int] = 0,
+        listener: ChainListener | None = None,
+    ) -> list[Plan]:
+        """Write the chains of plans of one size anew.
+
+        Args:
+            plans: What is asked; their chains are not looked at.
+            temperature: 0 is greedy; above, chains are drawn.
+            best_of: Where the check of plans finds a problem, so many less one are drawn besides, at `SAMPLED_AT` if
+                the first was greedy; the one with the fewest problems is taken, the first of several.
+            seed: Of drawn chains; of several the first.
+            listener: Called with the first chains so far after each token.
+
+        Raises:
+            ValueError: `best_of` is below 1.
+        """
+        if best_of < 1:
+            raise ValueError(f"best_of must be at least 1, not {best_of}")
         first = seed if isinstance(seed, int) else seed[0]
-        reasoning = self.system.plan(self._batch(plans), temperature=temperature, seed=first, listener=listener)
-        return [plan.with_chain(chain) for plan, chain in zip(plans, reasoning.chains, strict=True)]
+
+        def written(plans: Sequence[Plan], warmth: float, seed: int, hears: ChainListener | None = None) -> list[Plan]:
+            reasoning = self.system.plan(self._batch(plans), temperature=warmth, seed=seed, listener=hears)
+            return [plan.with_chain(chain) for plan, chain in zip(plans, reasoning.chains, strict=True)]
+
+        _, further = sample_seeds(first, 2)
+        drawn = partial(written, warmth=temperature or SAMPLED_AT, seed=further)
+        return choose_plans(written(plans, temperature, first, listener), best_of, drawn)
 
     def given_plan(
         self, chain: str, prompt: str = "", image: Picture | None = None, size: tuple[int, int] | None = None
@@ -221,6 +202,7 @@ class GoTPipeline:
         semantic_scale: float | None = None,
         spatial_scale: float | None = None,
         reference_scale: float | None = None,
+        keep: Former | None = None,
         seed: int | Sequence[int] = 0,
         generator: Generator | Sequence[Generator] | None = None,
         output_type: str = "pil",
@@ -232,37 +214,46 @@ class GoTPipeline:
             plan: One or several, of one size.
             num_inference_steps: Denoising steps instead of the system's own.
             semantic_scale, spatial_scale, reference_scale: Guidance scales instead of the system's own.
+            keep: A former output, of which only what has changed in the plans is drawn anew, or pictures that stay but
+                for the plans' boxes; the source of an edit, say. See `got_core.keeping`.
             seed: Of the noise, which depends on a plan's place among them; or one for each plan.
             generator: Instead of seeds: one for all plans in turn, or one for each.
             output_type: "pil", "pt" or "np": see `Pictures`.
             callback_on_step_end: See `StepCallback`; the latents it returns are gone on with.
 
         Raises:
-            ValueError: No plans, of different sizes, or not as many seeds or generators.
+            ValueError: No plans, of different sizes, or not as many seeds, generators or former pictures.
         """
         plans = [plan] if isinstance(plan, Plan) else list(plan)
         batch = self._batch(plans)
         seeds = None if generator is not None else tuple(sample_seeds(seed, len(plans)))
-        generators = seeded(seeds) if seeds is not None else _one_each(generator, len(plans), Generator, "generators")
+        generators = seeded(seeds) if seeds is not None else one_each(generator, len(plans), Generator, "generators")
         scales = {"semantic": semantic_scale, "spatial": spatial_scale, "reference": reference_scale}
         changed = {name: scale for name, scale in scales.items() if scale is not None}
         own = (replace(each, **changed) for each in (self.system.editing_scales, self.system.generation_scales))
 
-        def after_step(step: int, time: Tensor, latents: Tensor) -> Tensor | None:
+        noise = starting_noise(generators, self.system.latent_shape(batch.size)).to(self.system.device)
+        scheduler = deepcopy(self.scheduler)
+        parts = self.system.codec, self.system.objective, scheduler, noise
+        still = None if keep is None else StillRest(kept_of(plans, keep), *parts)
+
+        def after_step(step: int, time: Tensor, latents: Tensor) -> Tensor:
+            latents = latents if still is None else still.after_step(step, latents)
             if callback_on_step_end is None:
-                return None
-            return callback_on_step_end(self, step, int(time), {"latents": latents}).get("latents")
+                return latents
+            return callback_on_step_end(self, step, int(time), {"latents": latents}).get("latents", latents)
 
         drawing = self.system.draw(
             batch,
             [plan.chain for plan in plans],
             steps=num_inference_steps,
             scales=GuidanceScales.choose(batch.has_source, *own),
-            noise=starting_noise(generators, self.system.latent_shape(batch.size)).to(self.system.device),
-            scheduler=deepcopy(self.scheduler),
+            noise=noise,
+            scheduler=scheduler,
             callback=after_step,
         )
-        return GoTPipelineOutput(as_pictures(drawing.images, output_type), tuple(plans), seeds)
+        images = drawing.images if still is None else still.restored(drawing.images)
+        return GoTPipelineOutput(as_pictures(images, output_type), tuple(plans), seeds)
 
     def preview(self, latents: Float[Tensor, "b c h w"]) -> Pictures:
         """Latents, such as a callback is given, as images."""
@@ -270,29 +261,3 @@ class GoTPipeline:
 
     def _batch(self, plans: Sequence[Plan]) -> Batch:
         return self.system.processor([plan.sample() for plan in plans]).to(self.system.device)
-
-    def _opened(self) -> OpenedSystem:
-        if self._settings is None:
-            raise UserError("this pipeline was made without `settings`: there is nothing to build it from again")
-        return OpenedSystem(self.system, self._settings, self.size)
-
-
-def default_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")
-
-
-def _several(text: str | Sequence[str]) -> list[str]:
-    texts = [text] if isinstance(text, str) else list(text)
-    if not texts:
-        raise ValueError("there is no prompt")
-    return texts
-
-
-def _one_each(given: Any, count: int, kind: type | tuple[type, ...], name: str) -> list[Any]:
-    """What is given for each of `count` plans, or once for all of them."""
-    each = [given] * count if isinstance(given, kind) else list(given)
-    if len(each) != count:
-        raise ValueError(f"{len(each)} {name} for {count} plans: give one, or one for each")
-    return each

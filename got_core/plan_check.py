@@ -38,9 +38,9 @@ def repaired(plan: Plan) -> Plan:
     """
     problems = plan_problems(plan)
     while problems:
-        found = ((each, plan_problems(each)) for each in repairs(plan, problems))
-        better = next((pair for pair in found if len(pair[1]) < len(problems)), None)
-        if better is None:
+        found = [(each, plan_problems(each)) for each in repairs(plan, problems)]
+        best, left = min(found, key=lambda pair: len(pair[1]), default=(plan, problems))
+        if len(left) >= len(problems):
             break
-        plan, problems = better
+        plan, problems = best, left
     return plan

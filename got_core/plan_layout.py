@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from got_core.box_relations import area, gaps, shared
+from got_core.box_separation import Pair
 from got_core.chain_regions import Region
+from got_core.nouns import names_in
 from got_core.plan_matching import match
 from got_core.plan_problems import CLOSE, OVERLAP, PlanProblem
 from got_core.plans import Plan
@@ -19,15 +21,13 @@ ONE_PLACE = 0.5
 SAME_BOX = 0.9
 """Boxes of an edit that are alike so far mean one object, which is changed twice."""
 
-Pair = tuple[int, int]
-
 
 def clashes(plan: Plan, asked: Asked) -> tuple[PlanProblem, ...]:
     """Pairs of boxes that overlap or nearly touch.
 
     Where the whole prompt was read, all objects have to stand apart, but for those that may touch by its words ("on top
-    of", "with"). Otherwise, and in an edit, boxes may overlap, for a picture has things before one another: only those
-    that stand in one place are told. Areas of an edit that are emptied are no objects.
+    of", "with") and are no flat figures. Otherwise, and in an edit, boxes may overlap, for a picture has things before
+    one another: only those that stand in one place are told. Areas of an edit that are emptied are no objects.
     """
     return tuple(_told(plan, asked))
 
@@ -40,7 +40,10 @@ def apart(plan: Plan, asked: Asked) -> list[Pair]:
     may_touch = set(asked.loose) | {frozenset((p.first, p.second)) for p in asked.placings if p.contact}
     of = {place: number for number, own in enumerate(found.of) for place in own}
     pairs = combinations(range(len(plan.regions)), 2)
-    return [(i, j) for i, j in pairs if frozenset((of.get(i, -1), of.get(j, -1))) not in may_touch]
+    flat = [any(name.is_figure for name in names_in(region.phrase)) for region in plan.regions]
+    return [
+        (i, j) for i, j in pairs if (flat[i] and flat[j]) or frozenset((of.get(i, -1), of.get(j, -1))) not in may_touch
+    ]
 
 
 def _told(plan: Plan, asked: Asked) -> Iterator[PlanProblem]:

@@ -10,11 +10,21 @@ from PIL import Image
 
 from got_core.data.images import open_image
 from got_core.errors import UserError, one_line
+from got_core.keeping import Former
 from got_core.pictures import draw_layout
 from got_core.pipeline import GoTPipeline
+from got_core.pipeline_output import GoTPipelineOutput
 from got_core.plan_changes import changed
+from got_core.plan_check import plan_problems, repaired
+from got_core.plan_problems import MALFORMED, NO_BOX, OUTSIDE
 from got_core.plans import Plan
 from got_core.schedulers import scheduler_named
+
+CHAIN = "chain.txt"
+"""The file of the chain, beside the image that was drawn from it."""
+
+OF_THE_CHAIN = (MALFORMED, OUTSIDE, NO_BOX)
+"""Problems that are told of the chain, with its text."""
 
 
 def generate(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -44,10 +54,9 @@ def _draw(options: argparse.Namespace, file: str | None) -> None:
         if options.scheduler is not None:
             pipeline.scheduler = scheduler_named(pipeline.system.objective, options.scheduler)
         plan = _plan(options, pipeline, source, chain)
-        for change in options.change:
-            plan = changed(plan, change)
         drawn = pipeline.draw(
             plan,
+            keep=_former(options, plan, source),
             seed=options.seed,
             num_inference_steps=options.steps,
             semantic_scale=options.semantic_scale,
@@ -60,7 +69,7 @@ def _draw(options: argparse.Namespace, file: str | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         image.save(folder / "image.png")
         draw_layout(image, plan.chain).save(folder / "layout.png")
-        (folder / "chain.txt").write_text(plan.chain + "\n", encoding="utf-8")
+        (folder / CHAIN).write_text(plan.chain + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error})") from error
     print(plan.chain)
@@ -70,10 +79,25 @@ def _draw(options: argparse.Namespace, file: str | None) -> None:
 def _plan(
     options: argparse.Namespace, pipeline: GoTPipeline, source: Image.Image | None, chain: str | None = None
 ) -> Plan:
-    """The plan that the pipeline writes, or that of a given chain."""
+    """The plan that the pipeline writes, or that of a given chain; changed and repaired as asked."""
     if chain is not None:
-        return pipeline.given_plan(chain, options.prompt, source)
-    return pipeline.plan(options.prompt, source, seed=options.seed, temperature=options.temperature)[0]
+        plan = pipeline.given_plan(chain, options.prompt, source)
+    else:
+        writing = {"seed": options.seed, "temperature": options.temperature, "best_of": options.best_of}
+        (plan,) = pipeline.plan(options.prompt, source, **writing)
+    for change in getattr(options, "change", ()):
+        plan = changed(plan, change)
+    return repaired(plan) if options.repair else plan
+
+
+def _former(options: argparse.Namespace, plan: Plan, source: Image.Image | None) -> Former | None:
+    """What stays as it is: an image that was drawn before with the plan beside it, if it is there, or the source."""
+    if options.keep is None:
+        return source if getattr(options, "keep_rest", False) else None
+    image, chain = _read_source(options.keep), Path(options.keep).with_name(CHAIN)
+    if image is None or not chain.is_file():
+        return image
+    return GoTPipelineOutput([image], (plan.with_chain(_read_text(chain)),), None)
 
 
 @contextmanager
@@ -86,11 +110,14 @@ def _users_to_mend() -> Iterator[None]:
 
 
 def _comment(plan: Plan) -> None:
-    """Say on stderr what is wrong with a plan's chain."""
+    """Say on stderr what is wrong with a plan."""
     for problem in plan.problems:
         print(f"got: chain: {problem}", file=sys.stderr)
     if not plan.regions:
         print("got: chain: it names no box, so nothing guides where things are drawn", file=sys.stderr)
+    for told in plan_problems(plan):
+        if told.kind not in OF_THE_CHAIN:
+            print(f"got: plan: {told.message}", file=sys.stderr)
 
 
 def open_pipeline(options: argparse.Namespace) -> GoTPipeline:
@@ -110,10 +137,14 @@ def _read_chain(options: argparse.Namespace) -> str | None:
         if not options.prompt.strip():
             raise UserError("an empty prompt needs a chain to draw from: --chain FILE")
         return None
+    return _read_text(Path(options.chain))
+
+
+def _read_text(file: Path) -> str:
     try:
-        return Path(options.chain).read_text(encoding="utf-8").strip()
+        return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{options.chain}: no readable chain ({type(error).__name__})") from error
+        raise UserError(f"{file}: no readable chain ({type(error).__name__})") from error
 
 
 def _read_source(file: str | None) -> Image.Image | None:

@@ -26,8 +26,8 @@ from got_core.evaluation.provenance import checksum, versions
 from got_core.evaluation.results_file import RESULTS, check_writable, write_results
 from got_core.inspection.shape_run import META
 from got_core.loading import without_weights
-from got_core.pipeline import default_device
 from got_core.recipe import ResolvedRecipe, build_model
+from got_core.stored_pipeline import default_device
 from got_core.system import GoTSystem
 from got_core.system_files import open_system, trained_size
 

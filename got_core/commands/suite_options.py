@@ -18,6 +18,9 @@ NONE = "none"
 SCENES = "scenes"
 """In place of a path: drawn scenes, which need no files."""
 
+SPLITS = ("test", "validation", "train")
+"""Of drawn scenes."""
+
 
 def add_editing(command: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
     """Options of the suite editing.
@@ -29,7 +32,9 @@ def add_editing(command: argparse.ArgumentParser, positive: Callable[[str], int]
     group = command.add_argument_group(
         "editing", "--prompts takes a set of edits in any layout, or `scenes`; --clip none leaves CLIP out"
     )
-    group.add_argument("--number", type=positive, default=96, help="edits of drawn scenes, or questions on them; 96")
+    group.add_argument(
+        "--number", type=positive, default=96, help="drawn scenes, edits of them or questions on them; 96"
+    )
     group.add_argument("--reference-scale", type=float, metavar="A_R", help="guidance by the source image")
     group.add_argument("--method", metavar="NAME", help="whose outputs to score, in ImagenHub's layout")
     group.add_argument("--dino", default=DINO, metavar="FOLDER", help=f"ViT or DINOv2, its hub id, or none; {DINO}")
@@ -76,3 +81,19 @@ def add_efficiency(
     group.add_argument("--scale", choices=["full", "small"], default="full", help="of the pipelines it stands beside")
     group.add_argument("--repeats", type=positive, default=5, help="that times are the median of; 5")
     group.add_argument("--warm-up", type=whole, default=1, metavar="N", help="runs that are not timed before; 1")
+
+
+def add_cases(command: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+    """Options of the suites interaction, plans and conversation.
+
+    Args:
+        command: Gets them.
+        positive: Reads a positive whole number.
+    """
+    group = command.add_argument_group(
+        "interaction, plans, conversation", "--number drawn scenes are made, drawn from --checkpoint into --output"
+    )
+    group.add_argument("--split", choices=SPLITS, default=SPLITS[0], help=f"what is asked for; {SPLITS[0]}: held out")
+    group.add_argument("--best-of", type=positive, default=4, metavar="N", help="plans to choose from; 4")
+    group.add_argument("--temperature", type=float, default=1.0, help="of plans that are drawn by chance; 1")
+    group.add_argument("--keep-rest", action="store_true", help="edits leave all but their planned boxes as it was")

@@ -14,11 +14,15 @@ SUITES = {
     "quality": "got_core.commands.quality_evaluation:evaluate",
     "understanding": "got_core.commands.understanding_evaluation:evaluate",
     "efficiency": "got_core.commands.efficiency_evaluation:evaluate",
+    **dict.fromkeys(("interaction", "plans", "conversation"), "got_core.commands.case_evaluation:evaluate"),
 }
 """A suite's name, and its function of options and the words that are left."""
 
 _DRAWING = ("checkpoint", "prompts", "output", "seed", "size", "steps", "precision", "semantic_scale", "spatial_scale")
 _SCORING = ("images", "output", "batch_size", "num_workers", "accelerator", "devices", "num_nodes")
+_CASES = {"checkpoint", "output", "seed", "size", "steps", "precision", "batch_size", "num_workers", "accelerator"} | {
+    *("devices", "num_nodes", "semantic_scale", "spatial_scale", "reference_scale", "number", "split"),
+}
 _JUDGE = ("judge_url", "judge_model", "judge_key", "judge_timeout")
 
 OPTIONS = {
@@ -29,6 +33,9 @@ OPTIONS = {
     "understanding": {"checkpoint", "prompts", "output", "seed", "size", "number", "before", "texts"}
     | {"num_workers", "accelerator", "devices", "num_nodes"},
     "efficiency": {"checkpoint", "config", "output", "size", "steps", "scale", "repeats", "warm_up", "accelerator"},
+    "interaction": _CASES,
+    "plans": {*_CASES, "best_of", "temperature"},
+    "conversation": {*_CASES, "keep_rest"},
 }
 """What each suite takes, as options are called in `argparse.Namespace`."""
 

@@ -59,6 +59,17 @@ class Composer:
                 return EditedScene(source, target, tuple(steps))
         return None
 
+    def follow(self, scene: Scene, edit: Edit, rng: np.random.Generator) -> EditedScene | None:
+        """What an edit makes of a scene that is there; None where it has no room, or its objects are not in it."""
+        there = {(entry.shape, entry.colour) for entry in scene.objects}
+        if any((thing.shape, thing.colour) not in there for thing in (edit.before, edit.anchor) if thing):
+            return None
+        steps = self._steps([edit], scene.objects, rng)
+        if steps is None:
+            return None
+        target = Scene(_applied(scene.objects, steps), scene.background, scene.size)
+        return EditedScene(scene, target, tuple(steps))
+
     def sequence(self, requests: Sequence[Requests[Edit]], split: str, rng: np.random.Generator) -> list[Edit]:
         """Two or three edits that can be made one after another and concern different objects.
 

@@ -232,6 +232,35 @@ def test_a_chain_and_a_seed_make_the_same_picture_again(run, tmp_path, capsys):
     assert Image.open(tmp_path / "first" / "layout.png").width == 512
 
 
+def test_what_is_kept_stays_and_the_plan_is_checked_and_repaired(run, tmp_path, capsys):
+    """Only the changed corner is drawn anew; boxes that overlap are told, or set apart first."""
+    (tmp_path / "chain.txt").write_text("a dog (0,0),(240,240) and a cat (600,600),(990,990).")
+    common = ["generate", "a dog and a cat", "--checkpoint", str(run), "--chain", str(tmp_path / "chain.txt")]
+    main([*common, "--output", str(tmp_path / "first")])
+    assert capsys.readouterr().err == ""
+    keep = ["--keep", str(tmp_path / "first" / "image.png")]
+    main([*common, *keep, "--change", "replace 0 a bird", "--output", str(tmp_path / "kept")])
+    assert capsys.readouterr().err.strip() == "got: plan: a dog is asked for, but no box says where"
+    first, kept = (np.array(Image.open(tmp_path / name / "image.png")) for name in ("first", "kept"))
+    assert (first[16:] == kept[16:]).all()
+    close = ["--change", "move 1 to 200 0"]
+    main([*common, *close, "--output", str(tmp_path / "close")])
+    assert "got: plan: the boxes of a dog and a cat overlap" in capsys.readouterr().err
+    main([*common, *close, "--repair", "--best-of", "2", "--output", str(tmp_path / "repaired")])
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "(0,0),(240,240)" not in said.out or "(200,0)" not in said.out
+
+
+def test_an_edit_keeps_its_source_outside_the_planned_area(run, tmp_path, capsys):
+    Image.new("RGB", (32, 32), "navy").save(tmp_path / "source.png")
+    (tmp_path / "chain.txt").write_text("a cat (0,0),(240,240)")
+    common = ["edit", str(tmp_path / "source.png"), "add a cat", "--checkpoint", str(run)]
+    main([*common, "--chain", str(tmp_path / "chain.txt"), "--keep-rest", "--output", str(tmp_path / "out")])
+    drawn = np.array(Image.open(tmp_path / "out" / "image.png"))
+    assert (drawn[16:] == np.array(Image.open(tmp_path / "source.png"))[16:]).all()
+
+
 def test_edit_and_reason_take_a_source_image(run, tmp_path, capsys):
     Image.new("RGB", (64, 48), "gray").save(tmp_path / "source.png")
     source = str(tmp_path / "source.png")
