@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from got_core.commands.drawing_options import add_drawing, add_keeping, add_planning
+from got_core.commands.drawing_options import add_drawing, add_keeping, add_model, add_planning
+from got_core.commands.studio_options import add_serving
 from got_core.commands.suite_options import (
     GROUNDING_DINO,
     MASK2FORMER,
@@ -168,6 +169,11 @@ def _drawing(commands: "argparse._SubParsersAction[Parser]") -> None:
     for command in (generate, edit):
         add_drawing(command, _positive)
     add_keeping(edit)
+    text = "a web page to plan, draw, change and edit pictures"
+    studio = commands.add_parser("studio", help=text, description=text, allow_abbrev=False)
+    add_model(studio, _size)
+    add_serving(studio, _positive)
+    studio.set_defaults(run="got_core.commands.studio:studio", recipe_options=False)
 
 
 def _evaluation(commands: "argparse._SubParsersAction[Parser]") -> None:

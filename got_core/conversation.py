@@ -60,7 +60,7 @@ class Conversation:
         self.turns: list[Turn] = []
         self.current: Turn | None = None
         if image is not None:
-            self._append(None, to_picture(image_tensor(image, pipeline.size)), 0)
+            self.append(None, to_picture(image_tensor(image, pipeline.size)), 0)
 
     def __iter__(self) -> Iterator[Turn]:
         return iter(self.turns)
@@ -88,7 +88,7 @@ class Conversation:
             seed, drawing: Arguments of `GoTPipeline.draw`, but for `output_type`.
         """
         (image,) = self.pipeline.draw(plan, seed=seed, **drawing).images
-        return self._append(plan, image, seed)
+        return self.append(plan, image, seed)
 
     def say(self, request: str, *, seed: int = 0, temperature: float = 0.0, **drawing: Any) -> Turn:
         """Plan and draw the next turn.
@@ -116,7 +116,8 @@ class Conversation:
         self.current = self.turns[number]
         return self.current
 
-    def _append(self, plan: Plan | None, image: Image.Image, seed: int) -> Turn:
+    def append(self, plan: Plan | None, image: Image.Image, seed: int) -> Turn:
+        """Take a picture that is there already as the next turn."""
         turn = Turn(len(self.turns), plan, image, seed, self.current)
         self.turns.append(turn)
         self.current = turn

@@ -40,7 +40,7 @@ def edit(options: argparse.Namespace, rest: Sequence[str]) -> None:
 def reason(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Print the chain of a prompt, or of an instruction with its source image."""
     source = _read_source(options.source)
-    plan = _plan(options, _pipeline(options), source)
+    plan = _plan(options, open_pipeline(options), source)
     print(plan.chain)
     _comment(plan)
 
@@ -49,7 +49,7 @@ def _draw(options: argparse.Namespace, file: str | None) -> None:
     """Plan where no chain is given, change, draw, and write image, layout and chain."""
     chain = _read_chain(options)
     source = _read_source(file)
-    pipeline = _pipeline(options)
+    pipeline = open_pipeline(options)
     with _users_to_mend():
         if options.scheduler is not None:
             pipeline.scheduler = scheduler_named(pipeline.system.objective, options.scheduler)
@@ -120,7 +120,8 @@ def _comment(plan: Plan) -> None:
             print(f"got: plan: {told.message}", file=sys.stderr)
 
 
-def _pipeline(options: argparse.Namespace) -> GoTPipeline:
+def open_pipeline(options: argparse.Namespace) -> GoTPipeline:
+    """The pipeline that is named on the command line."""
     try:
         return GoTPipeline.from_pretrained(options.checkpoint, options.device, options.size)
     except (FileNotFoundError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The options of `got generate`, `got edit` and `got reason`."""
+"""The options of `got generate`, `got edit`, `got reason` and `got studio`."""
 
 import argparse
 from collections.abc import Callable
@@ -14,18 +14,23 @@ def add_planning(
     positive: Callable[[str], int],
 ) -> None:
     """Which model plans, and how."""
-    command.add_argument(
-        "--checkpoint",
-        default=BUNDLED_MODEL,
-        metavar="RUN",
-        help="run folder or checkpoint, or a hub id; by default the small model of coloured shapes that comes along",
-    )
+    add_model(command, size)
     command.add_argument("--seed", type=seed, default=0, help=f"0 to {LARGEST_SEED}")
     command.add_argument("--temperature", type=float, default=0.0, help="of the chain; 0 is greedy")
     command.add_argument(
         "--best-of", type=positive, default=1, metavar="N", help="plans to choose the one with the fewest problems from"
     )
     command.add_argument("--repair", action="store_true", help="swap and move boxes where that mends the plan")
+
+
+def add_model(command: argparse.ArgumentParser, size: Callable[[str], tuple[int, int]]) -> None:
+    """Which model it is."""
+    command.add_argument(
+        "--checkpoint",
+        default=BUNDLED_MODEL,
+        metavar="RUN",
+        help="run folder or checkpoint, or a hub id; by default the small model of coloured shapes that comes along",
+    )
     command.add_argument("--size", type=size, metavar="HxW", help="pixels; by default as trained")
     command.add_argument("--device", default=None, help="such as cuda or cpu; by default the best there is")
 

@@ -1,0 +1,1 @@
+"""`got studio`: a web page to plan, draw, change and edit pictures."""

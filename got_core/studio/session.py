@@ -1,0 +1,237 @@
+"""What one visitor does: a conversation, the plan on the canvas, and all of it undone again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Lock
+
+from PIL import Image
+
+from got_core.conversation import Conversation, Turn
+from got_core.errors import one_line
+from got_core.interfaces import ChainListener
+from got_core.pipeline import GoTPipeline, StepCallback
+from got_core.plan_check import PlanProblem, plan_problems, repaired
+from got_core.plans import Plan
+from got_core.studio.limits import Limits, Refused, checked_text
+from got_core.studio.plan_actions import Action
+from got_core.studio.readable import from_readable, readable
+from got_core.studio.saved_file import Saved
+from got_core.studio.settings import Settings
+
+CHANGES_KEPT = 100
+"""Changes of a plan that can be undone."""
+
+PATIENCE = 0.5
+"""Seconds that a request waits for another of the same visitor's to end."""
+
+
+class Session:
+    """One visitor's work; nothing of it is shared with another's.
+
+    Args:
+        pipeline: Plans and draws, for all visitors.
+        limits: What may be asked.
+
+    Attributes:
+        talk: The turns so far.
+        plan: The one on the canvas, which may have been changed since it was written or drawn.
+        basis: The turn that plan goes on from; None for text-to-image.
+        settings: How each turn was drawn, by its number.
+        redrawn: Which turn a turn is another version of, by number.
+        stop: Set to end the work in progress.
+    """
+
+    def __init__(self, pipeline: GoTPipeline, limits: Limits) -> None:
+        self.pipeline = pipeline
+        self.limits = limits
+        self.stop = Event()
+        self.plan: Plan | None = None
+        self.basis: Turn | None = None
+        self._working = Lock()
+        self._begin(Conversation(pipeline))
+
+    @property
+    def image(self) -> Image.Image | None:
+        """The picture as it stands."""
+        return self.talk.image
+
+    @property
+    def chain(self) -> str:
+        """The plan's words, for people."""
+        return "" if self.plan is None else readable(self.plan.chain)
+
+    @property
+    def problems(self) -> tuple[PlanProblem, ...]:
+        """What is wrong with the plan."""
+        return () if self.plan is None else plan_problems(self.plan)
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is a plan that the picture does not show."""
+        return self.plan is not None and (self._shown is None or self.plan.chain != self._shown.chain)
+
+    @property
+    def before(self) -> Turn | None:
+        """What the picture is compared with: the version it replaces, or the picture it goes on from."""
+        turn = self.talk.current
+        if turn is None:
+            return None
+        return self.talk.turns[self.redrawn[turn.number]] if turn.number in self.redrawn else turn.before
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """While it lasts, whatever else would change the session is refused."""
+        if not self._working.acquire(timeout=PATIENCE):
+            raise Refused("your last request is still being worked on: wait for it, or stop it")
+        try:
+            self.stop = Event()
+            yield
+        finally:
+            self._working.release()
+
+    def ask(self, prompt: object, settings: Settings, listener: ChainListener) -> None:
+        """Have the next turn planned."""
+        asked = checked_text(prompt, self.limits.prompt, "prompt")
+        if not asked:
+            raise Refused("say what to draw" if self.image is None else "say what to change")
+        plan = self.talk.plan(asked, seed=settings.seed, temperature=settings.temperature, listener=listener)
+        self._put(plan, self.talk.current, None)
+
+    def draw(self, settings: Settings, callback: StepCallback) -> None:
+        """Draw the plan on the canvas as a turn; what it is another version of stays in the history."""
+        if self.plan is None:
+            raise Refused("there is no plan to draw yet")
+        self._check_plan(self.plan)
+        if len(self.talk.turns) >= self.limits.turns:
+            raise Refused(f"this conversation has {self.limits.turns} pictures: download what you need and start over")
+        settings = settings.fitting(self.pipeline, editing=self.plan.source is not None)
+        (image,) = self.pipeline.draw(
+            self.plan,
+            seed=settings.seed,
+            num_inference_steps=settings.steps,
+            semantic_scale=settings.semantic,
+            spatial_scale=settings.spatial,
+            reference_scale=settings.reference,
+            callback_on_step_end=callback,
+        ).images
+        replaced, self.talk.current = self.talk.current, self.basis
+        turn = self.talk.append(self.plan, image, settings.seed)
+        self.settings[turn.number] = settings
+        if replaced is not None and replaced is not self.basis:
+            self.redrawn[turn.number] = replaced.number
+        self._put(self.plan, self.basis, self.plan)
+
+    def type_chain(self, text: object) -> None:
+        """Take over a chain that was typed."""
+        typed = checked_text(text, self.limits.chain, "plan")
+        if typed == self.chain.strip():
+            return
+        if self.plan is None:
+            self._put(self.pipeline.given_plan("", "", self.image), self.talk.current, None)
+        assert self.plan is not None
+        self._change(self.plan.with_chain(from_readable(typed)), typed=True)
+
+    def catch_up(self, text: object) -> None:
+        """Take over what the page shows, unless it is what was shown before the last changes arrived there."""
+        if isinstance(text, str) and text.strip() not in self._sent:
+            self.type_chain(text)
+
+    def act(self, action: Action) -> None:
+        """Change the plan on the canvas."""
+        if self.plan is None:
+            raise Refused("there is no plan to change yet")
+        try:
+            changed = action(self.plan)
+        except ValueError as error:
+            raise Refused(one_line(error)) from error
+        self._change(changed, typed=False)
+
+    def repair(self) -> None:
+        """Move boxes so that the plan has fewer problems."""
+        plan = None if self.plan is None else repaired(self.plan)
+        if plan is None or plan == self.plan:
+            raise Refused("moving boxes does not mend this plan: edit its words instead")
+        self._change(plan, typed=False)
+
+    def undo(self) -> None:
+        """Take back the last change of the plan, else the plan that was not drawn, else the last turn."""
+        if self._changes:
+            self._set(self._changes.pop())
+        elif self.pending:
+            self._show(self.talk.current)
+        else:
+            self._show(self.talk.undo())
+
+    def go_to(self, number: int) -> None:
+        """Go back to any turn."""
+        try:
+            self._show(self.talk.go_to(number))
+        except ValueError as error:
+            raise Refused(one_line(error)) from error
+
+    def start_over(self) -> None:
+        """Forget everything."""
+        self._begin(Conversation(self.pipeline))
+
+    def bring(self, image: Image.Image) -> None:
+        """Begin with a picture that is to be edited."""
+        self._begin(Conversation(self.pipeline, image))
+
+    def load(self, saved: Saved) -> None:
+        """Begin with a drawing that was saved, as if it had just been drawn."""
+        talk = Conversation(self.pipeline, saved.source)
+        plan = self.pipeline.given_plan(saved.chain, saved.prompt, saved.source)
+        self._check_plan(plan)
+        self._begin(talk)
+        turn = talk.append(plan, saved.image, saved.settings.seed)
+        self.settings[turn.number] = saved.settings
+        self._show(turn)
+
+    def saved(self) -> Saved:
+        """The current drawing, to be written into a file.
+
+        Raises:
+            Refused: There is none.
+        """
+        turn = self.talk.current
+        if turn is None or turn.plan is None:
+            raise Refused("there is no drawing to save yet")
+        source = None if turn.before is None else turn.before.image
+        return Saved(
+            turn.image, turn.plan.prompt, turn.plan.chain, self.settings[turn.number], source, turn.plan.earlier
+        )
+
+    def _begin(self, talk: Conversation) -> None:
+        self.talk = talk
+        self.settings: dict[int, Settings] = {}
+        self.redrawn: dict[int, int] = {}
+        self._show(talk.current)
+
+    def _show(self, turn: Turn | None) -> None:
+        plan = None if turn is None else turn.plan
+        self._put(plan, None if turn is None or plan is None else turn.before, plan)
+
+    def _put(self, plan: Plan | None, basis: Turn | None, shown: Plan | None) -> None:
+        """Put a plan on the canvas; `shown` is what the picture was drawn from."""
+        self._shown = shown
+        self.basis = basis
+        self._changes: list[Plan] = []
+        self._typing = False
+        self._sent: set[str] = {""} if plan is None else set()
+        self._set(plan)
+
+    def _set(self, plan: Plan | None) -> None:
+        self.plan = plan
+        if plan is not None:
+            self._sent.add(self.chain.strip())
+
+    def _change(self, plan: Plan, typed: bool) -> None:
+        self._check_plan(plan)
+        if self.plan is not None and not (typed and self._typing):
+            self._changes = [*self._changes[1 - CHANGES_KEPT :], self.plan]
+        self._typing = typed
+        self._set(plan)
+
+    def _check_plan(self, plan: Plan) -> None:
+        if len(plan.regions) > self.limits.boxes:
+            raise Refused(f"the plan has {len(plan.regions)} boxes; at most {self.limits.boxes} are drawn")

@@ -1,0 +1,183 @@
+// The canvas: a picture under boxes that are moved and resized by pointer, touch and keyboard.
+// The server holds the plan; what is done here is sent to it as "act", and what it answers is drawn.
+const SIDE = 1000, LEAST = 20, STEP = 10, PAUSE = 250;
+const find = (selector) => element.querySelector(selector);
+const layer = find('.boxes'), picture = find('.now img'), earlier = find('.before img');
+const object = find('.object input'), send = (message) => trigger('act', message);
+let boxes = [], selected = -1, held = null, waiting = null, comparing = false;
+
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const percent = (value) => `${(value / SIDE) * 100}%`;
+
+function place(node, [x1, y1, x2, y2]) {
+  Object.assign(node.style, { left: percent(x1), top: percent(y1), width: percent(x2 - x1), height: percent(y2 - y1) });
+  node.style.zIndex = 1 + Math.round((SIDE * SIDE - (x2 - x1) * (y2 - y1)) / 1000);
+  node.classList.toggle('low', y1 < 70);
+}
+
+function spoken({ phrase, box: [x1, y1, x2, y2], problem }) {
+  const share = (value) => Math.round(value / 10);
+  return `${phrase || 'an object'}: ${share(x1)} % from the left, ${share(y1)} % from the top, ` +
+    `${share(x2 - x1)} % wide, ${share(y2 - y1)} % high${problem ? ', has a problem' : ''}. ` +
+    'Arrow keys move it, Shift with arrows resizes it, Delete removes it.';
+}
+
+function newBox() {
+  const node = document.createElement('div');
+  node.className = 'box';
+  node.tabIndex = 0;
+  node.setAttribute('role', 'button');
+  node.innerHTML = '<span class="name"></span>' +
+    ['nw', 'ne', 'sw', 'se'].map((corner) => `<i class="corner ${corner}" data-corner="${corner}"></i>`).join('');
+  return node;
+}
+
+function drawBoxes() {
+  while (layer.children.length < boxes.length) layer.append(newBox());
+  while (layer.children.length > boxes.length) layer.lastChild.remove();
+  boxes.forEach((each, index) => {
+    const node = layer.children[index];
+    place(node, each.box);
+    node.dataset.region = index;
+    node.style.setProperty('--colour', each.colour);
+    node.classList.toggle('problem', Boolean(each.problem));
+    node.classList.toggle('selected', index === selected);
+    node.querySelector('.name').textContent = each.phrase || '?';
+    node.setAttribute('aria-label', spoken(each));
+    node.setAttribute('aria-pressed', String(index === selected));
+  });
+}
+
+function select(index) {
+  selected = index;
+  const chosen = boxes[index];
+  object.value = chosen ? chosen.phrase : '';
+  object.setAttribute('aria-label', chosen ? 'What stands in the chosen box' : 'Object to add');
+  find('.object [type=submit]').textContent = chosen ? 'Rename' : 'Add box';
+  find('.remove').hidden = !chosen;
+  drawBoxes();
+}
+
+function moved([x1, y1, x2, y2], dx, dy) {
+  const x = clamp(dx, -x1, SIDE - 1 - x2), y = clamp(dy, -y1, SIDE - 1 - y2);
+  return [x1 + x, y1 + y, x2 + x, y2 + y];
+}
+
+function resized([x1, y1, x2, y2], dx, dy, corner) {
+  return [
+    corner.includes('w') ? clamp(x1 + dx, 0, x2 - LEAST) : x1,
+    corner.includes('n') ? clamp(y1 + dy, 0, y2 - LEAST) : y1,
+    corner.includes('e') ? clamp(x2 + dx, x1 + LEAST, SIDE - 1) : x2,
+    corner.includes('s') ? clamp(y2 + dy, y1 + LEAST, SIDE - 1) : y2,
+  ];
+}
+
+layer.addEventListener('pointerdown', (event) => {
+  const node = event.target.closest('.box');
+  if (!node || event.button) return;
+  event.preventDefault();
+  node.focus({ preventScroll: true });
+  node.setPointerCapture(event.pointerId);
+  const index = Number(node.dataset.region);
+  select(index);
+  held = { node, index, from: boxes[index].box, x: event.clientX, y: event.clientY, corner: event.target.dataset.corner };
+});
+
+layer.addEventListener('pointermove', (event) => {
+  if (!held) return;
+  const { width, height } = layer.getBoundingClientRect();
+  const dx = Math.round(((event.clientX - held.x) / width) * SIDE);
+  const dy = Math.round(((event.clientY - held.y) / height) * SIDE);
+  boxes[held.index].box = held.corner ? resized(held.from, dx, dy, held.corner) : moved(held.from, dx, dy);
+  place(held.node, boxes[held.index].box);
+});
+
+function letGo(event) {
+  if (!held) return;
+  const { index, from } = held;
+  held = null;
+  const box = event.type === 'pointercancel' ? from : boxes[index].box;
+  boxes[index].box = box;
+  drawBoxes();
+  if (String(box) !== String(from)) send({ action: 'resize', region: index, box });
+}
+layer.addEventListener('pointerup', letGo);
+layer.addEventListener('pointercancel', letGo);
+layer.addEventListener('focusin', (event) => select(Number(event.target.dataset.region)));
+
+const ARROWS = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
+layer.addEventListener('keydown', (event) => {
+  const index = Number(event.target.dataset.region), arrow = ARROWS[event.key];
+  if (event.key === 'Escape') select(-1);
+  if (event.key === 'Delete' || event.key === 'Backspace') {
+    event.preventDefault();
+    send({ action: 'remove', region: index });
+    select(-1);
+  }
+  if (!arrow) return;
+  event.preventDefault();
+  const box = boxes[index].box;
+  boxes[index].box = event.shiftKey ? resized(box, ...arrow, 'se') : moved(box, ...arrow);
+  drawBoxes();
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    waiting = null;
+    send({ action: 'resize', region: index, box: boxes[index].box });
+  }, PAUSE);
+});
+
+find('.now .frame').addEventListener('pointerdown', (event) => event.target.closest('.box') || select(-1));
+find('.object').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const phrase = object.value.trim();
+  if (!phrase) return object.focus();
+  send(selected < 0 ? { action: 'add', phrase } : { action: 'replace', region: selected, phrase });
+  if (selected < 0) object.value = '';
+});
+find('.remove').addEventListener('click', () => {
+  send({ action: 'remove', region: selected });
+  select(-1);
+});
+
+function toggle(button, on) {
+  button.setAttribute('aria-pressed', String(on));
+  return on;
+}
+find('.toggle-boxes').addEventListener('click', (event) => {
+  layer.hidden = !toggle(event.currentTarget, layer.hidden);
+});
+find('.toggle-compare').addEventListener('click', (event) => {
+  comparing = toggle(event.currentTarget, !comparing);
+  show();
+});
+
+function put(image, source, words) {
+  image.hidden = !source;
+  image.alt = words;
+  if (source && image.getAttribute('src') !== source) image.src = source;
+}
+for (const image of [picture, earlier]) {
+  image.addEventListener('load', () => image.classList.toggle('coarse', image.naturalWidth < 256));
+}
+
+function show() {
+  const value = props.value, compared = comparing && value.before;
+  element.classList.toggle('busy', value.busy);
+  element.classList.toggle('comparing', Boolean(compared));
+  element.style.setProperty('--aspect', value.aspect);
+  put(picture, value.image, value.words);
+  put(earlier, value.before ? value.before.image : '', value.before ? value.before.words : '');
+  find('.before').hidden = !compared;
+  find('.before figcaption').textContent = value.before ? value.before.words : '';
+  find('.now figcaption').hidden = !compared;
+  find('.now figcaption').textContent = value.words;
+  find('.toggle-compare').disabled = !value.before;
+  find('.empty').hidden = Boolean(value.image || value.boxes.length || value.busy);
+  find('.note').textContent = value.note;
+  if (held || waiting) return;
+  boxes = value.boxes.map((each) => ({ ...each, box: [...each.box] }));
+  if (selected >= boxes.length) select(-1);
+  drawBoxes();
+}
+watch('value', show);
+show();
