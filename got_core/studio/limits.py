@@ -78,3 +78,14 @@ def checked_whole(value: object, low: int, high: int, name: str) -> int:
     if number != int(number):
         raise Refused(f"{name} has to be a whole number from {low:,} to {high:,}")
     return int(number)
+
+
+def checked_choice(value: object, name: str) -> bool:
+    """Yes or no.
+
+    Raises:
+        Refused: It is neither.
+    """
+    if not isinstance(value, bool):
+        raise Refused(f"{name} has to be yes or no")
+    return value

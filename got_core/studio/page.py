@@ -25,6 +25,7 @@ class SettingsPanel:
     spatial: gradio.Slider
     reference: gradio.Slider
     temperature: gradio.Slider
+    still: gradio.Checkbox
 
     def by_name(self) -> dict[str, gradio.components.Component]:
         """The sliders by the settings' names."""
@@ -142,5 +143,8 @@ def _settings(own: Settings, limits: Limits) -> dict[str, Any]:
         label="Freedom of the plan",
         info="0 plans the same each time.",
     )
-    panel = SettingsPanel(seed=seed, steps=steps, temperature=temperature, **scales)
+    still = gradio.Checkbox(
+        own.still, label="Hold the rest still", info="What a changed plan or an edit does not touch stays as it is."
+    )
+    panel = SettingsPanel(seed=seed, steps=steps, temperature=temperature, still=still, **scales)
     return {"settings": panel, "random": random}

@@ -9,7 +9,9 @@ from PIL import Image
 from got_core.conversation import Conversation, Turn
 from got_core.errors import one_line
 from got_core.interfaces import ChainListener
+from got_core.keeping import Former
 from got_core.pipeline import GoTPipeline, StepCallback
+from got_core.pipeline_output import GoTPipelineOutput
 from got_core.plan_check import PlanProblem, plan_problems, repaired
 from got_core.plans import Plan
 from got_core.studio.limits import Limits, Refused, checked_text
@@ -112,6 +114,7 @@ class Session:
             semantic_scale=settings.semantic,
             spatial_scale=settings.spatial,
             reference_scale=settings.reference,
+            keep=self._kept(self.plan) if settings.still else None,
             callback_on_step_end=callback,
         ).images
         replaced, self.talk.current = self.talk.current, self.basis
@@ -231,6 +234,14 @@ class Session:
             self._changes = [*self._changes[1 - CHANGES_KEPT :], self.plan]
         self._typing = typed
         self._set(plan)
+
+    def _kept(self, plan: Plan) -> Former | None:
+        """What stays of the pictures before: of the version it replaces, else of the picture that is edited."""
+        turn = self.talk.current
+        if turn is not None and turn.plan is not None and turn is not self.basis:
+            changed = turn.plan.regions != plan.regions
+            return GoTPipelineOutput([turn.image], (turn.plan,), None) if changed else None
+        return self.basis.image if self.basis is not None and plan.regions else None
 
     def _check_plan(self, plan: Plan) -> None:
         if len(plan.regions) > self.limits.boxes:

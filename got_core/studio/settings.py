@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from got_core.pipeline import GoTPipeline
 from got_core.seeds import LARGEST_SEED
-from got_core.studio.limits import Limits, checked_number, checked_whole
+from got_core.studio.limits import Limits, checked_choice, checked_number, checked_whole
 
 HIGHEST_SCALE = 20.0
 """Of the guidance scales that can be set."""
@@ -23,6 +23,7 @@ class Settings:
         steps: Denoising steps.
         semantic, spatial, reference: Guidance scales.
         temperature: Of the plan; 0 is greedy.
+        still: Whether what a changed plan or an edit does not touch stays as it is.
     """
 
     seed: int
@@ -31,6 +32,7 @@ class Settings:
     spatial: float
     reference: float
     temperature: float = 0.0
+    still: bool = True
 
     @classmethod
     def own(cls, pipeline: GoTPipeline) -> "Settings":
@@ -55,6 +57,7 @@ class Settings:
             scale("spatial"),
             scale("reference"),
             checked_number(values.get("temperature"), 0.0, HIGHEST_TEMPERATURE, "the temperature"),
+            checked_choice(values.get("still"), "whether the rest is held still"),
         )
 
     def fitting(self, pipeline: GoTPipeline, *, editing: bool) -> "Settings":

@@ -9,6 +9,7 @@ from threading import Event
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from got_core.pipeline import GoTPipeline
 from got_core.studio.limits import Refused
@@ -58,7 +59,7 @@ class Reporter:
             self._send(Progress(chain=chains[0]))
             self._next = time.monotonic() + APART
 
-    def drawn(self, pipeline: GoTPipeline, step: int, time_left: int, tensors: dict[str, Any]) -> dict[str, Any]:
+    def drawn(self, pipeline: GoTPipeline, step: int, time_left: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
         """See the latents after each step."""
         self._check()
         begun = time.monotonic()
