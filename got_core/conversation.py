@@ -44,7 +44,7 @@ class Turn:
     @property
     def requests(self) -> tuple[str, ...]:
         """What was asked on the way here, the first request first."""
-        return tuple(turn.plan.prompt for turn in self.path() if turn.plan is not None)
+        return tuple(turn.plan.request for turn in self.path() if turn.plan is not None)
 
 
 class Conversation:

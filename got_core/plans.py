@@ -16,6 +16,9 @@ from got_core.types import Sample
 class Plan:
     """A reasoning chain with what it was written for. Its methods return changed plans and leave it as it is.
 
+    Methods that change what is drawn, not where, drop a caption, which would speak of what is no longer planned;
+    without one the reasoner is told the chain's phrases.
+
     Regions are counted from 0 in the order of the chain; boxes are (x1, y1, x2, y2) in thousandths of the image.
 
     Attributes:
@@ -50,6 +53,14 @@ class Plan:
         return self.read().regions
 
     @property
+    def request(self) -> str:
+        """What the reasoner is told: the prompt, or the phrases of a text-to-image plan that has none."""
+        if self.prompt.strip() or self.source is not None:
+            return self.prompt
+        phrases = list(dict.fromkeys(region.phrase for region in self.regions))
+        return " and ".join(part for part in (", ".join(phrases[:-1]), *phrases[-1:]) if part)
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """What is malformed in the chain, and how it is read."""
         return self.read().problems
@@ -72,20 +83,23 @@ class Plan:
 
     def replace(self, index: int, phrase: str) -> "Plan":
         """Put another object in a region's place, as `got_core.chain_edits.replace` does."""
-        return self.with_chain(chain_edits.replace(self.read(), index, phrase))
+        return self._of_other_things(chain_edits.replace(self.read(), index, phrase))
 
     def recolour(self, index: int, colour: str) -> "Plan":
         """Change a region's colour, as `got_core.chain_edits.recolour` does."""
-        return self.with_chain(chain_edits.recolour(self.read(), index, colour))
+        return self._of_other_things(chain_edits.recolour(self.read(), index, colour))
 
     def add(self, phrase: str, box: Sequence[int], colour: str | None = None) -> "Plan":
         """Add a region after the last one, as `got_core.chain_edits.add` does."""
-        return self.with_chain(chain_edits.add(self.read(), phrase, box, colour))
+        return self._of_other_things(chain_edits.add(self.read(), phrase, box, colour))
 
     def remove(self, index: int) -> "Plan":
         """Take a region out, as `got_core.chain_edits.remove` does."""
-        return self.with_chain(chain_edits.remove(self.read(), index))
+        return self._of_other_things(chain_edits.remove(self.read(), index))
+
+    def _of_other_things(self, chain: Chain) -> "Plan":
+        return replace(self, chain=chain.text, prompt=self.prompt if self.source is not None else "")
 
     def sample(self) -> Sample:
         """What a reasoner's processor makes a batch of."""
-        return Sample(self.prompt, self.chain, self.size, source=self.source, earlier=self.earlier)
+        return Sample(self.request, self.chain, self.size, source=self.source, earlier=self.earlier)

@@ -5,16 +5,19 @@ from functools import cache
 import numpy as np
 
 from got_core.data.scene import Scene
-from got_core.data.scene_language import instruction, listing, pick
+from got_core.data.scene_language import PREFIXES, instruction, listing, pick
 from got_core.data.scene_requests import Edit, Thing, Vocabulary, split_edits
 
 FOLLOW_UP = "follow_up"
 """An edit of what an earlier turn was about, which is mostly called "it"; the turns before are told."""
 
+NEXT_TURN = "next_turn"
+"""Any single edit, after a caption of what the picture shows or a request about some object of it."""
+
 KEEP = "keep"
 """Nothing is to be changed; the chain describes the whole picture, which is what a vision tower learns most from."""
 
-CONVERSATION_TAGS = (FOLLOW_UP, KEEP)
+CONVERSATION_TAGS = (FOLLOW_UP, KEEP, NEXT_TURN)
 
 FOLLOWED_UP = ("remove", "recolour", "replace", "move")
 """Operations on an object that is there already."""
@@ -36,6 +39,17 @@ def keep_words(rng: np.random.Generator) -> str:
 def follow_up_words(edit: Edit, rng: np.random.Generator) -> str:
     """One way to ask for an edit of the object that the turn before was about."""
     return instruction([edit], rng, "it" if rng.random() < CALLED_IT else None)
+
+
+def requests_before(source: Scene, vocabulary: Vocabulary, rng: np.random.Generator) -> tuple[str, ...]:
+    """What may have been asked before any edit of a picture: a caption of it, or what made one of its objects so."""
+    if rng.random() < WITH_CAPTION:
+        return (
+            pick(rng, PREFIXES) + listing([source.objects[place] for place in rng.permutation(len(source.objects))]),
+        )
+    entry = pick(rng, source.objects)
+    thing = Thing(entry.shape, entry.colour)
+    return earlier_requests(Edit("recolour", thing, thing), source, vocabulary, rng)
 
 
 def earlier_requests(edit: Edit, source: Scene, vocabulary: Vocabulary, rng: np.random.Generator) -> tuple[str, ...]:

@@ -14,9 +14,11 @@ from got_core.data.scene_conversations import (
     FOLLOW_UP,
     FOLLOWED_UP,
     KEEP,
+    NEXT_TURN,
     earlier_requests,
     follow_up_words,
     keep_words,
+    requests_before,
 )
 from got_core.data.scene_language import drawing_chain, edit_chain, instruction, pick, prompt
 from got_core.data.scene_layout import ATTEMPTS, Layout
@@ -65,8 +67,8 @@ class ScenesDataset(Dataset[Sample]):
         seed: Another seed gives other samples.
         split: "train", "validation", or "test" for the requests held out.
         tasks: Weight of each category: GenEval's six, and `add`, `remove`, `recolour`, `replace`, `move`,
-            `multi_turn`; also `follow_up` and `keep` (`scene_conversations`). Those left out do not occur; None takes
-            all but the last two, a third of them edits.
+            `multi_turn`; also `follow_up`, `next_turn` and `keep` (`scene_conversations`). Those left out do not occur;
+            None takes all but the last three, a third of them edits.
         balanced: Go round the categories of `tasks` by index instead of drawing them by weight.
         shapes, colours, backgrounds: Names of `scene.SHAPES`, `scene.COLOURS`, `scene.BACKGROUNDS` to choose from.
         max_objects: Most objects of a scene, at least 2.
@@ -166,6 +168,9 @@ class ScenesDataset(Dataset[Sample]):
             if made is not None:
                 chain = edit_chain(made.source, made.target, made.steps)
                 meta = edit_meta(tag, made.source, made.target, made.steps)
+                if tag == NEXT_TURN:
+                    earlier = requests_before(made.source, self.vocabulary, rng)
+                    return Sketch(instruction(edits, rng), chain, made.target, made.source, meta, earlier)
                 if tag != FOLLOW_UP:
                     return Sketch(instruction(edits, rng), chain, made.target, made.source, meta)
                 earlier = earlier_requests(edits[0], made.source, self.vocabulary, rng)
@@ -191,7 +196,9 @@ class ScenesDataset(Dataset[Sample]):
     def _draw_edits(self, tag: str, rng: np.random.Generator) -> list[Edit]:
         if tag == "multi_turn":
             return self.composer.sequence(tuple(self.edits.values()), self.split, rng)
-        requests = self.edits[pick(rng, FOLLOWED_UP) if tag == FOLLOW_UP else tag]
+        if tag in (FOLLOW_UP, NEXT_TURN):
+            tag = pick(rng, FOLLOWED_UP if tag == FOLLOW_UP else SINGLE_EDIT_TAGS)
+        requests = self.edits[tag]
         return [pick(rng, pick(rng, requests.asked_by(self.split)))]
 
 

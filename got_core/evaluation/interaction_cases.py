@@ -121,13 +121,14 @@ def interaction_cases(number: int, size: int, seed: int, split: str) -> list[Cas
 
 
 def _details(name: str, changes: SceneChanges, made: Changed) -> dict[str, Any]:
-    """The chains; what shall be there after the change, what shall not, what was of another size, and what stays."""
+    """The chains, the prompt that is left, and what there shall be after the change, what not, and what stays."""
     plan, after = made
     size = changes.scene.size
     stays: Sequence[SceneObject] = changes.scene.objects if name == "add" else changes.others
     gone = None if name in ("add", "resize", "replace", "recolour") else changes.object
     return {
         "chains": [changes.plan.chain, plan.chain],
+        "prompt": plan.prompt,
         "result": None if after is None else _entry(after, size),
         "gone": None if gone is None else _entry(gone, size),
         "resized": _entry(changes.object, size) if name == "resize" else None,

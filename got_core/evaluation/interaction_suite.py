@@ -47,7 +47,9 @@ class InteractionDrawing(CaseDrawing):
         """Draw each scene's plans as one batch."""
         for cases in groups:
             chains = [cases[0].details["chains"][0], *(case.details["chains"][1] for case in cases)]
-            before, *after = (Plan(cases[0].prompt, chain, self.manner.size) for chain in chains)
+            prompts = [cases[0].prompt, *(case.details["prompt"] for case in cases)]
+            asked = zip(prompts, chains, strict=True)
+            before, *after = (Plan(prompt, chain, self.manner.size) for prompt, chain in asked)
             seeds = [cases[0].seed] * len(chains)
             names = [cases[0].pictures[BEFORE], *(case.pictures[AFTER] for case in cases)]
             first, *_ = self.draw([before, *after], seeds, names)
