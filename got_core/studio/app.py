@@ -61,7 +61,8 @@ def connect(app: gradio.Blocks, page: Page, handlers: Handlers) -> None:
 
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", **_PRIVATE}
     page.stop.click(handlers.stop, None, None, **quick)
-    page.chain.input(handlers.type_chain, page.chain, written, trigger_mode="always_last", **quick)
+    for trigger in (page.chain.input, page.chain.blur):  # What is pasted in one go is told when the box is left.
+        trigger(handlers.type_chain, page.chain, written, trigger_mode="always_last", **quick)
     page.canvas.act(handlers.act, None, written, trigger_mode="multiple", **quick)
     page.repair.click(handlers.repair, None, written, **quick)
     page.undo.click(handlers.undo, None, written, trigger_mode="multiple", **quick)

@@ -21,6 +21,14 @@ def ask(page, text):
     settled(page, before + 1)
 
 
+def write_plan(page, text):
+    """Put a text in the plan's place as a person does who pastes it."""
+    page.click("#chain textarea")
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(text)
+    page.locator("#chain textarea").blur()
+
+
 def redraw(page):
     before = turns(page)
     page.click("#redraw")
@@ -130,7 +138,7 @@ def test_a_dragged_box_moves_the_object(visit):
 
 def test_a_dragged_corner_resizes_and_the_keyboard_does_too(visit):
     page = visit()
-    page.fill("#chain textarea", "A plain gray scene with [a red circle](100,100),(400,400) (red).")
+    write_plan(page, "A plain gray scene with [a red circle](100,100),(400,400) (red).")
     page.wait_for_selector("#canvas .box")
     node = box_node(page, "red circle")
     drag(page, node, 100, 150, corner="se")
@@ -168,7 +176,7 @@ def test_the_keyboard_alone_draws(visit):
 def test_edited_text_moves_and_adds_boxes(visit):
     page = visit()
     ask(page, PROMPT)
-    page.fill("#chain textarea", "A plain gray scene with [a green square](200,300),(500,600) (green).")
+    write_plan(page, "A plain gray scene with [a green square](200,300),(500,600) (green).")
     expect_boxes(page, [(200, 300, 500, 600)])
     assert page.locator("#canvas .box .name").inner_text() == "a green square"
     page.fill("#canvas .object input", "a yellow cross")
@@ -186,7 +194,7 @@ def test_a_plan_with_problems_says_so_and_is_repaired(visit):
     text = (
         "A plain gray scene with [a red circle](500,300),(900,700) (red) and [a blue square](100,300),(460,660) (blue)."
     )
-    page.fill("#chain textarea", text)
+    write_plan(page, text)
     page.wait_for_selector("#problems .notice")
     assert page.locator("#canvas .box.problem").count() == 2
     page.click("#repair")
@@ -262,6 +270,7 @@ def test_a_saved_drawing_loads_again(visit, tmp_path):
     page.set_input_files("#opener input", file)
     settled(page, 1)
     assert (page.get_attribute("#canvas .now img", "src"), chain(page)) == saved
+    page.click("text=Settings")
     assert page.input_value("#seed-row input") == "7"
     redraw(page)
     assert page.get_attribute("#canvas .now img", "src") == saved[0]
@@ -306,7 +315,7 @@ def test_what_visitors_write_is_never_run(visit):
     page = visit()
     evil = '<img src=x onerror="window.ran = 1">${window.ran = 2}{{window}}'
     ask(page, evil)
-    page.fill("#chain textarea", f"with [{evil[:20]}](200,300),(500,600) and {evil}")
+    write_plan(page, f"with [{evil[:20]}](200,300),(500,600) and {evil}")
     page.wait_for_timeout(300)
     assert page.evaluate("window.ran") is None
     assert "onerror" in page.inner_text("#history")
