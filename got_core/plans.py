@@ -73,6 +73,12 @@ class Plan:
         """The same plan with another chain."""
         return replace(self, chain=chain if isinstance(chain, str) else chain.text)
 
+    def rewritten(self, chain: str) -> "Plan":
+        """The plan with a chain that was edited by hand."""
+        written = self.with_chain(chain)
+        before, after = ([(each.phrase, each.colour) for each in plan.regions] for plan in (self, written))
+        return written if before == after else self._of_other_things(written.read())
+
     def move(self, index: int, *, dx: int = 0, dy: int = 0, to: tuple[int, int] | None = None) -> "Plan":
         """Move a region, as `got_core.chain_edits.move` does."""
         return self.with_chain(chain_edits.move(self.read(), index, dx=dx, dy=dy, to=to))

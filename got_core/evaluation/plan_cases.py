@@ -58,7 +58,7 @@ def swapped(plan: Plan) -> Plan:
 
 def dropped(plan: Plan) -> Plan:
     """The last object dropped."""
-    return plan.remove(len(plan.regions) - 1)
+    return plan.with_chain(plan.remove(len(plan.regions) - 1).chain)
 
 
 DISTURBED: dict[str, Callable[[Plan], Plan]] = {PUSHED: pushed, SWAPPED: swapped, DROPPED: dropped}

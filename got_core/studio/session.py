@@ -132,7 +132,7 @@ class Session:
         if self.plan is None:
             self._put(self.pipeline.given_plan("", "", self.image), self.talk.current, None)
         assert self.plan is not None
-        self._change(self.plan.with_chain(from_readable(typed)), typed=True)
+        self._change(self.plan.rewritten(from_readable(typed)), typed=True)
 
     def catch_up(self, text: object) -> None:
         """Take over what the page shows, unless it is what was shown before the last changes arrived there."""

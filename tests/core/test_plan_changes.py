@@ -55,3 +55,9 @@ def test_a_change_is_what_its_words_say(change, place, region):
 def test_what_cannot_be_changed_is_said(change, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         changed(PLAN, change)
+
+
+def test_a_chain_edited_by_hand_drops_the_caption_where_it_speaks_of_other_things():
+    moved = PLAN.rewritten(PLAN.move(0, dx=10).chain)
+    assert (moved.prompt, moved.regions) == (PLAN.prompt, PLAN.move(0, dx=10).regions)
+    assert PLAN.rewritten(PLAN.replace(0, "a dog").chain) == PLAN.replace(0, "a dog")

@@ -179,7 +179,7 @@ def test_edited_text_moves_and_adds_boxes(visit):
     write_plan(page, "A plain gray scene with [a green square](200,300),(500,600) (green).")
     expect_boxes(page, [(200, 300, 500, 600)])
     assert page.locator("#canvas .box .name").inner_text() == "a green square"
-    page.fill("#canvas .object input", "a yellow cross")
+    page.fill("#canvas .object input", "a yellow triangle")
     page.keyboard.press("Enter")
     expect_boxes(page, [(200, 300, 500, 600), (350, 350, 650, 650)])
     redraw(page)
