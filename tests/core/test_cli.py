@@ -59,7 +59,10 @@ def test_help_imports_nothing_heavy():
         (("validate", *RECIPE, "--weights", "runs/nowhere"), "runs/nowhere: no such run"),
         (("validate", *RECIPE), "--ckpt_path FILE or --weights RUN"),
         (("generate", "a circle", "--checkpoint", "x", "--output", "y", "--sed", "1"), "--sed"),
-        (("generate", "a circle", "--checkpoint", "runs/nowhere", "--output", "y"), "runs/nowhere: no such run"),
+        (
+            ("generate", "a circle", "--checkpoint", "runs/nowhere", "--output", "y"),
+            "'runs/nowhere' is not a folder here",
+        ),
         (("generate", "", "--checkpoint", "x", "--output", "y"), "--chain"),
         (("generate", "", "--checkpoint", "x", "--output", "y", "--chain", "nowhere.txt"), "nowhere.txt"),
         (("generate", "", "--checkpoint", "x", "--output", "y", "--size", "32"), "HEIGHTxWIDTH"),
@@ -241,7 +244,9 @@ def test_what_is_kept_stays_and_the_plan_is_checked_and_repaired(run, tmp_path, 
     assert capsys.readouterr().err == ""
     keep = ["--keep", str(tmp_path / "first" / "image.png")]
     main([*common, *keep, "--change", "replace 0 a bird", "--output", str(tmp_path / "kept")])
-    assert capsys.readouterr().err.strip() == "got: plan: a dog is asked for, but no box says where"
+    assert capsys.readouterr().err == ""
+    main([*common[:1], "a dog, a cat and a bird", *common[2:], "--output", str(tmp_path / "lacking")])
+    assert capsys.readouterr().err.strip() == "got: plan: a bird is asked for, but no box says where"
     first, kept = (np.array(Image.open(tmp_path / name / "image.png")) for name in ("first", "kept"))
     assert (first[16:] == kept[16:]).all()
     close = ["--change", "move 1 to 50 0"]

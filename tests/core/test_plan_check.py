@@ -93,7 +93,7 @@ def test_a_dropped_object_of_a_scene_is_told():
     scenes = ScenesDataset(length=120, seed=8, tasks=dict.fromkeys(DRAWING_TAGS, 1.0), balanced=True)
     for place in range(len(scenes)):
         plan = Plan(scenes.sketch(place).prompt, scenes.sketch(place).chain, SIZE)
-        kinds = {problem.kind for problem in plan_problems(plan.remove(0))}
+        kinds = {problem.kind for problem in plan_problems(plan.with_chain(plan.remove(0).chain))}
         assert kinds & {MISSING, COUNT, NO_BOX}, plan.prompt
 
 

@@ -176,14 +176,14 @@ def test_the_keyboard_alone_draws(visit):
 def test_edited_text_moves_and_adds_boxes(visit):
     page = visit()
     ask(page, PROMPT)
-    write_plan(page, "A plain gray scene with [a green square](200,300),(500,600) (green).")
-    expect_boxes(page, [(200, 300, 500, 600)])
+    write_plan(page, "A plain gray scene with [a green square](20,20),(330,330) (green).")
+    expect_boxes(page, [(20, 20, 330, 330)])
     assert page.locator("#canvas .box .name").inner_text() == "a green square"
     page.fill("#canvas .object input", "a yellow triangle")
     page.keyboard.press("Enter")
-    expect_boxes(page, [(200, 300, 500, 600), (350, 350, 650, 650)])
+    expect_boxes(page, [(20, 20, 330, 330), (350, 350, 650, 650)])
     redraw(page)
-    assert overlap(found(page, "green"), (200, 300, 500, 600)) > 0.2
+    assert overlap(found(page, "green"), (20, 20, 330, 330)) > 0.2
 
 
 def test_a_plan_with_problems_says_so_and_is_repaired(visit):
