@@ -258,6 +258,8 @@ def test_a_saved_drawing_loads_again(visit, tmp_path):
     page = visit()
     page.click("text=Settings")
     page.fill("#seed-row input", "7")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(300)
     ask(page, PROMPT)
     saved = page.get_attribute("#canvas .now img", "src"), chain(page)
     with page.expect_download() as download:
@@ -271,7 +273,7 @@ def test_a_saved_drawing_loads_again(visit, tmp_path):
     settled(page, 1)
     assert (page.get_attribute("#canvas .now img", "src"), chain(page)) == saved
     page.click("text=Settings")
-    assert page.input_value("#seed-row input") == "7"
+    page.wait_for_function("document.querySelector('#seed-row input')?.value === '7'")
     redraw(page)
     assert page.get_attribute("#canvas .now img", "src") == saved[0]
 
