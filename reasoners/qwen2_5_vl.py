@@ -18,8 +18,8 @@ from got_core.loading import build, load_whole
 from got_core.origins import mark_changed
 from got_core.paths import locate
 from got_core.types import Batch, Reasoning
+from reasoners import qwen2_5_vl_model as net
 from reasoners.qwen2_5_vl_images import PatchLayout
-from reasoners.qwen2_5_vl_model import Tune, grow_embedding, merged, pretrained_config, small_config, tuned, untuned
 from reasoners.qwen2_5_vl_processor import CHAT, EDITING_TEMPLATE, GENERATION_TEMPLATE, Qwen2_5_VLProcessor
 from reasoners.qwen2_5_vl_rows import align_right, axes, choose, without_padding
 from reasoners.qwen2_5_vl_summary import spread
@@ -71,7 +71,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         summary: Literal["learned", "chain"] = "learned",
         image_size: int = 448,
         coordinates: bool = False,
-        tune: Tune = "lora",
+        tune: net.Tune = "lora",
         lora_rank: int = 32,
         lora_alpha: int = 32,
         lora_dropout: float = 0.05,
@@ -93,7 +93,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         file = model_file(tokenizer or pretrained, "tokenizer.json")
         self._tokenizer = file
         vocabulary = Vocabulary(Tokenizer.from_file(str(file)), num_tokens if summary == "learned" else 0)
-        settings = small_config(config, vocabulary) if pretrained is None else pretrained_config(pretrained)
+        settings = net.small_config(config, vocabulary) if pretrained is None else net.pretrained_config(pretrained)
         vision = settings.vision_config
         sizes = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
         layout = PatchLayout(image_size, *sizes, coordinates)
@@ -105,11 +105,11 @@ class Qwen2_5_VLReasoner(Reasoner):
             lambda: Qwen2_5_VLForConditionalGeneration(settings).to(weights),
             pretrained and (lambda: load_whole(Qwen2_5_VLForConditionalGeneration, locate(pretrained), dtype=weights)),
         )
-        grow_embedding(model, vocabulary)
+        net.grow_embedding(model, vocabulary)
         if tune != "lora":  # Adapters hold the new rows apart; otherwise the matrices are not their origin's any more.
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
                 mark_changed(layer.weight)
-        self.mllm = tuned(model, tune, vocabulary.added, lora_rank, lora_alpha, lora_dropout)
+        self.mllm = net.tuned(model, tune, vocabulary.added, lora_rank, lora_alpha, lora_dropout)
         self.dim = settings.text_config.hidden_size
         self.num_tokens = num_tokens
         self.summary = summary
@@ -123,7 +123,7 @@ class Qwen2_5_VLReasoner(Reasoner):
     @property
     def qwen(self) -> Qwen2_5_VLForConditionalGeneration:
         """The library's model, with adapters in place when there are any."""
-        return untuned(self.mllm)
+        return net.untuned(self.mllm)
 
     def blocks(self) -> Iterable[nn.Module]:
         """The vision tower's blocks, then the decoder's layers."""
@@ -134,7 +134,7 @@ class Qwen2_5_VLReasoner(Reasoner):
 
         The base's own image processor's settings and chat template go with them, where it has any.
         """
-        merged(self.mllm).save_pretrained(folder)
+        net.merged(self.mllm).save_pretrained(folder)
         PreTrainedTokenizerFast(tokenizer_object=self.processor.vocabulary.tokenizer).save_pretrained(folder)
         copy_files(self._pretrained, BESIDE_WEIGHTS, folder)
 
@@ -273,8 +273,8 @@ class Qwen2_5_VLReasoner(Reasoner):
             inputs_embeds=embeddings,
             position_ids=rearrange(positions, "b three l -> three b l"),
             attention_mask=seen,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{net.CACHE: cache},
         ).last_hidden_state
 
     def _read(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b l d"]:

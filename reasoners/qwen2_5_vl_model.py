@@ -10,10 +10,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 from reasoners.tokenizer import Vocabulary, model_file
 
 Tune = Literal["lora", "full", "frozen"]
+
+CACHE = "cache" if "cache" in inspect.signature(Qwen2_5_VLTextModel.forward).parameters else "past_key_values"
+"""What the decoder calls its cache; newer releases of transformers have another name for it."""
 
 DECODER_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """The linear layers of the language decoder; the vision tower has some of the same names, so the path is part of it."""

@@ -42,7 +42,11 @@ def test_commands_draw_edit_and_change_with_it_from_any_folder(tmp_path, monkeyp
     assert set(seen("edited/image.png")) == {("circle", "green"), ("square", "blue")}
     main(["generate", "", "--chain", "out/chain.txt", "--change", "replace 0 a yellow triangle", "--output", "changed"])
     assert set(seen("changed/image.png")) == {("triangle", "yellow"), ("square", "blue")}
-    assert "(yellow)" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "(yellow)" in said.out
+    assert said.err == ""
+    main(["reason", "a dog on a bicycle"])
+    assert "knows coloured circles, squares and triangles alone" in capsys.readouterr().err
 
 
 def test_it_keeps_its_scores(pipe):

@@ -11,6 +11,7 @@ from PIL import Image
 from got_core.data.images import open_image
 from got_core.errors import UserError, one_line
 from got_core.keeping import Former
+from got_core.paths import BUNDLED_MODEL
 from got_core.pictures import draw_layout
 from got_core.pipeline import GoTPipeline
 from got_core.pipeline_output import GoTPipelineOutput
@@ -43,6 +44,7 @@ def reason(options: argparse.Namespace, rest: Sequence[str]) -> None:
     plan = _plan(options, open_pipeline(options), source)
     print(plan.chain)
     _comment(plan)
+    _tell_of_bundled(options, plan)
 
 
 def _draw(options: argparse.Namespace, file: str | None) -> None:
@@ -74,6 +76,7 @@ def _draw(options: argparse.Namespace, file: str | None) -> None:
         raise UserError(f"{folder}: cannot be written to ({error})") from error
     print(plan.chain)
     _comment(plan)
+    _tell_of_bundled(options, plan)
 
 
 def _plan(
@@ -118,6 +121,13 @@ def _comment(plan: Plan) -> None:
     for told in plan_problems(plan):
         if told.kind not in OF_THE_CHAIN:
             print(f"got: plan: {told.message}", file=sys.stderr)
+
+
+def _tell_of_bundled(options: argparse.Namespace, plan: Plan) -> None:
+    """Say what the small model knows where it planned nothing of what was asked for."""
+    asked, named = plan.prompt.lower(), [region.phrase.split()[-1] for region in plan.regions if region.phrase.strip()]
+    if options.checkpoint == BUNDLED_MODEL and plan.source is None and asked and not any(n in asked for n in named):
+        print("got: the model that comes along knows coloured circles, squares and triangles alone", file=sys.stderr)
 
 
 def open_pipeline(options: argparse.Namespace) -> GoTPipeline:
