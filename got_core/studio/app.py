@@ -20,6 +20,10 @@ SWEEP = (3600, 3600)
 """How often files that Gradio may have written are looked for, and from which age on they go, in seconds."""
 
 
+PLACES = 1.0
+"""Seconds after which those who wait are told their place; in a loop apart from the one that serves them."""
+
+
 @dataclass(frozen=True)
 class Studio:
     """The application and those who use it."""
@@ -39,7 +43,7 @@ def build_studio(pipeline: GoTPipeline, limits: Limits) -> Studio:
     with gradio.Blocks(title="GoT Studio", analytics_enabled=False, delete_cache=SWEEP) as app:
         page = build_page(Session(pipeline, limits), limits)
         connect(app, page, Handlers(page, sessions, Workshop(limits.seconds), limits))
-    app.queue(max_size=limits.queue, api_open=False)
+    app.queue(max_size=limits.queue, api_open=False, status_update_rate=PLACES)
     return Studio(app, sessions)
 
 

@@ -1,9 +1,13 @@
 """The door of the server: only the addresses that the page needs, nothing too large, and no content from elsewhere."""
 
+import logging
 import re
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from got_core.studio.limits import Refused
+from got_core.studio.messages import check_message
 
 OPEN = re.compile(
     r"/|/(login|logout|config|theme\.css|robots\.txt|favicon\.ico|manifest\.json)/?"
@@ -20,6 +24,9 @@ POLICY = (
 )
 """Where the page's parts may come from; `unsafe-eval` because Gradio runs the code of its HTML components so."""
 
+DRAINED = 4
+"""A body of so many times what is taken is still read to its end before it is refused."""
+
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -27,8 +34,8 @@ HEADERS = {
 }
 
 
-class TooLarge(Exception):
-    """More arrived than is taken."""
+_MESSAGE = re.compile(r"/gradio_api/(cancel|reset|queue/join|run/\w+)/?")
+_log = logging.getLogger(__name__)
 
 
 class Guard:
@@ -49,27 +56,44 @@ class Guard:
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
-        elif not OPEN.fullmatch(scope["path"]) or ".." in scope["path"]:
-            await _refuse(404, "there is nothing at this address", scope, receive, send)
-        elif _declared(scope) > self._longest:
-            await _refuse(413, self._reason, scope, receive, send)
         else:
-            await self._serve(scope, receive, send)
+            await self._answer(scope, receive, send)
 
-    @property
-    def _reason(self) -> str:
-        return f"the request is larger than {self._longest / 1e6:.1f} MB"
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            content = await self._content(receive)
+            if not OPEN.fullmatch(scope["path"]) or ".." in scope["path"]:
+                await _refuse(404, "there is nothing at this address", scope, receive, send)
+                return
+            if scope["method"] == "POST" and _MESSAGE.fullmatch(scope["path"]):
+                check_message(content)
+        except TooLarge:
+            await _refuse(413, f"the request is larger than {self._longest / 1e6:.1f} MB", scope, receive, send)
+        except Refused as refusal:
+            await _refuse(400, str(refusal), scope, receive, send)
+        else:
+            await self._serve(content, scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, taken = False, 0
-
-        async def counted() -> Message:
-            nonlocal taken
+    async def _content(self, receive: Receive) -> bytes:
+        """The whole body; what goes beyond the limit is read and thrown away, so that the refusal arrives."""
+        parts, taken, more = [], 0, True
+        while more:
             message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._longest:
+            body, more = message.get("body", b""), message.get("more_body", False)
+            taken += len(body)
+            if taken > DRAINED * self._longest:
                 raise TooLarge
-            return message
+            if taken <= self._longest:
+                parts.append(body)
+        if taken > self._longest:
+            raise TooLarge
+        return b"".join(parts)
+
+    async def _serve(self, content: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        bodies, started = [content], False
+
+        async def replayed() -> Message:
+            return {"type": "http.request", "body": bodies.pop()} if bodies else await receive()
 
         async def with_headers(message: Message) -> None:
             nonlocal started
@@ -80,17 +104,16 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, counted, with_headers)
-        except TooLarge:
+            await self._app(scope, replayed, with_headers)
+        except Exception:
+            _log.exception("a request could not be served")
             if not started:
-                await _refuse(413, self._reason, scope, receive, send)
+                await _refuse(400, "the request cannot be served", scope, receive, send)
+
+
+class TooLarge(Exception):
+    """More arrived than is taken."""
 
 
 async def _refuse(status: int, reason: str, scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse({"detail": reason}, status, headers=HEADERS)(scope, receive, send)
-
-
-def _declared(scope: Scope) -> int:
-    """Bytes that the request says it has."""
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    return int(declared) if declared.isdigit() else 0

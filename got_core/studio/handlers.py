@@ -69,10 +69,9 @@ class Handlers:
 
         yield from self._streamed(request, work)
 
-    def stop(self, request: gradio.Request) -> Shown:
+    def stop(self, request: gradio.Request) -> None:
         """End the work in progress."""
         self._sessions.of(request.session_hash).stop.set()
-        return {}
 
     def type_chain(self, chain: object, request: gradio.Request) -> Shown:
         """The plan's words were edited; the text box keeps what was typed."""

@@ -25,6 +25,7 @@ class Limits:
         turns: Pictures of one conversation.
         sessions: Conversations that are kept; the one not used for longest goes first.
         idle_seconds: After which a conversation is forgotten.
+        kept_bytes: Of the pictures of all conversations together; beyond it the oldest are forgotten.
     """
 
     prompt: int = 500
@@ -38,6 +39,7 @@ class Limits:
     turns: int = 60
     sessions: int = 200
     idle_seconds: int = 3600
+    kept_bytes: int = 2_000_000_000
 
     @property
     def body(self) -> int:

@@ -58,6 +58,12 @@ class Session:
         return self.talk.image
 
     @property
+    def kept_bytes(self) -> int:
+        """Memory of its pictures, roughly: one a turn, and one in floating point that it was made from."""
+        height, width = self.pipeline.size
+        return len(self.talk.turns) * height * width * 3 * (1 + 4)
+
+    @property
     def chain(self) -> str:
         """The plan's words, for people."""
         return "" if self.plan is None else readable(self.plan.chain)
@@ -129,10 +135,14 @@ class Session:
         typed = checked_text(text, self.limits.chain, "plan")
         if typed == self.chain.strip():
             return
-        if self.plan is None:
-            self._put(self.pipeline.given_plan("", "", self.image), self.talk.current, None)
-        assert self.plan is not None
-        self._change(self.plan.rewritten(from_readable(typed)), typed=True)
+        chain = from_readable(typed)
+        if self.plan is not None:
+            self._change(self.plan.rewritten(chain), typed=True)
+            return
+        plan = self.pipeline.given_plan(chain, "", self.image)
+        self._check_plan(plan)
+        self._put(plan, self.talk.current, None)
+        self._typing = True
 
     def catch_up(self, text: object) -> None:
         """Take over what the page shows, unless it is what was shown before the last changes arrived there."""
@@ -238,9 +248,9 @@ class Session:
     def _kept(self, plan: Plan) -> Former | None:
         """What stays of the pictures before: of the version it replaces, else of the picture that is edited."""
         turn = self.talk.current
-        if turn is not None and turn.plan is not None and turn is not self.basis:
-            changed = turn.plan.regions != plan.regions
-            return GoTPipelineOutput([turn.image], (turn.plan,), None) if changed else None
+        former = None if turn is None or turn is self.basis else turn.plan
+        if turn is not None and former is not None and former.regions != plan.regions:
+            return GoTPipelineOutput([turn.image], (former,), None)
         return self.basis.image if self.basis is not None and plan.regions else None
 
     def _check_plan(self, plan: Plan) -> None:

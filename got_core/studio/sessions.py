@@ -59,7 +59,13 @@ class Sessions:
             self.forget(name)
 
     def _forget(self) -> None:
-        oldest = self._clock() - self._limits.idle_seconds
-        while len(self._kept) > self._limits.sessions or next(iter(self._kept.values()))[0] < oldest:
+        """The oldest go, down to the one that is being served, while there is too much."""
+        while len(self._kept) > 1 and self._too_much():
             _, (_, session) = self._kept.popitem(last=False)
             session.stop.set()
+
+    def _too_much(self) -> bool:
+        used, _ = next(iter(self._kept.values()))
+        idle = self._clock() - used > self._limits.idle_seconds
+        kept = sum(session.kept_bytes for _, session in self._kept.values())
+        return idle or len(self._kept) > self._limits.sessions or kept > self._limits.kept_bytes

@@ -86,7 +86,7 @@ def turn_words(turn: Turn) -> str:
 
 
 def _request(turn: Turn) -> str:
-    return BROUGHT if turn.plan is None else turn.plan.prompt or GIVEN
+    return BROUGHT if turn.plan is None else turn.plan.request or GIVEN
 
 
 def _origin(session: Session, turn: Turn) -> str:
