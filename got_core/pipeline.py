@@ -1,6 +1,6 @@
 """GoTPipeline: plans images in words and boxes, draws them and edits them; called as the pipelines of diffusers are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Unpack
@@ -252,9 +252,6 @@ class GoTPipeline(StoredPipeline):
         batch = self._batch(plans)
         seeds = None if generator is not None else tuple(seeds_of(seed, len(plans)))
         generators = seeded(seeds) if seeds is not None else one_each(generator, len(plans), Generator, "generators")
-        changed = {name: scale for name, scale in scales.items() if scale is not None}
-        own = (replace(each, **changed) for each in (self.system.editing_scales, self.system.generation_scales))
-
         noise = starting_noise(generators, self.system.latent_shape(batch.size)).to(self.system.device)
         scheduler = deepcopy(self.scheduler)
         parts = self.system.codec, self.system.objective, scheduler, noise
@@ -271,7 +268,7 @@ class GoTPipeline(StoredPipeline):
             batch,
             [plan.chain for plan in plans],
             steps=num_inference_steps,
-            scales=GuidanceScales.choose(batch.has_source, *own),
+            scales=self._scales(batch, scales),
             noise=noise,
             generators=generators,
             scheduler=scheduler,
@@ -283,6 +280,12 @@ class GoTPipeline(StoredPipeline):
     def preview(self, latents: Float[Tensor, "b c h w"]) -> Pictures:
         """Latents, such as a callback is given, as images."""
         return as_pictures(self.system.codec.decode(latents), "pil")
+
+    def _scales(self, batch: Batch, asked: Mapping[str, float | None]) -> GuidanceScales:
+        """The system's own guidance scales, but for those that are asked for."""
+        changed = {name: scale for name, scale in asked.items() if scale is not None}
+        own = (replace(each, **changed) for each in (self.system.editing_scales, self.system.generation_scales))
+        return GuidanceScales.choose(batch.has_source, *own)
 
     def _batch(self, plans: Sequence[Plan]) -> Batch:
         return self.system.processor([plan.sample() for plan in plans]).to(self.system.device)

@@ -1,36 +1,34 @@
 """GoTSystem: reason -> guide -> drop -> denoise, trained end to end (GoT, section 4.3)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from got_core.conditioning import dropped_conditions
 from got_core.distributed_files import load_left_out
+from got_core.drawing_system import DrawingSystem
 from got_core.gradients import GuardedGradients
 from got_core.interfaces import (
-    ChainListener,
-    Component,
     DenoisingBackbone,
     GuidanceEncoder,
     LatentCodec,
     NoiseObjective,
     Processor,
     Reasoner,
-    Scheduler,
 )
-from got_core.noise import batch_seed, sample_seeds, seeded, starting_noise
+from got_core.noise import batch_seed
 from got_core.origins import ORIGINS, check_origins, leave_out_origins, left_out, origins
-from got_core.sampling import EDITING, TEXT_TO_IMAGE, Callback, GuidanceScales, sample
+from got_core.sampling import EDITING, TEXT_TO_IMAGE, GuidanceScales
 from got_core.schedules import warmup_cosine
-from got_core.sharding import configure, gathered
-from got_core.types import Batch, Drawing, Guidance, Reasoning
+from got_core.sharding import configure
+from got_core.types import Batch, Drawing, Guidance
 from got_core.widths import check_widths
 
 COMPONENTS = ("reasoner", "guidance", "backbone")
@@ -41,7 +39,7 @@ PARTS = (*COMPONENTS, CODEC)
 """The attributes of a system that have weights."""
 
 
-class GoTSystem(GuardedGradients):
+class GoTSystem(GuardedGradients, DrawingSystem):
     """A reasoner, a guidance encoder and a denoising backbone, trained jointly.
 
     The loss is `chain_weight` x chain cross-entropy + `denoising_weight` x denoising loss; the latter's gradient
@@ -131,11 +129,6 @@ class GoTSystem(GuardedGradients):
         """Makes batches, in the loader's workers."""
         return self.reasoner.processor
 
-    @property
-    def components(self) -> list[Component]:
-        """What is trained, in the order of `COMPONENTS`."""
-        return [self.reasoner, self.guidance, self.backbone]
-
     # ------------------------------------------------------------------ training
 
     def configure_model(self) -> None:
@@ -223,87 +216,10 @@ class GoTSystem(GuardedGradients):
             load_left_out(self, place)
         super().on_load_checkpoint(checkpoint)
 
-    # ------------------------------------------------------------------ sampling
+    # ------------------------------------------------------------------ validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Drawing:  # type: ignore[override]
         """Draw the batch, from its prompts alone unless chains are given; callbacks score and show the drawing."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
         chains = batch.chains if self.validation_chains == "given" else None
         return self.draw(batch, chains, seed=batch_seed(self.validation_seed, dataloader_idx, batch_idx, rank, world))
-
-    @torch.no_grad()
-    def plan(
-        self,
-        batch: Batch,
-        temperature: float = 0.0,
-        seed: int | Sequence[int] = 0,
-        listener: ChainListener | None = None,
-    ) -> Reasoning:
-        """Write a chain for each sample and read its states; deterministic for a seed.
-
-        Args:
-            batch: From the reasoner's processor.
-            temperature: 0 is greedy.
-            seed: Of drawn chains; one for each sample makes a chain independent of the batch.
-            listener: Called with the chains so far after each token.
-        """
-        generators = seeded(sample_seeds(seed, len(batch)))
-        with gathered([self.reasoner]):
-            return self.reasoner.generate(
-                batch,
-                temperature=temperature,
-                max_new_tokens=self.max_chain_tokens,
-                generator=generators,
-                listener=listener,
-            )
-
-    @torch.no_grad()
-    def draw(
-        self,
-        batch: Batch,
-        chains: Sequence[str] | None = None,
-        *,
-        seed: int | Sequence[int] = 0,
-        temperature: float = 0.0,
-        steps: int | None = None,
-        scales: GuidanceScales | None = None,
-        noise: Float[Tensor, "b c h w"] | None = None,
-        generators: Sequence[Generator] | None = None,
-        scheduler: Scheduler | None = None,
-        callback: Callback | None = None,
-    ) -> Drawing:
-        """Images for a batch, from chains that are written here or given.
-
-        Args:
-            batch: From the reasoner's processor; text-to-image and edits may be mixed.
-            chains: Chains to draw from, one a sample; None to have the reasoner write them.
-            seed: Of the noise and of sampled chains; the noise of a sample depends on its place in the batch alone.
-                One for each sample makes both independent of the batch.
-            temperature: Of the written chains; 0 is greedy.
-            steps, scales, noise, scheduler: Instead of the system's own, and of the noise that the seed means.
-            generators: Of the noise that some schedulers add on the way, one for each sample, instead of the seed's.
-            callback: Called after each step, as `got_core.sampling.sample` does.
-        """
-        noise = self.starting_noise(batch, seed) if noise is None else noise
-        generators = generators or seeded(sample_seeds(seed, len(batch)))
-        scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
-        steps = self.sampling_steps if steps is None else steps
-        with gathered(self.components):
-            if chains is None:
-                reasoning = self.plan(batch, temperature, seed)
-            else:
-                reasoning = self.reasoner.summarize(batch, chains)
-            guidance = self.guidance(reasoning, batch, self.codec)
-            scheduler = scheduler or self.objective.scheduler()
-            sampling = (scheduler, noise, scales, steps, callback, generators)
-            latents = sample(self.backbone, self.guidance, guidance, *sampling)
-        return Drawing(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
-
-    def starting_noise(self, batch: Batch, seed: int | Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """The noise of a batch under a seed, or under one for each sample (ValueError: not as many as samples)."""
-        return starting_noise(seeded(sample_seeds(seed, len(batch))), self.latent_shape(batch.size)).to(self.device)
-
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(c, h, w) of the latents of an image of that (height, width) in pixels."""
-        height, width = (side // self.codec.downsample for side in size)
-        return self.codec.latent_channels, height, width

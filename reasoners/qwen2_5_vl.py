@@ -90,9 +90,8 @@ class Qwen2_5_VLReasoner(Reasoner):
         for name, value in (("num_tokens", num_tokens), ("length_groups", length_groups)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        file = model_file(tokenizer or pretrained, "tokenizer.json")
-        self._tokenizer = file
-        vocabulary = Vocabulary(Tokenizer.from_file(str(file)), num_tokens if summary == "learned" else 0)
+        self._tokenizer = model_file(tokenizer or pretrained, "tokenizer.json")
+        vocabulary = Vocabulary(Tokenizer.from_file(str(self._tokenizer)), num_tokens if summary == "learned" else 0)
         settings = net.small_config(config, vocabulary) if pretrained is None else net.pretrained_config(pretrained)
         vision = settings.vision_config
         sizes = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
