@@ -1,5 +1,8 @@
 """What is predicted in shape alone is what a real step takes."""
 
+import gc
+from contextlib import contextmanager
+
 import pytest
 import torch
 import yaml
@@ -30,11 +33,22 @@ def forward(system, batch):
     return system.denoising_loss(batch, guidance) + reasoning.loss
 
 
+@contextmanager
+def no_garbage():
+    """Within, nothing that earlier tests left behind is freed, which would count against what is measured."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def measured_memory(system, batch):
     """(activations, peak) in bytes, by the allocator's own record."""
     forward(system, batch).backward()  # what is made once, is made
     system.zero_grad(set_to_none=True)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with no_garbage(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         loss = forward(system, batch)
         with record_function(FORWARD_ENDS):
             pass
