@@ -15,7 +15,6 @@ from got_core.data.scene_conversations import (
     FOLLOWED_UP,
     KEEP,
     NEXT_TURN,
-    earlier_requests,
     follow_up_words,
     keep_words,
     requests_before,
@@ -168,13 +167,14 @@ class ScenesDataset(Dataset[Sample]):
             if made is not None:
                 chain = edit_chain(made.source, made.target, made.steps)
                 meta = edit_meta(tag, made.source, made.target, made.steps)
-                if tag == NEXT_TURN:
-                    earlier = requests_before(made.source, self.vocabulary, rng)
-                    return Sketch(instruction(edits, rng), chain, made.target, made.source, meta, earlier)
-                if tag != FOLLOW_UP:
+                if tag not in (NEXT_TURN, FOLLOW_UP):
                     return Sketch(instruction(edits, rng), chain, made.target, made.source, meta)
-                earlier = earlier_requests(edits[0], made.source, self.vocabulary, rng)
-                return Sketch(follow_up_words(edits[0], rng), chain, made.target, made.source, meta, earlier)
+                follows = tag == FOLLOW_UP
+                earlier = requests_before(made.source, self.vocabulary, rng, edits[0].before if follows else None)
+                if earlier is None:
+                    continue
+                words = follow_up_words(edits[0], rng) if follows else instruction(edits, rng)
+                return Sketch(words, chain, made.target, made.source, meta, earlier)
         raise self._no_room(tag)
 
     def _no_room(self, tag: str) -> ValueError:

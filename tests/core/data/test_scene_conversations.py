@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from got_core.chain import parse
-from got_core.data.scene_conversations import CONVERSATION_TAGS, FOLLOWED_UP, earlier_requests
-from got_core.data.scene_requests import Edit, Thing
+from got_core.data.scene import Scene, SceneObject
+from got_core.data.scene_conversations import CONVERSATION_TAGS, FOLLOWED_UP, requests_before
+from got_core.data.scene_requests import Thing
 from got_core.data.scenes import DEFAULT_TASKS, ScenesDataset
 from got_core.evaluation.scene_metrics import SceneScores
 
@@ -30,20 +31,57 @@ def test_a_turn_is_about_what_the_last_one_made(turns):
     for sample in turns:
         (edit,) = sample.meta["edits"]
         assert edit["op"] in FOLLOWED_UP
-        assert 1 <= len(sample.earlier) <= 2
+        assert 1 <= len(sample.earlier) <= 3
         last, thing = sample.earlier[-1], edit["object"]
         assert thing["shape"] in (last if asks_about_it(sample) else sample.prompt)
         assert f"2. Object: the {thing['color']} {thing['shape']}." in sample.chain
     assert 0.6 < sum(map(asks_about_it, turns)) / NUMBER < 0.9
-    assert 0.35 < sum(len(sample.earlier) == 2 for sample in turns) / NUMBER < 0.65
+    assert {len(sample.earlier) for sample in turns} == {1, 2, 3}
     assert {sample.meta["edits"][0]["op"] for sample in turns} == set(FOLLOWED_UP)
 
 
 def test_what_was_added_was_not_there_before(turns):
     for sample in turns:
-        caption, *requests = sample.earlier
-        if requests and requests[0].startswith(("add", "put", "insert")):
-            assert sample.meta["edits"][0]["object"]["shape"] not in caption
+        *before, last = sample.earlier
+        if before and last.startswith(("add", "put", "insert")):
+            thing = sample.meta["edits"][0]["object"]
+            assert f"{thing['color']} {thing['shape']}" not in before[0]
+
+
+def told(seed, about=None):
+    """A picture of two objects, and what may have been asked before."""
+    scene = Scene((SceneObject("circle", "red", (2, 2, 12, 12)), SceneObject("square", "blue", (18, 18, 30, 30))))
+    vocabulary = ScenesDataset(length=1, tasks={"next_turn": 1.0}).vocabulary
+    return requests_before(scene, vocabulary, np.random.default_rng(seed), about)
+
+
+def test_the_past_of_a_picture_leads_to_it():
+    """A caption alone lists what is there; edits name what they have made; what was removed is not there."""
+    pasts = [told(seed) for seed in range(300)]
+    captions = [past[0] for past in pasts if len(past) == 1 and re.match("(an?|draw) ", past[0])]
+    assert {tuple(sorted(re.findall(r"red circle|blue square", caption))) for caption in captions} == {
+        ("blue square", "red circle")
+    }
+    assert {len(past) for past in pasts} == {1, 2, 3}
+    removals = [past for past in pasts if re.match("(remove|delete|erase|take away) ", past[-1])]
+    assert removals
+    for past in removals:
+        assert not re.search("circle|square|red|blue", past[-1])
+
+
+def test_relations_that_are_told_hold_in_the_picture():
+    """The circle stands above and left of the square, so nothing was asked for that would have put it elsewhere."""
+    said = [request for seed in range(600) for request in told(seed, Thing("circle", "red"))[-1:]]
+    placed = [request for request in said if request.endswith("square")]
+    assert placed
+    assert not any(re.search("right of|below|under|beneath", request) for request in placed)
+
+
+def test_a_turn_about_something_ends_with_it():
+    said = [told(seed, Thing("circle", "red"))[-1] for seed in range(100)]
+    assert all("circle" in request for request in said)
+    with pytest.raises(ValueError, match="no object that is there"):
+        told(0, Thing("circle", "green"))
 
 
 def test_a_kept_picture_is_described_and_stays():
@@ -69,10 +107,3 @@ def test_other_samples_are_as_they_were_without_these_tasks():
     """Settings that do not name them draw the same samples; a task of weight 0 changes nothing."""
     plain, other = ScenesDataset(length=30), ScenesDataset(length=30, tasks={**DEFAULT_TASKS, "keep": 0.0})
     assert [plain.sketch(i).prompt for i in range(30)] == [other.sketch(i).prompt for i in range(30)]
-
-
-def test_an_edit_of_nothing_has_no_turn_before_it():
-    dataset = ScenesDataset(length=1)
-    edit = Edit("add", None, Thing("circle", "red"))
-    with pytest.raises(ValueError, match="concerns no object that is there"):
-        earlier_requests(edit, dataset.sketch(0).target, dataset.vocabulary, np.random.default_rng(0))
