@@ -1,4 +1,4 @@
-"""Samples beside GenEval's and the edits': turns of a conversation, and pictures to be described and kept."""
+"""Samples beside GenEval's and the edits': turns of a conversation, pictures to be kept, and objects of one shape."""
 
 from functools import cache
 
@@ -18,7 +18,10 @@ NEXT_TURN = "next_turn"
 KEEP = "keep"
 """Nothing is to be changed; the chain describes the whole picture, which is what a vision tower learns most from."""
 
-CONVERSATION_TAGS = (FOLLOW_UP, KEEP, NEXT_TURN)
+ALIKE = "alike"
+"""A caption of objects two of which have one shape; no other has, but a plan that is changed by hand may."""
+
+FURTHER_TAGS = (FOLLOW_UP, KEEP, NEXT_TURN, ALIKE)
 
 FOLLOWED_UP = ("remove", "recolour", "replace", "move")
 """Operations on an object that is there already."""
@@ -41,6 +44,16 @@ EDITS_BEFORE = (0.5, 0.35, 0.15)
 def keep_words(rng: np.random.Generator) -> str:
     """One way to ask for no change."""
     return pick(rng, NO_CHANGE)
+
+
+def things_alike(vocabulary: Vocabulary, rng: np.random.Generator) -> list[Thing]:
+    """Two things of one shape and, as far as there is room, any others, but none twice."""
+    shape, colours = pick(rng, vocabulary.shapes), rng.permutation(len(vocabulary.colours))
+    things = [Thing(shape, vocabulary.colours[int(place)]) for place in colours[:2]]
+    every = [Thing(shape, colour) for shape in vocabulary.shapes for colour in vocabulary.colours]
+    others = [thing for thing in every if thing not in things]
+    more = int(rng.integers(vocabulary.max_objects - 1))
+    return [*things, *(others[int(place)] for place in rng.permutation(len(others))[:more])]
 
 
 def follow_up_words(edit: Edit, rng: np.random.Generator) -> str:

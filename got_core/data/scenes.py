@@ -10,22 +10,26 @@ from torch.utils.data import Dataset
 from got_core.data.scene import BACKGROUNDS, COLOURS, DEFAULT_COLOURS, DEFAULT_SHAPES, SHAPES, Scene, render
 from got_core.data.scene_composition import Composer
 from got_core.data.scene_conversations import (
-    CONVERSATION_TAGS,
+    ALIKE,
     FOLLOW_UP,
     FOLLOWED_UP,
+    FURTHER_TAGS,
     KEEP,
     NEXT_TURN,
     follow_up_words,
     keep_words,
     requests_before,
+    things_alike,
 )
-from got_core.data.scene_language import drawing_chain, edit_chain, instruction, pick, prompt
+from got_core.data.scene_language import drawing_chain, edit_chain, instruction, listing, pick, prompt
 from got_core.data.scene_layout import ATTEMPTS, Layout
 from got_core.data.scene_meta import drawing_meta, edit_meta
 from got_core.data.scene_requests import (
     DRAWING_TAGS,
     EDIT_TAGS,
+    PREFIXES,
     SINGLE_EDIT_TAGS,
+    Drawing,
     Edit,
     Vocabulary,
     split_drawings,
@@ -66,8 +70,8 @@ class ScenesDataset(Dataset[Sample]):
         seed: Another seed gives other samples.
         split: "train", "validation", or "test" for the requests held out.
         tasks: Weight of each category: GenEval's six, and `add`, `remove`, `recolour`, `replace`, `move`,
-            `multi_turn`; also `follow_up`, `next_turn` and `keep` (`scene_conversations`). Those left out do not occur;
-            None takes all but the last three, a third of them edits.
+            `multi_turn`; also `follow_up`, `next_turn`, `keep` and `alike` (`scene_conversations`). Those left out do
+            not occur; None takes all but the last four, a third of them edits.
         balanced: Go round the categories of `tasks` by index instead of drawing them by weight.
         shapes, colours, backgrounds: Names of `scene.SHAPES`, `scene.COLOURS`, `scene.BACKGROUNDS` to choose from.
         max_objects: Most objects of a scene, at least 2.
@@ -95,7 +99,7 @@ class ScenesDataset(Dataset[Sample]):
         gap: float = 0.09,
     ) -> None:
         weights = {tag: weight for tag, weight in (DEFAULT_TASKS if tasks is None else tasks).items() if weight > 0}
-        _check_names("task", weights, (*DEFAULT_TASKS, *CONVERSATION_TAGS))
+        _check_names("task", weights, (*DEFAULT_TASKS, *FURTHER_TAGS))
         _check_names("shape", shapes, SHAPES)
         _check_names("colour", colours, COLOURS)
         _check_names("background", backgrounds, BACKGROUNDS)
@@ -106,13 +110,13 @@ class ScenesDataset(Dataset[Sample]):
                 f"max_objects={max_objects}, {len(shapes)} shapes and {len(colours)} colours"
             )
         self.length, self.seed, self.split, self.balanced = length, seed, split, balanced
-        self.tags = tuple(tag for tag in (*DEFAULT_TASKS, *CONVERSATION_TAGS) if tag in weights)
+        self.tags = tuple(tag for tag in (*DEFAULT_TASKS, *FURTHER_TAGS) if tag in weights)
         self.cumulative = np.cumsum([weights[tag] for tag in self.tags]) / sum(weights.values())
         self.vocabulary = vocabulary = Vocabulary(tuple(shapes), tuple(colours), max_objects)
         smallest, largest = (round(share * size) for share in object_size)
         self.composer = Composer(vocabulary, Layout(size, smallest, largest, round(gap * size)), tuple(backgrounds))
         self.drawings = {tag: split_drawings(vocabulary, tag) for tag in self.tags if tag in DRAWING_TAGS}
-        any_of_them = {"multi_turn", *CONVERSATION_TAGS}.intersection(self.tags)
+        any_of_them = {"multi_turn", *FURTHER_TAGS}.intersection(self.tags)
         ops = SINGLE_EDIT_TAGS if any_of_them else [tag for tag in self.tags if tag in SINGLE_EDIT_TAGS]
         self.edits = {op: split_edits(vocabulary, op) for op in ops}
 
@@ -148,6 +152,8 @@ class ScenesDataset(Dataset[Sample]):
         tag = self.tags[index % len(self.tags)] if self.balanced else self._draw_tag(rng)
         if tag == KEEP:
             return self._kept(rng)
+        if tag == ALIKE:
+            return self._alike(rng)
         return self._drawing(tag, rng) if tag in self.drawings else self._edit(tag, rng)
 
     def _draw_tag(self, rng: np.random.Generator) -> str:
@@ -159,6 +165,13 @@ class ScenesDataset(Dataset[Sample]):
         request = pick(rng, pick(rng, requests.asked_by(self.split)))
         scene = self.composer.draw(request, rng)
         return Sketch(prompt(request, rng), drawing_chain(scene), scene, None, drawing_meta(request, scene))
+
+    def _alike(self, rng: np.random.Generator) -> Sketch:
+        things = things_alike(self.vocabulary, rng)
+        request = Drawing(ALIKE, tuple(things))
+        scene = self.composer.draw(request, rng)
+        caption = pick(rng, PREFIXES) + listing(things)
+        return Sketch(caption, drawing_chain(scene), scene, None, drawing_meta(request, scene))
 
     def _edit(self, tag: str, rng: np.random.Generator) -> Sketch:
         for _ in range(ATTEMPTS):

@@ -38,11 +38,15 @@ class ChainSatisfies(SceneMetric):
     names = ("chain_satisfies",)
 
     def measure(self, view: SceneView) -> Values:
-        """1 or 0 for each text-to-image sample."""
-        if view.meta["kind"] != TEXT_TO_IMAGE:
+        """1 or 0 for each text-to-image sample of GenEval's categories, for which its rules are made."""
+        if not _of_geneval(view):
             return {}
         planned = [planned_object(region) for region in view.chain.regions]
         return {"chain_satisfies": [float(shows(view.meta, planned, SCENE_RULES, view.size)[0])]}
+
+
+def _of_geneval(view: SceneView) -> bool:
+    return view.meta["kind"] == TEXT_TO_IMAGE and view.meta["tag"] in CATEGORIES
 
 
 class GenEvalAccuracy(SceneMetric):
@@ -61,8 +65,8 @@ class GenEvalAccuracy(SceneMetric):
         self.rules = rules
 
     def measure(self, view: SceneView) -> Values:
-        """1 or 0 in the category of each text-to-image sample."""
-        if view.meta["kind"] != TEXT_TO_IMAGE:
+        """1 or 0 in the category of each text-to-image sample of one of the six."""
+        if not _of_geneval(view):
             return {}
         return {view.meta["tag"]: [float(shows(view.meta, view.found, self.rules, view.size)[0])]}
 

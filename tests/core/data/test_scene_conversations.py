@@ -8,7 +8,7 @@ import torch
 
 from got_core.chain import parse
 from got_core.data.scene import Scene, SceneObject
-from got_core.data.scene_conversations import CONVERSATION_TAGS, FOLLOWED_UP, requests_before
+from got_core.data.scene_conversations import FOLLOWED_UP, FURTHER_TAGS, requests_before
 from got_core.data.scene_requests import Thing
 from got_core.data.scenes import DEFAULT_TASKS, ScenesDataset
 from got_core.evaluation.scene_metrics import SceneScores
@@ -95,7 +95,8 @@ def test_a_kept_picture_is_described_and_stays():
 
 
 def test_the_truth_has_every_score():
-    dataset = ScenesDataset(length=40, tasks=dict.fromkeys(CONVERSATION_TAGS, 1.0), balanced=True, split="test")
+    tasks = {tag: 1.0 for tag in FURTHER_TAGS if tag != "alike"}
+    dataset = ScenesDataset(length=40, tasks=tasks, balanced=True, split="test")
     samples, scores = [dataset[index] for index in range(40)], SceneScores()
     images, sources = (torch.stack([getattr(s, name) for s in samples]) for name in ("target", "source"))
     scores.update(images, [s.chain for s in samples], [s.meta for s in samples], sources)
@@ -107,3 +108,23 @@ def test_other_samples_are_as_they_were_without_these_tasks():
     """Settings that do not name them draw the same samples; a task of weight 0 changes nothing."""
     plain, other = ScenesDataset(length=30), ScenesDataset(length=30, tasks={**DEFAULT_TASKS, "keep": 0.0})
     assert [plain.sketch(i).prompt for i in range(30)] == [other.sketch(i).prompt for i in range(30)]
+
+
+def test_captions_of_objects_alike_are_of_no_other_category():
+    """Two objects have one shape in different colours, so nothing that is held out is asked for."""
+    dataset = ScenesDataset(length=60, tasks={"alike": 1.0})
+    numbers, scores = set(), SceneScores()
+    for index in range(60):
+        sample = dataset[index]
+        objects = [(entry["shape"], entry["color"]) for entry in sample.meta["objects"]]
+        numbers.add(len(objects))
+        assert len(set(objects)) == len(objects)
+        assert len({shape for shape, _ in objects}) < len(objects)
+        assert all(f"{colour} {shape}" in sample.prompt for shape, colour in objects)
+        assert len(parse(sample.chain).regions) == len(objects)
+        scores.update(sample.target[None], [sample.chain], [sample.meta], None)
+    found = scores.compute()
+    assert found["chain_parses"] == 1.0
+    assert found["mean_iou"] > 0.99
+    assert not {"geneval.overall", "chain_satisfies"}.intersection(found)
+    assert numbers == {2, 3}
