@@ -7,6 +7,7 @@ that led to it are told to the reasoner beside it.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from warnings import warn
 
 from PIL import Image
 
@@ -14,6 +15,11 @@ from got_core.data.images import Picture, image_tensor
 from got_core.pictures import to_picture
 from got_core.pipeline import GoTPipeline
 from got_core.plans import Plan
+
+UNREAD = (
+    "this model's reasoner sees the picture but is not told what was asked before (its editing_template has no "
+    '{earlier}), so it cannot know what "it" is: name the objects'
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class Conversation:
             seed, planning: Arguments of `GoTPipeline.plan`.
         """
         earlier = () if self.current is None else self.current.requests
+        if earlier and not self.pipeline.system.reasoner.reads_earlier:
+            warn(UNREAD, stacklevel=2)
         return self.pipeline.plan(request, self.image, seed=seed, earlier=earlier, **planning)[0]
 
     def draw(self, plan: Plan, *, seed: int = 0, **drawing: Any) -> Turn:

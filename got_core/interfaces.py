@@ -84,11 +84,13 @@ class Reasoner(Component, ABC):
         dim: Width d of the states.
         num_tokens: Number N of states.
         processor: Makes batches for this reasoner.
+        reads_earlier: Whether edits are told what was asked in earlier turns (`Batch.earlier`).
     """
 
     dim: int
     num_tokens: int
     processor: Processor
+    reads_earlier: bool = False
 
     @abstractmethod
     def forward(self, batch: Batch) -> Reasoning:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from got_core.data.images import OneOrMore, Picture, image_tensor
-from got_core.interfaces import ChainListener, Scheduler
+from got_core.interfaces import ChainListener
 from got_core.keeping import Former, StillRest, kept_of
 from got_core.noise import sample_seeds, seeded, starting_noise
 from got_core.pipeline_arguments import (
@@ -28,9 +28,7 @@ from got_core.pipeline_output import GoTPipelineOutput, Pictures, as_pictures
 from got_core.plan_choice import SAMPLED_AT, choose_plans
 from got_core.plans import Plan
 from got_core.sampling import GuidanceScales
-from got_core.schedulers import check_scheduler
 from got_core.stored_pipeline import StoredPipeline
-from got_core.system import GoTSystem
 from got_core.types import Batch
 
 StepCallback = Callable[["GoTPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -45,23 +43,6 @@ class GoTPipeline(StoredPipeline):
         size: (height, width) in pixels of images unless a call says otherwise.
         settings: What the system was built from: the part of a recipe under `model`; needed to save it.
     """
-
-    def __init__(self, system: GoTSystem, size: tuple[int, int], settings: dict[str, Any] | None = None) -> None:
-        super().__init__(system, size, settings)
-        self._scheduler = system.objective.scheduler()
-
-    @property
-    def scheduler(self) -> Scheduler:
-        """The scheduler that images are drawn with; each call uses a copy.
-
-        Any of diffusers may be set that fits the objective (ValueError otherwise); `scheduler_named` makes them.
-        """
-        return self._scheduler
-
-    @scheduler.setter
-    def scheduler(self, scheduler: Scheduler) -> None:
-        check_scheduler(self.system.objective, deepcopy(scheduler))
-        self._scheduler = scheduler
 
     def __call__(
         self,

@@ -9,7 +9,9 @@ from huggingface_hub import HfApi, ModelCardData, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from got_core.errors import UserError, one_line
+from got_core.interfaces import Scheduler
 from got_core.paths import locate
+from got_core.schedulers import save_scheduler
 from got_core.system import PARTS
 from got_core.system_files import OpenedSystem, save_system
 from got_core.weight_files import new_folder
@@ -68,7 +70,11 @@ def local_folder(path: str | Path, **hub: Any) -> Path:
 
 
 def save_pipeline(
-    opened: OpenedSystem, path: str | Path, dtype: torch.dtype | None, address: str | None = None
+    opened: OpenedSystem,
+    path: str | Path,
+    dtype: torch.dtype | None,
+    address: str | None = None,
+    scheduler: Scheduler | None = None,
 ) -> None:
     """Write a self-contained folder; it appears whole or not at all.
 
@@ -77,20 +83,30 @@ def save_pipeline(
         path: A new folder.
         dtype: Of the weights in the file; that of the system when None.
         address: What the model card opens; the folder's name when None.
+        scheduler: One of diffusers' to draw with; the objective's own when None.
 
     Raises:
-        UserError: There is something in that place already, or it cannot be written to.
+        UserError: There is something in that place already, it cannot be written to, or the scheduler is no such.
         ValueError: The type is none of weights.
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"weights are saved in a floating-point type, not in {dtype}")
     with new_folder(path) as folder:
         save_system(opened, folder, dtype)
+        if scheduler is not None:
+            save_scheduler(scheduler, folder)
         card = model_card(opened, Path(path).name, address or Path(path).name)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def push_pipeline(opened: OpenedSystem, repo_id: str, private: bool, token: str | None, message: str) -> str:
+def push_pipeline(
+    opened: OpenedSystem,
+    repo_id: str,
+    private: bool,
+    token: str | None,
+    message: str,
+    scheduler: Scheduler | None = None,
+) -> str:
     """Save into a repository of the hub; returns the address of the commit.
 
     Raises:
@@ -99,7 +115,7 @@ def push_pipeline(opened: OpenedSystem, repo_id: str, private: bool, token: str 
     api = HfApi(token=token)
     with TemporaryDirectory() as parent:
         folder = Path(parent) / repo_id.split("/")[-1]
-        save_pipeline(opened, folder, None, repo_id)
+        save_pipeline(opened, folder, None, repo_id, scheduler)
         try:
             place = api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message=message))

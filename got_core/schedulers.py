@@ -1,16 +1,19 @@
 """Schedulers of diffusers other than an objective's own: which of them fit it, and how they are made."""
 
 import inspect
+import json
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import diffusers
 import torch
+from diffusers import ConfigMixin
 from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from got_core.errors import one_line
+from got_core.errors import UserError, one_line
 from got_core.interfaces import NoiseObjective, Scheduler
 
 TRIED_STEPS = 20
@@ -40,6 +43,9 @@ CARRIED_OVER = (
 ERRORS = (ValueError, TypeError, IndexError, KeyError, AttributeError, RuntimeError, ImportError)
 """What schedulers raise that are given other settings, predictions or arguments than they were written for."""
 
+SCHEDULER_FILE = "scheduler_config.json"
+"""As diffusers calls it."""
+
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 """What tells the solvers of diffusion equations in diffusers that a velocity is predicted."""
 
@@ -55,10 +61,7 @@ def scheduler_named(objective: NoiseObjective, name: str, **settings: Any) -> Sc
     Raises:
         ValueError: There is no such scheduler, or it does not fit the objective.
     """
-    found: Any = getattr(diffusers, name, None)
-    family = found if name.endswith("Scheduler") and hasattr(found, "from_config") else None
-    if family is None:
-        raise ValueError(f"diffusers has no scheduler {name!r}")
+    family = _family(name)
     known = inspect.signature(family.__init__).parameters
     if strange := settings.keys() - known.keys():
         raise ValueError(f"{name} has no setting {', '.join(sorted(strange))}")
@@ -73,6 +76,43 @@ def scheduler_named(objective: NoiseObjective, name: str, **settings: Any) -> Sc
         else:
             return scheduler
     raise ValueError(problems[0])
+
+
+def save_scheduler(scheduler: Scheduler, folder: Path) -> None:
+    """Write the configuration of one of diffusers' schedulers into a folder, as diffusers does.
+
+    Raises:
+        UserError: It is none of diffusers'.
+    """
+    name = type(scheduler).__name__
+    if getattr(diffusers, name, None) is not type(scheduler):
+        raise UserError(f"{name} is no scheduler of diffusers, and only those can be saved")
+    cast(ConfigMixin, scheduler).save_config(folder)
+
+
+def read_scheduler(objective: NoiseObjective, folder: Path) -> Scheduler | None:
+    """The scheduler that was saved in a folder; None where none was.
+
+    Raises:
+        UserError: The file cannot be read, names no scheduler of diffusers, or one that does not fit the objective.
+    """
+    path = folder / SCHEDULER_FILE
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        scheduler: Scheduler = _family(config["_class_name"]).from_config(config)
+        check_scheduler(objective, scheduler)
+    except (*ERRORS, OSError) as error:
+        raise UserError(f"{path}: {one_line(error)}") from error
+    return scheduler
+
+
+def _family(name: str) -> Any:
+    found: Any = getattr(diffusers, name, None)
+    if not name.endswith("Scheduler") or not hasattr(found, "from_config"):
+        raise ValueError(f"diffusers has no scheduler {name!r}")
+    return found
 
 
 def _candidates(objective: NoiseObjective) -> Iterator[dict[str, Any]]:

@@ -1,13 +1,16 @@
 """A system that can be drawn with: opened from folders and the hub, and written to them."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from got_core.errors import UserError
+from got_core.interfaces import Scheduler
 from got_core.paths import BUNDLED_MODEL
 from got_core.pipeline_hub import local_folder, push_pipeline, save_pipeline
+from got_core.schedulers import check_scheduler, read_scheduler
 from got_core.system import GoTSystem
 from got_core.system_files import OpenedSystem, open_system
 
@@ -25,6 +28,22 @@ class StoredPipeline:
         self.system = system.eval()
         self.size = size
         self._settings = settings
+        self._own_scheduler = system.objective.scheduler()
+        self._set_scheduler: Scheduler | None = None
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler that images are drawn with, by default the objective's own; each call uses a copy.
+
+        Any of diffusers may be set that fits the objective (ValueError otherwise); `scheduler_named` makes them. It is
+        saved with the pipeline.
+        """
+        return self._set_scheduler or self._own_scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Scheduler) -> None:
+        check_scheduler(self.system.objective, deepcopy(scheduler))
+        self._set_scheduler = None if scheduler is self._own_scheduler else scheduler
 
     @classmethod
     def from_pretrained(
@@ -53,11 +72,16 @@ class StoredPipeline:
             UserError: The recipe or the checkpoint is not of a GoTSystem, or does not fit it.
         """
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        opened = open_system(local_folder(path, **hub))
+        place = local_folder(path, **hub)
+        opened = open_system(place)
         size = size or opened.size
         if size is None:
             raise UserError(f"{path} does not say how large its images are: give a size")
-        return cls(opened.system.to(device or default_device()), size, dict(opened.settings))
+        scheduler = read_scheduler(opened.system.objective, place)
+        pipeline = cls(opened.system.to(device or default_device()), size, dict(opened.settings))
+        if scheduler is not None:
+            pipeline.scheduler = scheduler
+        return pipeline
 
     def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write a self-contained folder for `from_pretrained`: configurations, safetensors and a model card.
@@ -68,9 +92,9 @@ class StoredPipeline:
 
         Raises:
             UserError: There is something in that place already, it cannot be written to, or the pipeline was made from
-                a system without its settings.
+                a system without its settings or has a scheduler that is none of diffusers'.
         """
-        save_pipeline(self._opened(), save_directory, dtype)
+        save_pipeline(self._opened(), save_directory, dtype, scheduler=self._set_scheduler)
 
     def push_to_hub(
         self,
@@ -85,7 +109,7 @@ class StoredPipeline:
         Raises:
             UserError: As `save_pretrained`; or the hub refuses or cannot be reached.
         """
-        return push_pipeline(self._opened(), repo_id, private, token, commit_message)
+        return push_pipeline(self._opened(), repo_id, private, token, commit_message, self._set_scheduler)
 
     def to(self: P, device: torch.device | str) -> P:
         """Move to another device; returns the pipeline."""

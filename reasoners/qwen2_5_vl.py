@@ -96,6 +96,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         vision = settings.vision_config
         sizes = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
         layout = PatchLayout(image_size, *sizes, coordinates)
+        self.reads_earlier = "{earlier}" in editing_template
         self.processor = Qwen2_5_VLProcessor(
             vocabulary, layout, generation_template, editing_template, max_chain_tokens
         )

@@ -81,3 +81,17 @@ def test_a_plan_may_be_changed_before_it_is_drawn(pipe):
     turn = talk.draw(plan, seed=1, num_inference_steps=3)
     assert turn.plan is plan
     assert same(turn.image, pipe.draw(plan, seed=1, num_inference_steps=3).images[0])
+
+
+def test_a_reasoner_that_is_not_told_of_earlier_turns_is_named(pipe, recwarn):
+    """Once there are earlier turns, and only where the template has no place for them."""
+    Conversation(pipe, Image.new("RGB", (32, 32))).say("add a circle")
+    talk = Conversation(pipe)
+    talk.say("a red circle")
+    talk.plan("make it blue")
+    settings = small_settings()
+    untold = Conversation(GoTPipeline(stirred_system(settings), (32, 32), settings))
+    untold.say("a red circle")
+    assert not [warning for warning in recwarn if "editing_template" in str(warning.message)]
+    with pytest.warns(UserWarning, match="is not told what was asked before"):
+        untold.plan("make it blue")

@@ -225,6 +225,41 @@ def test_a_saved_pipeline_is_opened_again(pipe, picture, tmp_path, dtype):
         pipe.save_pretrained(tmp_path / "saved")
 
 
+def test_a_scheduler_that_was_set_is_saved(pipe, tmp_path):
+    own = pipe.scheduler
+    pipe.scheduler = scheduler_named(pipe.system.objective, "UniPCMultistepScheduler", solver_order=3)
+    try:
+        pipe.save_pretrained(tmp_path / "saved")
+    finally:
+        pipe.scheduler = own
+    again = GoTPipeline.from_pretrained(tmp_path / "saved", "cpu")
+    assert type(again.scheduler).__name__ == "UniPCMultistepScheduler"
+    assert again.scheduler.config.solver_order == 3
+    config = tmp_path / "saved" / "scheduler_config.json"
+    for broken, words in [
+        (config.read_text().replace("UniPCMultistepScheduler", "UNet2DModel"), "no scheduler 'UNet2DModel'"),
+        (config.read_text().replace("flow_prediction", "epsilon"), "does not fit RectifiedFlow"),
+        ("[]", "list indices"),
+        ("{", "Expecting"),
+    ]:
+        config.write_text(broken)
+        with pytest.raises(UserError, match=words):
+            GoTPipeline.from_pretrained(tmp_path / "saved", "cpu")
+
+
+def test_only_schedulers_of_diffusers_are_saved(pipe, tmp_path):
+    class Own(type(pipe.scheduler)):
+        """One that no other Python knows."""
+
+    pipe.scheduler, own = Own.from_config(pipe.scheduler.config), pipe.scheduler
+    try:
+        with pytest.raises(UserError, match="Own is no scheduler of diffusers"):
+            pipe.save_pretrained(tmp_path / "saved")
+    finally:
+        pipe.scheduler = own
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
