@@ -1,13 +1,14 @@
 """Samples beside GenEval's and the edits': turns of a conversation, pictures to be kept, and objects of one shape."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
 from got_core.data.scene import Box, Scene
-from got_core.data.scene_language import PREFIXES, instruction, listing, pick
+from got_core.data.scene_language import PREFIXES, instruction, listing, pick, prompt
 from got_core.data.scene_layout import relation_holds
-from got_core.data.scene_requests import Edit, Thing, Vocabulary, split_edits
+from got_core.data.scene_requests import Drawing, Edit, Thing, Vocabulary, split_edits
 
 FOLLOW_UP = "follow_up"
 """An edit of what an earlier turn was about, which is mostly called "it"; the turns before are told."""
@@ -93,8 +94,15 @@ def requests_before(
         return None
     if not told or rng.random() < WITH_CAPTION:
         things = list(there)
-        told.insert(0, pick(rng, PREFIXES) + listing([things[place] for place in rng.permutation(len(things))]))
+        told.insert(0, _caption([things[place] for place in rng.permutation(len(things))], rng))
     return tuple(told)
+
+
+def _caption(things: Sequence[Thing], rng: np.random.Generator) -> str:
+    """In the words of GenEval's captions, which name no more than two."""
+    if len(things) <= 2:
+        return prompt(Drawing("color_attr", tuple(things)), rng)
+    return pick(rng, PREFIXES) + listing(things)
 
 
 def _request_before(
