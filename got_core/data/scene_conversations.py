@@ -1,4 +1,4 @@
-"""Samples beside GenEval's and the edits': turns of a conversation, pictures to be kept, and objects of one shape."""
+"""Samples beside GenEval's and the edits': turns of conversations, pictures to be kept, captions of more objects."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -19,10 +19,14 @@ NEXT_TURN = "next_turn"
 KEEP = "keep"
 """Nothing is to be changed; the chain describes the whole picture, which is what a vision tower learns most from."""
 
-ALIKE = "alike"
-"""A caption of objects two of which have one shape; no other has, but a plan that is changed by hand may."""
+SEVERAL = "several"
+"""A caption of objects that GenEval's categories do not have, but a plan that is changed by hand may: three or more, or
+two of one shape or colour."""
 
-FURTHER_TAGS = (FOLLOW_UP, KEEP, NEXT_TURN, ALIKE)
+DISTINCT_SHAPES = 0.5
+"""Share of captions of three objects or more in which no shape comes twice, as far as there are shapes."""
+
+FURTHER_TAGS = (FOLLOW_UP, KEEP, NEXT_TURN, SEVERAL)
 
 FOLLOWED_UP = ("remove", "recolour", "replace", "move")
 """Operations on an object that is there already."""
@@ -47,14 +51,17 @@ def keep_words(rng: np.random.Generator) -> str:
     return pick(rng, NO_CHANGE)
 
 
-def things_alike(vocabulary: Vocabulary, rng: np.random.Generator) -> list[Thing]:
-    """Two things of one shape and, as far as there is room, any others, but none twice."""
-    shape, colours = pick(rng, vocabulary.shapes), rng.permutation(len(vocabulary.colours))
-    things = [Thing(shape, vocabulary.colours[int(place)]) for place in colours[:2]]
+def several_things(vocabulary: Vocabulary, rng: np.random.Generator) -> list[Thing]:
+    """Different things: three or more, or two that have their shape or their colour in common."""
     every = [Thing(shape, colour) for shape in vocabulary.shapes for colour in vocabulary.colours]
-    others = [thing for thing in every if thing not in things]
-    more = int(rng.integers(vocabulary.max_objects - 1))
-    return [*things, *(others[int(place)] for place in rng.permutation(len(others))[:more])]
+    order = [every[int(place)] for place in rng.permutation(len(every))]
+    number = int(rng.integers(2, vocabulary.max_objects + 1))
+    if number == 2:
+        first = order[0]
+        return [first, next(t for t in order[1:] if t.shape == first.shape or t.colour == first.colour)]
+    if number <= len(vocabulary.shapes) and rng.random() < DISTINCT_SHAPES:
+        return list({thing.shape: thing for thing in order}.values())[:number]
+    return order[:number]
 
 
 def follow_up_words(edit: Edit, rng: np.random.Generator) -> str:

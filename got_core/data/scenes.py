@@ -10,16 +10,16 @@ from torch.utils.data import Dataset
 from got_core.data.scene import BACKGROUNDS, COLOURS, DEFAULT_COLOURS, DEFAULT_SHAPES, SHAPES, Scene, render
 from got_core.data.scene_composition import Composer
 from got_core.data.scene_conversations import (
-    ALIKE,
     FOLLOW_UP,
     FOLLOWED_UP,
     FURTHER_TAGS,
     KEEP,
     NEXT_TURN,
+    SEVERAL,
     follow_up_words,
     keep_words,
     requests_before,
-    things_alike,
+    several_things,
 )
 from got_core.data.scene_language import drawing_chain, edit_chain, instruction, listing, pick, prompt
 from got_core.data.scene_layout import ATTEMPTS, Layout
@@ -70,7 +70,7 @@ class ScenesDataset(Dataset[Sample]):
         seed: Another seed gives other samples.
         split: "train", "validation", or "test" for the requests held out.
         tasks: Weight of each category: GenEval's six, and `add`, `remove`, `recolour`, `replace`, `move`,
-            `multi_turn`; also `follow_up`, `next_turn`, `keep` and `alike` (`scene_conversations`). Those left out do
+            `multi_turn`; also `follow_up`, `next_turn`, `keep` and `several` (`scene_conversations`). Those left out do
             not occur; None takes all but the last four, a third of them edits.
         balanced: Go round the categories of `tasks` by index instead of drawing them by weight.
         shapes, colours, backgrounds: Names of `scene.SHAPES`, `scene.COLOURS`, `scene.BACKGROUNDS` to choose from.
@@ -152,8 +152,8 @@ class ScenesDataset(Dataset[Sample]):
         tag = self.tags[index % len(self.tags)] if self.balanced else self._draw_tag(rng)
         if tag == KEEP:
             return self._kept(rng)
-        if tag == ALIKE:
-            return self._alike(rng)
+        if tag == SEVERAL:
+            return self._several(rng)
         return self._drawing(tag, rng) if tag in self.drawings else self._edit(tag, rng)
 
     def _draw_tag(self, rng: np.random.Generator) -> str:
@@ -166,9 +166,9 @@ class ScenesDataset(Dataset[Sample]):
         scene = self.composer.draw(request, rng)
         return Sketch(prompt(request, rng), drawing_chain(scene), scene, None, drawing_meta(request, scene))
 
-    def _alike(self, rng: np.random.Generator) -> Sketch:
-        things = things_alike(self.vocabulary, rng)
-        request = Drawing(ALIKE, tuple(things))
+    def _several(self, rng: np.random.Generator) -> Sketch:
+        things = several_things(self.vocabulary, rng)
+        request = Drawing(SEVERAL, tuple(things))
         scene = self.composer.draw(request, rng)
         caption = pick(rng, PREFIXES) + listing(things)
         return Sketch(caption, drawing_chain(scene), scene, None, drawing_meta(request, scene))
