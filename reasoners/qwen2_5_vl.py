@@ -111,9 +111,7 @@ class Qwen2_5_VLReasoner(Reasoner):
                 mark_changed(layer.weight)
         self.mllm = net.tuned(model, tune, vocabulary.added, lora_rank, lora_alpha, lora_dropout)
         self.dim = settings.text_config.hidden_size
-        self.num_tokens = num_tokens
-        self.summary = summary
-        self.length_groups = length_groups
+        self.num_tokens, self.summary, self.length_groups = num_tokens, summary, length_groups
         writable = torch.zeros(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         writable[vocabulary.writable + vocabulary.stops] = True
         self.register_buffer("_unwritable", ~writable, persistent=False)
