@@ -30,10 +30,13 @@ SHARDS = ".shards"
 class LastCheckpoint(Checkpoint):
     """Keeps `<run>/checkpoints/last.ckpt`, written while fitting so that a resumed run goes on exactly.
 
-    It is replaced every `every_n_steps` optimizer steps or `every_n_minutes`, whichever comes first, when training
-    reaches its end (before averaged weights replace the trained ones), and when a signal asks for it: after SIGUSR1
-    training goes on, after SIGTERM it ends with a status that is not 0. A signal to one rank is a signal to all; one
-    that comes during a validation waits for the next step.
+    It is replaced every `every_n_steps` optimizer steps or `every_n_minutes`, whichever comes first, with the last
+    batch of an epoch and of training (before a validation, and before averaged weights replace the trained ones), and
+    when a signal asks for it: after SIGUSR1 training goes on, after SIGTERM it ends with a status that is not 0. A
+    signal to one rank is a signal to all; one that comes during a validation waits for the next step.
+
+    An epoch's last state is that of its last batch and not of `on_train_epoch_end`, from where Lightning resumes in the
+    epoch that has ended while the loader stands in the next.
 
     A checkpoint is written under another name and takes its place only when it is complete, so `last.ckpt` is never
     half of one. Distributed checkpoints are folders: `last.ckpt` is a link to the newest.
@@ -88,7 +91,7 @@ class LastCheckpoint(Checkpoint):
         if step == self._step:
             return
         self._step = step
-        finished = trainer.should_stop or step == trainer.max_steps
+        finished = trainer.should_stop or step == trainer.max_steps or trainer.is_last_batch
         overdue = time.monotonic() - self._saved_at > self.seconds
         asked = _on_any_rank(trainer, overdue or self._interruption.asked_to_save())
         if step % self.every_n_steps == 0 or finished or asked:
@@ -100,11 +103,6 @@ class LastCheckpoint(Checkpoint):
                 trainer.strategy.barrier("all is written")
                 raise SystemExit("ended by SIGTERM")
             self._interruption.forget()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save at the end of an epoch."""
-        if trainer.global_step != self.saved_step:
-            self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See that all is written, and leave signals to others.

@@ -5,16 +5,20 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from got_core.background_writing import BackgroundCheckpointIO
+from got_core.data.loader import ResumableLoader
+from got_core.data.mixture import Mixture, Source
 from got_core.errors import UserError
 from got_core.last_checkpoint import PARTIAL, LastCheckpoint, publish
+from got_core.types import Sample
 
 
 class Line(LightningModule):
@@ -208,3 +212,101 @@ def test_sigterm_saves_and_ends_and_the_run_goes_on_exactly(tmp_path):
     assert ended.value.code
     assert step_of(tmp_path) == 4
     assert torch.equal(fit(tmp_path, resume=last(tmp_path)).weight, fit(tmp_path / "other").weight)
+
+
+class Seeing(Line):
+    """Notes what it trains on, and after which steps it is validated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.validated = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((self.trainer.global_step, self.trainer.current_epoch, batch.tolist()))
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        self.validated.append(self.trainer.global_step)
+
+
+class Numbers(Dataset):
+    """Each sample is a number of its own."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        return Sample(prompt=str(index), chain="", size=(1, 1))
+
+
+def as_numbers(samples):
+    return torch.tensor([int(sample.prompt) / 64 for sample in samples])
+
+
+class Ended(Exception):
+    """A process that is no more."""
+
+
+def fit_epochs(folder, batches=10**6, resume=None, every=100, **settings):
+    """Train on epochs of four batches from a mixture of which each sample is known by its number, until it ends."""
+    limits = {"max_steps": 11, "max_epochs": -1, "limit_val_batches": 0} | settings
+    left = iter(range(batches))
+
+    def count():
+        if next(left, None) is None:
+            raise Ended
+
+    class Counted(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            count()
+
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, use_distributed_sampler=False, default_root_dir=folder,
+        callbacks=[LastCheckpoint(every), Counted()], **limits,
+    )  # fmt: skip
+    model = Seeing()
+    loader = ResumableLoader(Mixture([Source(Numbers(), 1.0)], 8), 2, 1, 0, collate_fn=as_numbers)
+    validated = DataLoader(torch.zeros(2)) if limits["limit_val_batches"] else None
+    with suppress(Ended):
+        trainer.fit(model, loader, validated, ckpt_path=resume, weights_only=True)
+    return model
+
+
+@pytest.mark.parametrize("every", [100, 3, 1])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"max_steps": -1, "max_epochs": 3},
+        {"limit_val_batches": 1},
+        {"limit_val_batches": 1, "max_steps": -1, "max_epochs": 3},
+        {"limit_val_batches": 1, "val_check_interval": 2},
+        {"limit_val_batches": 1, "val_check_interval": 3, "check_val_every_n_epoch": None},
+        {"limit_val_batches": 1, "val_check_interval": 4, "check_val_every_n_epoch": None},
+        {"limit_val_batches": 1, "check_val_every_n_epoch": 2},
+        {"accumulate_grad_batches": 2},
+        {"accumulate_grad_batches": 3},
+        {"accumulate_grad_batches": 3, "limit_val_batches": 1, "val_check_interval": 2},
+    ],
+    ids=lambda settings: " ".join(f"{name}={value}" for name, value in settings.items()) or "plain",
+)
+def test_a_run_killed_after_an_epochs_end_goes_on_exactly(tmp_path, settings, every):
+    whole = fit_epochs(tmp_path / "whole", every=every, **settings)
+    assert len(whole.seen) > 8
+    for batches in (4, 5, 7, 8, 9):
+        folder = tmp_path / f"killed{batches}"
+        fit_epochs(folder, batches, every=every, **settings)
+        step = step_of(folder)
+        resumed = fit_epochs(folder, resume=last(folder), every=every, **settings)
+        assert resumed.seen == [seen for seen in whole.seen if seen[0] >= step], batches
+        assert [at for at in resumed.validated if at > step] == [at for at in whole.validated if at > step], batches
+        assert torch.equal(resumed.weight, whole.weight), batches
+
+
+def test_the_end_of_an_epoch_is_saved(tmp_path):
+    fit_epochs(tmp_path, 6)
+    assert step_of(tmp_path) == 4
+    assert torch.load(last(tmp_path), weights_only=True)["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [
+        {"position": 8}
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback
-from small_run import LORA, SAVED_EVERY, STEPS, over, train, variant
+from small_run import LORA, SAVED_EVERY, SHORT_EPOCHS, STEPS, over, train, variant
 from small_system import small_system
 from tiny_models import tiny_qwen
 from two_ranks import free_port, run_on_ranks
@@ -86,6 +86,20 @@ def test_a_killed_node_leaves_no_trace(tmp_path, strategy, adapted):
         assert resumed_steps == {step: seen for step, seen in steps.items() if step > since}
         assert differing(end, resumed_end) == []
     assert records[0][0] != records[1][0]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_node_killed_after_an_epochs_end_leaves_no_trace(tmp_path, strategy):
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    undisturbed.mkdir()
+    records = run_on_ranks(undisturbed_run, undisturbed, strategy, str(undisturbed), SHORT_EPOCHS)
+    assert -9 in two_agents(strategy, str(disturbed), "4", SHORT_EPOCHS)
+    assert two_agents(strategy, str(disturbed), "no", SHORT_EPOCHS) == [0, 0]
+    for rank, (steps, end) in enumerate(records):
+        resumed_steps, resumed_end = torch.load(disturbed / f"end{rank}.pt")
+        assert resumed_steps == {step: seen for step, seen in steps.items() if step > 3}
+        assert differing(end, resumed_end) == []
 
 
 def undisturbed_run(rank: int, strategy: str, folder: str, qwen: str) -> tuple:
