@@ -119,6 +119,10 @@ def _training(commands: "argparse._SubParsersAction[Parser]") -> None:
         command.add_argument(
             "--weights", metavar="RUN", help=f"{with_weights} the weights of a run, folder or checkpoint"
         )
+        if name == "fit":
+            command.add_argument(
+                "--overwrite", action="store_true", help="replace the run that the run folder holds already"
+            )
         if name == "validate":
             command.add_argument("--checkpoint", metavar="RUN", help="run folder or checkpoint; brings its own recipe")
         command.set_defaults(run=f"got_core.commands.training:{name}", recipe_options=True)

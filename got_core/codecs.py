@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import diffusers
 import torch
-from diffusers.models import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from jaxtyping import Float
@@ -77,7 +77,8 @@ class AutoencoderCodec(_NormalisedCodec):
         pretrained: Folder or hub id in diffusers' layout, in one file or sharded; give this or `config`.
         subfolder: Folder inside `pretrained`, such as "vae" in that of a whole pipeline.
         config: Arguments of `model_class`.
-        model_class: AutoencoderKL, or a diffusers autoencoder without a posterior (AutoencoderDC, AutoencoderTiny).
+        model_class: The name of a diffusers autoencoder: AutoencoderKL, or one without a posterior (AutoencoderDC,
+            AutoencoderTiny).
         mean, std: Of the raw latents; None takes them from the autoencoder's own scale and shift.
         images_at_once: Encode and decode at most so many images in one go, to bound memory; None for all.
 
@@ -91,7 +92,7 @@ class AutoencoderCodec(_NormalisedCodec):
         pretrained: str | None = None,
         subfolder: str | None = None,
         config: dict[str, Any] | None = None,
-        model_class: type[ModelMixin] = AutoencoderKL,
+        model_class: str = "AutoencoderKL",
         mean: Level | None = None,
         std: Level | None = None,
         images_at_once: int | None = None,
@@ -100,7 +101,7 @@ class AutoencoderCodec(_NormalisedCodec):
         if (pretrained is None) == (config is None):
             raise ValueError("an autoencoder comes from `pretrained` or from `config`; give exactly one of the two")
         self._pretrained = pretrained is not None
-        family: Any = model_class
+        family = _autoencoder(model_class)
         if pretrained is None:
             self.autoencoder: Any = build(lambda: family(**(config or {})))
         else:
@@ -146,6 +147,14 @@ class AutoencoderCodec(_NormalisedCodec):
     def _decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         parts = latents.split(self.images_at_once or len(latents))
         return torch.cat([self.autoencoder.decode(part).sample for part in parts])
+
+
+def _autoencoder(name: str) -> Any:
+    """A class of diffusers by its name, with or without the library's in front."""
+    family = getattr(diffusers, name.rpartition(".")[2] if name.startswith("diffusers.") else name, None)
+    if not isinstance(family, type) or not issubclass(family, ModelMixin):
+        raise ValueError(f"diffusers has no model '{name}'; an autoencoder is named, such as AutoencoderDC")
+    return family
 
 
 class PixelCodec(_NormalisedCodec):

@@ -74,6 +74,16 @@ class Run:
         return self.folder / "metrics.json"
 
     @property
+    def logs(self) -> Path:
+        """TensorBoard's files."""
+        return self.folder / "tensorboard"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains."""
+        return self.folder / ".lock"
+
+    @property
     def samples(self) -> Path:
         """Contact sheet of the final drawings."""
         return self.folder / "samples.png"

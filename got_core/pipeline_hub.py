@@ -45,12 +45,15 @@ Images are {size} unless asked for otherwise. `config.yaml` names all classes an
 """
 
 
-def local_folder(path: str | Path, **hub: Any) -> Path:
+def local_folder(path: str | Path, **hub: Any) -> tuple[Path, bool]:
     """A path as it is, if it is there; else the repository of the hub under that id, fetched.
 
     Args:
         path: Folder, file or hub id.
         hub: Arguments of `huggingface_hub.snapshot_download`.
+
+    Returns:
+        The folder or file, and whether it was fetched.
 
     Raises:
         FileNotFoundError: It is in neither place.
@@ -60,9 +63,9 @@ def local_folder(path: str | Path, **hub: Any) -> Path:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such run folder, checkpoint or hub id") from None
     if found.exists():
-        return found
+        return found, False
     try:
-        return Path(snapshot_download(str(path), allow_patterns=FILES, **hub))
+        return Path(snapshot_download(str(path), allow_patterns=FILES, **hub)), True
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         raise FileNotFoundError(
             f"'{path}' is not a folder here, and could not be had from the hub ({type(error).__name__})"

@@ -2,13 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import ArgumentParser, get_loader, set_loader
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -126,13 +126,22 @@ class Recipe(ResolvedRecipe):
     Args:
         files, overrides: See `ResolvedRecipe`.
         checkpoint: A checkpoint to be loaded, or "last" for the newest of this recipe's run; must exist.
+        prepare: Called with the run's files and the checkpoint's path once the recipe is known to fit, before weights
+            load.
 
     Raises:
         UserError: What is wrong with the recipe, in one line.
     """
 
-    def __init__(self, files: Sequence[str], overrides: Sequence[str] = (), checkpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        overrides: Sequence[str] = (),
+        checkpoint: str | None = None,
+        prepare: Callable[[Run, str | None], None] | None = None,
+    ) -> None:
         self.checkpoint = checkpoint
+        self.prepare = prepare
         super().__init__(files, overrides)
 
     def before_instantiate_classes(self) -> None:
@@ -149,13 +158,15 @@ class Recipe(ResolvedRecipe):
         with plain_errors(self.parser):
             with without_weights():
                 build_model(self.config.model.as_dict())
+            if self.prepare is not None:
+                self.prepare(self.run_files, self.checkpoint)
             LightningCLI.instantiate_classes(self)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, logging to TensorBoard and keeping `last.ckpt` unless the recipe says otherwise."""
         configured = self.config_init.trainer
         if configured.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(configured.default_root_dir, name="tensorboard", version="")
+            kwargs["logger"] = TensorBoardLogger(configured.default_root_dir, name=self.run_files.logs.name, version="")
         callbacks = configured.callbacks or []
         defaults: dict[type[Callback], type[Callback]] = {Checkpoint: LastCheckpoint, RandomState: RandomState}
         if configured.enable_progress_bar is not False:
@@ -166,18 +177,16 @@ class Recipe(ResolvedRecipe):
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 
-def build_model(settings: Mapping[str, Any], own_classes: bool = True) -> LightningModule:
-    """The model of a resolved recipe, without its trainer and data.
+def build_model(settings: Mapping[str, Any]) -> LightningModule:
+    """The model of a resolved recipe of the user's own, without its trainer and data.
 
     Args:
         settings: What stands under `model`: `class_path` and `init_args`.
-        own_classes: Classes are also looked for in the working directory.
 
     Raises:
         UserError: What is wrong with the settings, in one line.
     """
-    if own_classes:
-        add_working_directory()
+    add_working_directory()
     model = _build_part("model", LightningModule, settings)
     if not isinstance(model, LightningModule):
         raise UserError("the recipe names no model")
@@ -214,7 +223,7 @@ def add_working_directory() -> None:
 
 
 @contextmanager
-def plain_errors(parser: LightningArgumentParser) -> Iterator[None]:
+def plain_errors(parser: ArgumentParser) -> Iterator[None]:
     """Turn what is wrong with a recipe into a `UserError`; what is wrong with the code is raised as it is."""
     try:
         yield

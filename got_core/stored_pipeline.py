@@ -59,7 +59,8 @@ class StoredPipeline:
     ) -> P:
         """Open a run's folder (its newest checkpoint), a checkpoint in it, an imported or saved folder, or a hub id.
 
-        Averaged weights are loaded where the run averaged them.
+        Averaged weights are loaded where the run averaged them. Only components and plain values are read of a
+        recipe (`got_core.inference_settings`), and of the hub only what `save_pretrained` has written.
 
         Args:
             path: Folder, checkpoint or hub id; by default the small model of coloured shapes that comes along.
@@ -69,11 +70,12 @@ class StoredPipeline:
 
         Raises:
             FileNotFoundError: There is no such run or checkpoint, here or on the hub.
-            UserError: The recipe or the checkpoint is not of a GoTSystem, or does not fit it.
+            UserError: The recipe or the checkpoint is not of a GoTSystem, names something that models are not opened
+                with, or does not fit.
         """
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        place = local_folder(path, **hub)
-        opened = open_system(place)
+        place, fetched = local_folder(path, **hub)
+        opened = open_system(place, fetched)
         size = size or opened.size
         if size is None:
             raise UserError(f"{path} does not say how large its images are: give a size")

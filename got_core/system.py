@@ -48,8 +48,10 @@ class GoTSystem(GuardedGradients, DrawingSystem):
 
     Args:
         reasoner, guidance, backbone, codec, objective: The components, built.
-        optimizer: Makes the optimizer from parameter groups, such as a partial `torch.optim.AdamW`.
-        learning_rates: Peak learning rate of each of `reasoner`, `guidance`, `backbone`.
+        optimizer: Makes the optimizer from parameter groups, such as a partial `torch.optim.AdamW`; None for a system
+            that is not trained.
+        learning_rates: Peak learning rate of each of `reasoner`, `guidance`, `backbone`; None where there is no
+            optimizer.
         warmup_steps: Steps of linear warm-up, followed by a cosine down to `final_learning_rate` x peak.
         final_learning_rate: Last learning rate as a fraction of the peak.
         chain_weight, denoising_weight: Weights of the two losses; without the latter the reasoner is trained alone.
@@ -76,8 +78,8 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         backbone: DenoisingBackbone,
         codec: LatentCodec,
         objective: NoiseObjective,
-        optimizer: Callable[[Iterable], Optimizer],
-        learning_rates: Mapping[str, float],
+        optimizer: Callable[[Iterable], Optimizer] | None,
+        learning_rates: Mapping[str, float] | None,
         warmup_steps: int = 500,
         final_learning_rate: float = 0.0,
         chain_weight: float = 1.0,
@@ -96,8 +98,9 @@ class GoTSystem(GuardedGradients, DrawingSystem):
     ) -> None:
         super().__init__(max_nonfinite_steps)
         check_widths(reasoner, guidance, backbone, codec)
-        if set(learning_rates) != set(COMPONENTS):
-            raise ValueError(f"learning_rates must name {', '.join(COMPONENTS)}; got {', '.join(learning_rates)}")
+        if optimizer is not None and set(learning_rates or ()) != set(COMPONENTS):
+            given = ", ".join(learning_rates or ()) or "none"
+            raise ValueError(f"learning_rates must name {', '.join(COMPONENTS)}; got {given}")
         if not 0 <= 3 * conditioning_dropout <= 1:
             raise ValueError(f"conditioning_dropout must lie in 0..1/3, not {conditioning_dropout}")
         self.reasoner = reasoner
@@ -106,7 +109,7 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         self.codec = codec
         self.objective = objective
         self.optimizer = optimizer
-        self.learning_rates = dict(learning_rates)
+        self.learning_rates = dict(learning_rates or {})
         self.warmup_steps = warmup_steps
         self.final_learning_rate = final_learning_rate
         self.chain_weight = chain_weight
@@ -186,7 +189,13 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         return self.guidance.drop(guidance, semantic, spatial, reference)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One parameter group a component; warm-up, then cosine over the trainer's steps."""
+        """One parameter group a component; warm-up, then cosine over the trainer's steps.
+
+        Raises:
+            ValueError: The system has no optimizer.
+        """
+        if self.optimizer is None:
+            raise ValueError("this system has no optimizer: it cannot be trained")
         groups = []
         for name in COMPONENTS:
             parameters = [p for p in getattr(self, name).parameters() if p.requires_grad]

@@ -1,9 +1,9 @@
 """Folders that a system is opened from, and the one that it is saved into: self-contained, as safetensors."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from got_core.checkpoints import load_weights
 from got_core.errors import UserError
+from got_core.inference_settings import USED, build_system, inference_settings
 from got_core.loading import weights_to_follow
 from got_core.origins import all_weights
-from got_core.paths import Run, find_checkpoint
-from got_core.recipe import build_model, read_recipe
+from got_core.paths import Run, find_checkpoint, locate
+from got_core.recipe import read_recipe
 from got_core.system import PARTS, GoTSystem
 from got_core.weight_files import SAFETENSORS, SystemWeights, left_to_bases, write_system_weights
 
@@ -38,7 +39,7 @@ class OpenedSystem:
 
     Attributes:
         system: With its weights.
-        settings: What stands under `model` in the folder's recipe.
+        settings: What stands under `model` in the folder's recipe, as far as inference uses it.
         size: (height, width) in pixels of the images it was trained on, or None where that is not said.
     """
 
@@ -47,34 +48,105 @@ class OpenedSystem:
     size: tuple[int, int] | None
 
 
-def open_system(path: str | Path) -> OpenedSystem:
-    """The system of a run's folder (its newest checkpoint), of a checkpoint in it, or of an imported or saved folder.
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files that a system is opened from.
 
-    Averaged weights are loaded where the run averaged them. Base folders are not read where the checkpoint has all
-    weights.
+    Attributes:
+        run: Its folder.
+        weights: A checkpoint of the run, or the folder's `model.safetensors`.
+        recipe: What `config.yaml` says, unresolved.
+        saved: It is a saved folder, which anybody may have made, and not a run of the user's own.
+        root: The folder that no file of a saved folder may lie outside of.
+    """
+
+    run: Run
+    weights: Path
+    recipe: Mapping[str, Any]
+    saved: bool
+    root: Path
+
+    def settings(self) -> dict[str, Any]:
+        """What stands under `model`, as far as inference uses it, with whole paths.
+
+        Raises:
+            UserError: It names something that models are not opened with.
+        """
+        model = self.recipe.get("model")
+        if not isinstance(model, dict):
+            raise UserError(f"{self.run.recipe}: there is no model in it")
+        settings = inference_settings(model, self.run.folder, self.saved)
+        return self._with_whole_paths(settings) if self.saved else settings
+
+    def _with_whole_paths(self, settings: Any) -> Any:
+        if isinstance(settings, dict):
+            return {name: self._with_whole_paths(value) for name, value in settings.items()}
+        if isinstance(settings, list):
+            return [self._with_whole_paths(value) for value in settings]
+        if not isinstance(settings, str) or not settings.startswith(HERE):
+            return settings
+        inside = Path(os.path.normpath(settings.removeprefix(HERE)))
+        place = self.run.folder / inside
+        if ".." in inside.parts or inside.is_absolute() or not place.resolve().is_relative_to(self.root.resolve()):
+            raise UserError(f"{self.run.folder}: its config.yaml names {settings!r}, which is not in the folder")
+        return str(place)
+
+
+def find_model(path: str | Path, fetched: bool = False) -> ModelFiles:
+    """The files of a run's folder (its newest checkpoint), a checkpoint in it, or an imported or saved folder.
+
+    A saved folder has its weights in `model.safetensors`; no other file of weights in it is looked at.
+
+    Args:
+        path: The folder or checkpoint.
+        fetched: It is a snapshot in the hub's cache, where files are links to those of the repository.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
-        UserError: The recipe or the checkpoint is not of a GoTSystem, or does not fit it.
+        UserError: The recipe is not readable, or a saved folder is of another version or lacks its weights.
     """
     run, checkpoint = find_checkpoint(path)
     recipe = read_recipe(run.recipe)
-    settings, saved = recipe.get("model"), SAVED in recipe
-    if not isinstance(settings, dict):
-        raise UserError(f"{run.recipe}: there is no model in it")
+    saved = SAVED in recipe
     if saved:
         if recipe[SAVED] != VERSION:
             raise UserError(f"{run.recipe}: of another version of the format, {recipe[SAVED]!r} and not {VERSION}")
-        settings = _from_folder(settings, run.folder.resolve())
-    if checkpoint.suffix == SAFETENSORS and not left_to_bases(checkpoint):
+        if Path(locate(path)).absolute() not in (run.folder, run.weights):
+            raise UserError(f"{path}: a saved model is opened by its folder, {run.folder}")
+        if not run.weights.is_file():
+            raise UserError(f"{run.folder}: a saved model has its weights in {run.weights.name}, which is missing")
+    root = run.folder.parents[1] if fetched else run.folder
+    return ModelFiles(run, run.weights if saved else checkpoint, recipe, saved, root)
+
+
+def open_system(path: str | Path, fetched: bool = False) -> OpenedSystem:
+    """The system of a run's folder (its newest checkpoint), of a checkpoint in it, or of an imported or saved folder.
+
+    Averaged weights are loaded where the run averaged them. Base folders are not read where the checkpoint has all
+    weights. Nothing of training is built.
+
+    Args:
+        path: The folder or checkpoint.
+        fetched: It is a snapshot in the hub's cache: whatever is not a saved folder, such as a run, is refused.
+
+    Raises:
+        FileNotFoundError: There is no such run or checkpoint.
+        UserError: The recipe or the checkpoint is not of a GoTSystem, names something that models are not opened with,
+            or does not fit.
+    """
+    files = find_model(path, fetched)
+    if fetched and not files.saved:
+        raise UserError(
+            f"{path}: not a saved model (its config.yaml lacks the key {SAVED!r}), and only such are opened"
+        )
+    settings = files.settings()
+    if files.weights.suffix == SAFETENSORS and not left_to_bases(files.weights):
         with weights_to_follow():
-            system = build_model(settings, own_classes=not saved)
+            system = build_system(settings, files.run.folder)
     else:
-        system = build_model(settings, own_classes=not saved)
-    if not isinstance(system, GoTSystem):
-        raise UserError(f"{path}: {type(system).__name__} draws nothing; a GoTSystem is needed")
-    load_weights(system, checkpoint)
-    return OpenedSystem(system, settings, trained_size(recipe))
+        system = build_system(settings, files.run.folder)
+    load_weights(system, files.weights)
+    return OpenedSystem(system, settings, trained_size(files.recipe))
 
 
 def save_system(opened: OpenedSystem, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -89,6 +161,7 @@ def save_system(opened: OpenedSystem, folder: Path, dtype: torch.dtype | None = 
         dtype: Of floating-point weights in the file; that of the system by default.
     """
     settings = json.loads(json.dumps(opened.settings))
+    settings["init_args"] = {name: settings["init_args"][name] for name in USED if name in settings["init_args"]}
     for part in PARTS:
         arguments = settings["init_args"][part].setdefault("init_args", {})
         for name, value in getattr(opened.system, part).standalone(folder / part).items():
@@ -119,42 +192,6 @@ def _first_size(settings: Any) -> tuple[int, int] | None:
                 return value[0], value[1]
     children = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
     return next((size for child in children if (size := _first_size(child)) is not None), None)
-
-
-def _from_folder(settings: Any, folder: Path) -> Any:
-    """A saved folder's settings with whole paths, seen to read nothing else and to bring no code.
-
-    Raises:
-        UserError: A path leads out of the folder, a value is to be filled in from elsewhere, or a class lies in it.
-    """
-    if isinstance(settings, dict):
-        if "class_path" in settings:
-            _check_class(settings["class_path"], folder)
-        return {name: _from_folder(value, folder) for name, value in settings.items()}
-    if isinstance(settings, list):
-        return [_from_folder(value, folder) for value in settings]
-    if not isinstance(settings, str):
-        return settings
-    if "${" in settings:
-        raise UserError(f"{folder}: its config.yaml may not refer to other values, as {settings!r} does")
-    if not settings.startswith(HERE):
-        return settings
-    place = (folder / settings.removeprefix(HERE)).resolve()
-    if not place.is_relative_to(folder):
-        raise UserError(f"{folder}: its config.yaml names {settings!r}, which is not in the folder")
-    return str(place)
-
-
-def _check_class(path: Any, folder: Path) -> None:
-    """See that a class is not read from the folder that asks for it."""
-    package = str(path).split(".")[0]
-    try:
-        spec = find_spec(package) if package.isidentifier() else None
-    except (ImportError, ValueError):
-        spec = None
-    origins = () if spec is None else (spec.origin, *(spec.submodule_search_locations or ()))
-    if any(origin and Path(origin).resolve().is_relative_to(folder) for origin in origins):
-        raise UserError(f"{folder}: {path} would be read from the folder itself; classes have to be installed")
 
 
 def _each_once(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -59,7 +59,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
         "warm_up": options.warm_up,
         "most_chain_tokens": CHAIN_TOKENS,
         "measured": [entry.as_json() for entry in found],
-        "checksums": {"checkpoint": checksum(find_run(options.checkpoint)[1])} if options.checkpoint else {},
+        "checksums": {"checkpoint": checksum(find_run(options.checkpoint).weights)} if options.checkpoint else {},
         "versions": versions(),
     }
     file = output / RESULTS

@@ -15,9 +15,7 @@ from got_core.evaluation.prompt_drawing import PromptDrawing
 from got_core.evaluation.provenance import checksum
 from got_core.evaluation.results_file import check_writable
 from got_core.inspection.sizes import check_size
-from got_core.paths import Run, find_checkpoint
-from got_core.recipe import read_recipe
-from got_core.system_files import open_system, trained_size
+from got_core.system_files import ModelFiles, find_model, open_system, trained_size
 
 PER_PROMPT = 4
 """Images that GenEval has drawn of each prompt."""
@@ -70,14 +68,14 @@ def check_drawing(options: argparse.Namespace, *also_scoring: str) -> None:
         raise UserError(f"--{flag} says {says} to draw, but --images FOLDER is drawn already")
 
 
-def find_run(path: str) -> tuple[Run, Path]:
-    """A run's folder and its checkpoint.
+def find_run(path: str) -> ModelFiles:
+    """The files of a run or of a saved folder.
 
     Raises:
-        UserError: There is none in that place.
+        UserError: There are none in that place.
     """
     try:
-        return find_checkpoint(path)
+        return find_model(path)
     except FileNotFoundError as error:
         raise UserError(str(error)) from None
 
@@ -92,14 +90,13 @@ def drawn_from(options: argparse.Namespace, guidance: Sequence[str] = OF_GENERAT
     Raises:
         UserError: There is no such run, or it cannot draw images of that size.
     """
-    run, checkpoint = find_run(options.checkpoint)
-    recipe = read_recipe(run.recipe)
-    size = options.size or trained_size(recipe)
+    files = find_run(options.checkpoint)
+    size = options.size or trained_size(files.recipe)
     if size is None:
-        raise UserError(f"{run.recipe} does not say how large its images are: give --size HEIGHTxWIDTH")
+        raise UserError(f"{files.run.recipe} does not say how large its images are: give --size HEIGHTxWIDTH")
     if options.size:
         try:
-            check_size(recipe.get("model") or {}, size)
+            check_size(files.settings(), files.run.folder, size)
         except ValueError as error:
             raise UserError(f"--size {size[0]}x{size[1]}: {one_line(error)}") from error
     seed = options.seed or 0
@@ -110,10 +107,10 @@ def drawn_from(options: argparse.Namespace, guidance: Sequence[str] = OF_GENERAT
         "steps": options.steps,
         "scales": scales,
         "precision": options.precision or PRECISION,
-        "checkpoint": checksum(checkpoint),
-        "recipe": recipe,
+        "checkpoint": checksum(files.weights),
+        "recipe": files.recipe,
     }
-    return DrawnFrom(checkpoint, recipe, size, seed, scales, settings)
+    return DrawnFrom(files.weights, files.recipe, size, seed, scales, settings)
 
 
 def draw_prompts(

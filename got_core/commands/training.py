@@ -1,8 +1,8 @@
 """`got fit` and `got validate`."""
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from traceback import extract_tb
 
@@ -13,8 +13,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from got_core.checkpoints import check_fits, load_weights
 from got_core.errors import UserError, one_line
 from got_core.evaluation.final_scores import FinalScores
-from got_core.paths import Run, find_checkpoint
+from got_core.paths import Run
 from got_core.recipe import Recipe
+from got_core.run_folder import check_replaced, clear, occupied
+from got_core.system_files import ModelFiles, find_model
 from got_core.weight_files import SAFETENSORS
 
 _FETCHING = "torch/utils/data/_utils/fetch.py"
@@ -26,13 +28,25 @@ def fit(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError("got fit needs a recipe: --config FILE")
     if options.weights and options.ckpt_path:
         raise UserError("--weights begins a new run and --ckpt_path goes on with one: give one of the two")
-    recipe = _recipe(options, overrides)
+    with ExitStack() as until_ended:
+
+        def prepare(run: Run, checkpoint: str | None) -> None:
+            until_ended.enter_context(occupied(run))
+            check_replaced(run, checkpoint, options.overwrite)
+
+        recipe = _recipe(options, overrides, prepare)
+        _fit(recipe, options)
+
+
+def _fit(recipe: Recipe, options: argparse.Namespace) -> None:
     trainer = recipe.trainer
     going_on = f", going on from {recipe.checkpoint}" if recipe.checkpoint else ""
     print(f"run folder: {recipe.run_files.folder}{going_on}")
     for scores in (callback for callback in trainer.callbacks if isinstance(callback, FinalScores)):  # type: ignore[attr-defined]
         scores.started(options.started)
     with _running(recipe) as begun:
+        if options.overwrite:
+            clear(recipe.run_files)
         trainer.fit(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, weights_only=True)
         if any(trainer.num_val_batches):
             trainer.validate(recipe.model, datamodule=recipe.datamodule, verbose=False)
@@ -44,14 +58,16 @@ def fit(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Score a run's checkpoint, or a recipe's, on the recipe's validation set."""
     if options.checkpoint is not None:
-        run, checkpoint = _found(options.checkpoint)
-        overrides = [f"--trainer.default_root_dir={run.folder}", *overrides]
-        files = [str(run.recipe), *options.config]
-        if checkpoint.suffix == SAFETENSORS:
+        found = _found(options.checkpoint)
+        if found.saved:
+            raise UserError(f"{found.run.folder} is a saved model, which has no data to be scored on: use got evaluate")
+        overrides = [f"--trainer.default_root_dir={found.run.folder}", *overrides]
+        files = [str(found.run.recipe), *options.config]
+        if found.weights.suffix == SAFETENSORS:
             recipe = Recipe(files, overrides)
-            load_weights(recipe.model, checkpoint)
+            load_weights(recipe.model, found.weights)
         else:
-            recipe = Recipe(files, overrides, str(checkpoint))
+            recipe = Recipe(files, overrides, str(found.weights))
     elif options.config and bool(options.ckpt_path) != bool(options.weights):
         recipe = _recipe(options, overrides)
     else:
@@ -60,10 +76,14 @@ def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         _score(recipe)
 
 
-def _recipe(options: argparse.Namespace, overrides: Sequence[str]) -> Recipe:
+def _recipe(
+    options: argparse.Namespace,
+    overrides: Sequence[str],
+    prepare: Callable[[Run, str | None], None] | None = None,
+) -> Recipe:
     """The recipe of `--config`, with the weights of another run where they are asked for."""
-    weights = _found(options.weights)[1] if options.weights else None
-    recipe = Recipe(options.config, overrides, options.ckpt_path)
+    weights = _found(options.weights).weights if options.weights else None
+    recipe = Recipe(options.config, overrides, options.ckpt_path, prepare)
     if weights is not None:
         load_weights(recipe.model, weights)
     return recipe
@@ -139,8 +159,8 @@ def _what_was_saved(recipe: Recipe) -> str:
     return f"{last} is the newest checkpoint; go on with --ckpt_path last"
 
 
-def _found(checkpoint: str) -> tuple[Run, Path]:
+def _found(checkpoint: str) -> ModelFiles:
     try:
-        return find_checkpoint(checkpoint)
+        return find_model(checkpoint)
     except FileNotFoundError as error:
         raise UserError(str(error)) from None

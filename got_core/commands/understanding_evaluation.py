@@ -19,12 +19,10 @@ from got_core.evaluation.question_sets import read_questions, read_texts
 from got_core.evaluation.results_file import RESULTS, check_writable, write_results
 from got_core.evaluation.understanding_results import AFTER, BEFORE, understanding_result, understanding_table
 from got_core.evaluation.understanding_scoring import UnderstandingScoring
+from got_core.inference_settings import build_system
 from got_core.interfaces import Reasoner
 from got_core.origins import fingerprint, origins
-from got_core.paths import Run
-from got_core.recipe import build_model, read_recipe
-from got_core.system import GoTSystem
-from got_core.system_files import open_system, trained_size
+from got_core.system_files import ModelFiles, open_system, trained_size
 
 
 def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -39,16 +37,15 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
             "--suite understanding needs --checkpoint RUN, --output FOLDER, and --prompts scenes, --prompts QUESTIONS "
             "or --texts FILE"
         )
-    run, _ = find_run(options.checkpoint)
-    recipe = read_recipe(run.recipe)
-    probes = _probes(options, recipe)
+    files = find_run(options.checkpoint)
+    probes = _probes(options, files.recipe)
     trainer = evaluation_trainer(options)
     output = Path(options.output)
     check_writable(output)
     missing: dict[str, str] = {}
     figures, asked_whom = {}, {}
     for when, place in ((BEFORE, options.before), (AFTER, options.checkpoint)):
-        reasoner, asked_whom[when] = _trained(place) if place else _started_from(run, recipe)
+        reasoner, asked_whom[when] = _trained(place) if place else _started_from(files)
         scoring = UnderstandingScoring(reasoner, probes, options.num_workers, Keeping(output, asked_whom[when]))
         with interruptible(trainer, KEPT.format(output)):
             trainer.test(scoring, verbose=False)
@@ -60,8 +57,8 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
     asked = {name: path for name in ("prompts", "texts") if (path := getattr(options, name)) not in (None, SCENES)}
     sums = {"checkpoint": asked_whom[AFTER]["weights"], "before": asked_whom[BEFORE]["weights"]}
     sums |= {name: checksum(Path(path)) for name, path in asked.items()}
-    came = origin(run.folder, {}, {"probes": options.seed or 0, "bootstrap": BOOTSTRAP_SEED}, sums)
-    held = {"before": options.before or "the weights that the recipe starts from", "recipe": recipe}
+    came = origin(files.run.folder, {}, {"probes": options.seed or 0, "bootstrap": BOOTSTRAP_SEED}, sums)
+    held = {"before": options.before or "the weights that the recipe starts from", "recipe": files.recipe}
     write_results(output / RESULTS, result | came | held)
     print_table(understanding_table(result["scores"], f"understanding, {options.checkpoint}"))
     for note in result["notes"]:
@@ -72,24 +69,24 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def _trained(place: str) -> tuple[Reasoner, dict[str, Any]]:
     """The reasoner of a run, and what stands for it."""
-    run, checkpoint = find_run(place)
-    model = read_recipe(run.recipe).get("model")
-    return open_system(place).system.reasoner, {"model": model, "weights": checksum(checkpoint)}
+    files = find_run(place)
+    weights = checksum(files.weights)
+    return open_system(place).system.reasoner, {"model": files.recipe.get("model"), "weights": weights}
 
 
-def _started_from(run: Run, recipe: Mapping[str, Any]) -> tuple[Reasoner, dict[str, Any]]:
-    """The reasoner as a recipe loads it, and what stands for it.
+def _started_from(files: ModelFiles) -> tuple[Reasoner, dict[str, Any]]:
+    """The reasoner as a run's recipe loads it, and what stands for it.
 
     Rows of added tokens are drawn at random, so the recipe's seed is set meanwhile.
     """
     with torch.random.fork_rng():
-        torch.manual_seed(int(recipe.get("seed_everything") or 0))
-        system = build_model(recipe.get("model") or {})
-    if not isinstance(system, GoTSystem):
-        raise UserError(f"{run.folder}: {type(system).__name__} has no reasoner")
+        torch.manual_seed(int(files.recipe.get("seed_everything") or 0))
+        system = build_system(files.settings(), files.run.folder)
     if not origins(system.reasoner, (name for name, _ in system.reasoner.named_parameters())):
-        raise UserError(f"{run.folder}: its reasoner started from random weights; give --before RUN to compare with")
-    return system.reasoner, {"model": recipe.get("model"), "weights": fingerprint(system.reasoner)}
+        raise UserError(
+            f"{files.run.folder}: its reasoner started from random weights; give --before RUN to compare with"
+        )
+    return system.reasoner, {"model": files.recipe.get("model"), "weights": fingerprint(system.reasoner)}
 
 
 def _probes(options: argparse.Namespace, recipe: Mapping[str, Any]) -> list[Probe]:

@@ -15,11 +15,11 @@ from got_core.loading import without_weights
 from got_core.official import Import, account, check
 from got_core.official_names import MLLM, PREFIXES, UNET, VAE, Source, Target
 from got_core.origins import all_weights, origins
-from got_core.paths import Run, find_checkpoint, locate
+from got_core.paths import Run, locate
 from got_core.pipeline_hub import save_pipeline
 from got_core.recipe import ResolvedRecipe, build_model
 from got_core.system import PARTS
-from got_core.system_files import open_system
+from got_core.system_files import find_model, open_system
 from got_core.weight_files import SystemWeights, new_folder, read_tensors, write_system_weights
 
 RELEASED = ("--model.guidance.palette=named",)
@@ -60,7 +60,7 @@ def export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         UserError: There is no such run, or the folder cannot be written; nothing is written then.
     """
     try:
-        run, _ = find_checkpoint(options.checkpoint)
+        recipe = find_model(options.checkpoint).run.recipe
     except FileNotFoundError as error:
         raise UserError(one_line(error)) from error
     if options.dtype and not options.pipeline:
@@ -74,7 +74,7 @@ def export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         system = open_system(options.checkpoint).system
         for part in PARTS:
             getattr(system, part).export(folder / part)
-        shutil.copy(run.recipe, Run(folder).recipe)
+        shutil.copy(recipe, Run(folder).recipe)
     _list_sizes(Path(options.output))
 
 

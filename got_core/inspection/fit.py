@@ -73,8 +73,10 @@ class DeviceMemory:
     peak: int
 
 
-def state_share(optimizer: Callable[[Iterable], Optimizer]) -> float:
-    """Numbers that an optimizer keeps for each number it trains; tried on a small weight."""
+def state_share(optimizer: Callable[[Iterable], Optimizer] | None) -> float:
+    """Numbers that an optimizer keeps for each number it trains, tried on a small weight; 0 without an optimizer."""
+    if optimizer is None:
+        return 0.0
     weight = nn.Parameter(torch.zeros(PROBE))
     tried = optimizer([weight])
     weight.grad = torch.ones_like(weight)

@@ -60,8 +60,8 @@ def test_help_imports_nothing_heavy():
         (("validate", *RECIPE), "--ckpt_path FILE or --weights RUN"),
         (("generate", "a circle", "--checkpoint", "x", "--output", "y", "--sed", "1"), "--sed"),
         (
-            ("generate", "a circle", "--checkpoint", "runs/nowhere", "--output", "y"),
-            "'runs/nowhere' is not a folder here",
+            ("generate", "a circle", "--checkpoint", "no/where", "--output", "y"),
+            "'no/where' is not a folder here",
         ),
         (("generate", "", "--checkpoint", "x", "--output", "y"), "--chain"),
         (("generate", "", "--checkpoint", "x", "--output", "y", "--chain", "nowhere.txt"), "nowhere.txt"),

@@ -44,7 +44,7 @@ def test_training_lowers_the_error_and_writes_what_a_codec_reads(tmp_path):
     training.log = lambda name, value, **settings: losses.append(float(value))
     trainer.fit(training, DataLoader(scenes, 8, collate_fn=training.processor))
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
-    codec = AutoencoderCodec(pretrained=str(tmp_path / "codec"), model_class=AutoencoderDC)
+    codec = AutoencoderCodec(pretrained=str(tmp_path / "codec"), model_class="AutoencoderDC")
     assert (codec.latent_channels, codec.downsample) == (4, 2)
     images = torch.stack([scenes[index].target for index in range(4)])
     torch.testing.assert_close(codec.encode(images), training.encode(images).detach())
@@ -58,7 +58,7 @@ def test_level_penalty_is_zero_for_standard_latents():
 
 
 def test_the_shipped_codec_keeps_every_object_of_held_out_scenes():
-    codec = AutoencoderCodec(str(ROOT / "recipes" / "assets" / "scenes_codec"), model_class=AutoencoderDC)
+    codec = AutoencoderCodec(str(ROOT / "recipes" / "assets" / "scenes_codec"), model_class="AutoencoderDC")
     scenes = ScenesDataset(split="test", balanced=True, length=48)
     samples = [scenes[index] for index in range(len(scenes))]
     images = codec.decode(codec.encode(torch.stack([sample.target for sample in samples]))).clamp(-1, 1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderKL
 
 from got_core.codecs import AutoencoderCodec, PixelCodec
 
@@ -81,7 +81,7 @@ def test_given_levels_replace_those_of_the_config():
 
 
 def test_tiny_autoencoder_works_the_same_way():
-    codec = AutoencoderCodec(config=TINY, model_class=AutoencoderTiny)
+    codec = AutoencoderCodec(config=TINY, model_class="AutoencoderTiny")
     assert (codec.latent_channels, codec.downsample) == (5, 4)
     latents = codec.encode(images())
     torch.testing.assert_close(latents, codec.autoencoder.encode(images()).latents)

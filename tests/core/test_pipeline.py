@@ -263,7 +263,7 @@ def test_only_schedulers_of_diffusers_are_saved(pipe, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("backbones.flow_dit.FlowDiT", "helpers.FlowDiT"), "helpers.FlowDiT would be read from the folder itself"),
+        (("backbones.flow_dit.FlowDiT", "helpers.FlowDiT"), "helpers.FlowDiT is not from an installed package"),
         (("folder://reasoner", "folder://../reasoner"), "which is not in the folder"),
         (("folder://reasoner/tokenizer.json", "${oc.env:HOME}"), "may not refer to other values"),
         (("pipeline: 1", "pipeline: 2"), "of another version of the format"),

@@ -107,7 +107,7 @@ class TrainedRun:
             f"--trainer.default_root_dir={self.folder}",
             *_QUIETLY,
             f"--trainer.callbacks+={PRINTED_STEPS}",
-            *((f"--ckpt_path={LAST}",) if asked.state(self.folder) is State.BEGUN else ()),
+            f"--ckpt_path={LAST}" if asked.state(self.folder) is State.BEGUN else "--overwrite",
         )
         return Task(self.name, self.folder, self.folder, asked, arguments, self.study.steps)
 
