@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from got_core.interfaces import DenoisingBackbone
-from got_core.loading import build, build_saved
 from got_core.paths import locate
 from got_core.types import Guidance
+from got_core.weights.loading import build, build_saved
 
 TIME_IDS = 6
 """SDXL's micro-conditioning: original size, crop corner, target size, each as (height, width)."""

@@ -4,6 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+LARGEST_SEED = 2**31 - 1
+"""Seeds beyond this are refused."""
+
+
 ROOT = Path(__file__).resolve().parent.parent
 """The folder the packages are installed in; shipped recipes and their assets lie beside them."""
 

@@ -9,21 +9,72 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from got_core.interfaces import ChainListener, Generators, Reasoner
-from got_core.loading import build, load_whole
-from got_core.origins import mark_changed
 from got_core.paths import locate
 from got_core.types import Batch, Reasoning
-from reasoners import qwen2_5_vl_model as net
-from reasoners.qwen2_5_vl_images import PatchLayout
-from reasoners.qwen2_5_vl_processor import CHAT, EDITING_TEMPLATE, GENERATION_TEMPLATE, Qwen2_5_VLProcessor
-from reasoners.qwen2_5_vl_rows import align_right, axes, choose, without_padding
-from reasoners.qwen2_5_vl_summary import spread
+from got_core.weights.loading import build, load_whole, mark_changed
+from reasoners import qwen2_5_vl_network as net
+from reasoners.qwen2_5_vl_processor import CHAT, EDITING_TEMPLATE, GENERATION_TEMPLATE, PatchLayout, Qwen2_5_VLProcessor
 from reasoners.tokenizer import Vocabulary, copy_files, model_file
+
+
+def spread(states: Float[Tensor, "b l d"], chosen: Bool[Tensor, "b l"], number: int) -> Float[Tensor, "b n d"]:
+    """The chosen states of each row, in order, spread evenly over `number` places.
+
+    Place i of n has the state i * k // n of the row's k: each of them at least once where k is at most n, an even
+    choice of them where it is more.
+
+    Args:
+        states: Of whole sequences.
+        chosen: At least one in each row.
+        number: Number n of places.
+    """
+    counts = rearrange(chosen.sum(dim=1), "b -> b 1")
+    chosen_first = (~chosen).to(torch.uint8).argsort(dim=1, stable=True)
+    picked = chosen_first.gather(1, torch.arange(number, device=states.device) * counts // number)
+    return states.gather(1, repeat(picked, "b n -> b n d", d=states.shape[-1]))
+
+
+def choose(logits: Float[Tensor, "b v"], temperature: float, generator: Generators | None) -> Int[Tensor, " b"]:
+    """A token for each row: the likeliest at temperature 0, else one drawn."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = (logits / temperature).softmax(dim=-1)
+    if generator is None or isinstance(generator, Generator):
+        return _drawn(probabilities, generator)
+    rows = zip(probabilities.split(1), generator, strict=True)
+    return torch.cat([_drawn(row, its_own) for row, its_own in rows])
+
+
+def _drawn(probabilities: Float[Tensor, "b v"], generator: Generator | None) -> Int[Tensor, " b"]:
+    device = probabilities.device if generator is None else generator.device
+    drawn = torch.multinomial(probabilities.to(device), 1, generator=generator)
+    return rearrange(drawn.to(probabilities.device), "b 1 -> b")
+
+
+def without_padding(written: Sequence[Int[Tensor, " b"]]) -> list[list[int]]:
+    """The tokens of each row, from those written at each place, which are -1 behind a row's end."""
+    return [[token for token in row if token >= 0] for row in torch.stack(list(written), dim=1).tolist()]
+
+
+def axes(places: Int[Tensor, "b l"]) -> Int[Tensor, "b 3 l"]:
+    """Text's rotary positions, the same on all three axes."""
+    return repeat(places, "b l -> b three l", three=3)
+
+
+def align_right(
+    ids: Int[Tensor, "b l"], positions: Int[Tensor, "b 3 l"], lengths: Int[Tensor, " b"]
+) -> tuple[Int[Tensor, "b p"], Int[Tensor, "b 3 p"], Bool[Tensor, "b p"]]:
+    """The first `lengths` tokens of each row with padding on the left, their positions, and which are not padding."""
+    longest = int(lengths.max())
+    index = torch.arange(longest, device=ids.device) - rearrange(longest - lengths, "b -> b 1")
+    first = index.clamp(min=0)
+    return ids.gather(1, first), positions.gather(2, axes(first)), index >= 0
+
 
 BESIDE_WEIGHTS = ("preprocessor_config.json", "chat_template.json")
 """What of a model's folder is exported as it was."""

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from got_core.cli import main
+from got_core.cli.main import main
 from got_core.paths import ROOT
 
 LONGEST = 80

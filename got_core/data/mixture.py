@@ -1,17 +1,42 @@
-"""Several datasets as one, in shares that follow their weights."""
+"""Several datasets as one by their weights, in a shuffled order that needs neither memory nor state."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from hashlib import blake2b
 from itertools import accumulate
 
 import numpy as np
 from numpy import ndarray
 from torch.utils.data import Dataset
 
-from got_core.data.shuffle import permuted
 from got_core.types import Sample
+
+ROUNDS = 4
+"""Rounds of the Feistel network; three already give a pseudo-random permutation (Luby and Rackoff, 1988)."""
+
+
+def permuted(index: int, length: int, *key: int) -> int:
+    """Where `index` comes in a shuffled order of 0 .. length - 1, one order for each key.
+
+    A Feistel network permutes the smallest even number of bits that holds `length`; what falls outside is sent
+    through again until it falls inside, which keeps it a permutation.
+    """
+    half = ((length - 1).bit_length() + 1) // 2
+    mask = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & mask
+        for turn in range(ROUNDS):
+            left, right = right, left ^ (_hash(right, turn, *key) & mask)
+        index = left << half | right
+        if index < length:
+            return index
+
+
+def _hash(*values: int) -> int:
+    return int.from_bytes(blake2b(repr(values).encode(), digest_size=8).digest())
+
 
 BLOCK = 1024
 """Samples among which the turns of the sources are shuffled; each source has its share of every block."""

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from got_core.inspection.shape_run import META, ShapeRun
+from got_core.inspection.shapes import META, ShapeRun
 from got_core.interfaces import LatentCodec
-from got_core.system import CODEC, PARTS, GoTSystem
+from got_core.training.system import CODEC, PARTS, GoTSystem
 from got_core.types import Batch, Sample
 
 TYPICAL_PROMPT = "A photograph of a market square in the early morning, with a fountain, two benches and a dog."

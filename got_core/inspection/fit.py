@@ -1,15 +1,38 @@
 """Whether a training step fits a device, and how long it takes, alone, under DDP and under FSDP2."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from got_core.inspection.costs import StepCost
-from got_core.system import CODEC, COMPONENTS, GoTSystem
+from got_core.config import build_system
+from got_core.inspection.costs import StepCost, shape_batch, step_cost, typical_samples
+from got_core.inspection.shapes import in_shape
+from got_core.training.system import CODEC, COMPONENTS, GoTSystem
+from got_core.weights.loading import without_weights
+
+
+def check_size(settings: Mapping[str, Any], folder: Path, size: tuple[int, int]) -> None:
+    """See that a model divides images of `size` (height, width) into its steps and patches.
+
+    Args:
+        settings: As `got_core.config` has them.
+        folder: Where they were read.
+        size: In pixels.
+
+    Raises:
+        ValueError: It does not.
+    """
+    with without_weights():
+        system = build_system(settings, folder).train()
+    with in_shape(system, torch.float32):
+        step_cost(system, shape_batch(system, typical_samples(size, 1, edit=False), torch.float32))
+
 
 Group = list[nn.Parameter]
 """Weights that FSDP2 gathers and lets go of together."""
@@ -49,7 +72,7 @@ class Precision:
         return weight.dtype if self.mixed or self.computed == torch.float32 else self.computed
 
     def gathered(self, weight: torch.Tensor) -> torch.dtype:
-        """The precision in which ranks send each other a sharded weight; see `got_core.sharding.shard`."""
+        """The precision in which ranks send each other a sharded weight; see `got_core.training.parallel.shard`."""
         return self.computed if self.mixed and self.computed == torch.bfloat16 else self.kept(weight)
 
 

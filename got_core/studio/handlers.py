@@ -8,20 +8,15 @@ from typing import Any
 
 import gradio
 
+from got_core.chain.dialects import readable
 from got_core.errors import one_line
-from got_core.seeds import LARGEST_SEED
-from got_core.studio.limits import Limits, Refused, checked_whole
-from got_core.studio.page import Page
-from got_core.studio.page_views import session_view, settings_view, working_view
-from got_core.studio.picture_data import data_url, sent_bytes
+from got_core.paths import LARGEST_SEED
+from got_core.studio.files import Saved, data_url, read_saved, sent_bytes, write_saved
+from got_core.studio.page import Page, canvas_value, notice_html, session_view, settings_view, working_view
 from got_core.studio.plan_actions import read_action
-from got_core.studio.readable import readable
-from got_core.studio.saved_file import Saved, read_saved, write_saved
-from got_core.studio.session import Session
-from got_core.studio.sessions import Sessions
-from got_core.studio.settings import Settings
-from got_core.studio.views import canvas_value, notice_html
-from got_core.studio.work import Reporter, Workshop
+from got_core.studio.session import Session, Sessions
+from got_core.studio.settings import Limits, Refused, Settings, checked_whole
+from got_core.studio.worker import Reporter, Workshop
 
 FAILED = "Something went wrong here, and your request could not be served. What you had is still there: try again."
 """Said of errors that are not the visitor's; what they were is in the server's log alone."""

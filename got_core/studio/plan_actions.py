@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from got_core.chain import Box, check_box, check_colour
-from got_core.plans import Plan
-from got_core.studio.limits import Refused, checked_text, checked_whole
+from got_core.chain.parser import Box, check_box, check_colour
+from got_core.planning.plan import Plan
+from got_core.studio.settings import Refused, checked_text, checked_whole
 
 Action = Callable[[Plan], Plan]
 """A change of a plan; a ValueError says why it cannot be made."""

@@ -1,24 +1,25 @@
-"""What one visitor does: a conversation, the plan on the canvas, and all of it undone again."""
+"""What one visitor does: a conversation, the plan on the canvas, undo; and which page has which session."""
 
-from collections.abc import Iterator
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Lock
 
 from PIL import Image
 
-from got_core.conversation import Conversation, Turn
+from got_core.chain.dialects import from_readable, readable
 from got_core.errors import one_line
 from got_core.interfaces import ChainListener
-from got_core.keeping import Former
-from got_core.pipeline import GoTPipeline, StepCallback
-from got_core.pipeline_output import GoTPipelineOutput
-from got_core.plan_check import PlanProblem, plan_problems, repaired
-from got_core.plans import Plan
-from got_core.studio.limits import Limits, Refused, checked_text
+from got_core.pipelines.conversation import Conversation, Turn
+from got_core.pipelines.inpainting import Former
+from got_core.pipelines.output import GoTPipelineOutput
+from got_core.pipelines.pipeline import GoTPipeline, StepCallback
+from got_core.planning.check import PlanProblem, plan_problems, repaired
+from got_core.planning.plan import Plan
+from got_core.studio.files import Saved
 from got_core.studio.plan_actions import Action
-from got_core.studio.readable import from_readable, readable
-from got_core.studio.saved_file import Saved
-from got_core.studio.settings import Settings
+from got_core.studio.settings import Limits, Refused, Settings, checked_text
 
 CHANGES_KEPT = 100
 """Changes of a plan that can be undone."""
@@ -256,3 +257,66 @@ class Session:
     def _check_plan(self, plan: Plan) -> None:
         if len(plan.regions) > self.limits.boxes:
             raise Refused(f"the plan has {len(plan.regions)} boxes; at most {self.limits.boxes} are drawn")
+
+
+LONGEST_NAME = 100
+"""Characters of a page's name."""
+
+
+class Sessions:
+    """Sessions by the names of the pages they belong to.
+
+    Args:
+        new: Makes a session.
+        limits: How many are kept, and for how long.
+        clock: Tells the seconds.
+    """
+
+    def __init__(self, new: Callable[[], Session], limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._new = new
+        self._limits = limits
+        self._clock = clock
+        self._lock = Lock()
+        self._kept: OrderedDict[str, tuple[float, Session]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def of(self, name: str | None) -> Session:
+        """The session of a page, which may be new.
+
+        Raises:
+            Refused: The page has no name.
+        """
+        if not name or len(name) > LONGEST_NAME:
+            raise Refused("this page has no name: load it again")
+        with self._lock:
+            session = self._kept[name][1] if name in self._kept else self._new()
+            self._kept[name] = (self._clock(), session)
+            self._kept.move_to_end(name)
+            self._forget()
+        return session
+
+    def forget(self, name: str | None) -> None:
+        """A page was closed."""
+        with self._lock:
+            _, session = self._kept.pop(name or "", (0.0, None))
+        if session is not None:
+            session.stop.set()
+
+    def forget_all(self) -> None:
+        """The server ends."""
+        for name in list(self._kept):
+            self.forget(name)
+
+    def _forget(self) -> None:
+        """The oldest go, down to the one that is being served, while there is too much."""
+        while len(self._kept) > 1 and self._too_much():
+            _, (_, session) = self._kept.popitem(last=False)
+            session.stop.set()
+
+    def _too_much(self) -> bool:
+        used, _ = next(iter(self._kept.values()))
+        idle = self._clock() - used > self._limits.idle_seconds
+        kept = sum(session.kept_bytes for _, session in self._kept.values())
+        return idle or len(self._kept) > self._limits.sessions or kept > self._limits.kept_bytes

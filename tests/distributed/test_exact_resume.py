@@ -15,10 +15,10 @@ from small_system import small_system
 from tiny_models import tiny_qwen
 from two_ranks import free_port, run_on_ranks
 
-from got_core.checkpoints import check_fits, load_weights
 from got_core.errors import UserError
-from got_core.origins import all_weights
-from got_core.sharding import whole
+from got_core.training.parallel import whole
+from got_core.weights.checkpoints import check_fits, load_weights
+from got_core.weights.loading import all_weights
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SECONDS = 240

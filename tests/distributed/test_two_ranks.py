@@ -20,11 +20,11 @@ from small_system import small_system
 from torch.utils.data import DataLoader, Dataset
 from two_ranks import run_on_ranks
 
-from got_core.checkpoints import check_fits
-from got_core.data.scenes import ScenesDataset
+from got_core.data.scenes.dataset import ScenesDataset
 from got_core.errors import UserError
-from got_core.sharding import whole
+from got_core.training.parallel import whole
 from got_core.types import Sample
+from got_core.weights.checkpoints import check_fits
 
 LONG_CHAIN = "a very long story about a red circle (94,188),(469,562) " * 40
 ODD = ("no_source", "no_box", "long_chain")
@@ -242,7 +242,7 @@ def test_a_signal_to_one_rank_is_a_signal_to_all(tmp_path, strategy):
 
 def test_lightnings_averaging_is_refused_where_weights_are_sharded(tmp_path):
     (said,) = run_on_ranks(refused, tmp_path, world=1)
-    assert "use got_core.averaging.AveragedWeights" in said
+    assert "use got_core.training.ema.AveragedWeights" in said
 
 
 def refused(rank: int) -> str:

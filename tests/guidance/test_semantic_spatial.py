@@ -4,11 +4,10 @@ import pytest
 import torch
 from PIL import Image, ImageColor, ImageDraw
 
-from got_core.chain import Region
-from got_core.codecs import AutoencoderCodec, PixelCodec
+from got_core.chain.parser import Region
+from got_core.diffusion.codecs import AutoencoderCodec, PixelCodec
 from got_core.types import BLACK, Batch, Reasoning, Sample
-from guidance.canvases import PALETTE, colours, draw, painted
-from guidance.semantic_spatial import SemanticSpatialGuidance
+from guidance.semantic_spatial import PALETTE, SemanticSpatialGuidance, colours, draw, painted
 
 SIZE = (16, 24)
 STATE, TOKEN, POOLED, STATES = 6, 8, 5, 3

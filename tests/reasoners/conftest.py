@@ -7,7 +7,7 @@ import torch
 from reasoner_samples import small_chain, small_samples
 
 from reasoners.qwen2_5_vl import Qwen2_5_VLReasoner
-from reasoners.tokenizer_training import train_tokenizer
+from reasoners.scenes_tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

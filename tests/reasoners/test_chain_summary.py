@@ -4,7 +4,7 @@ import torch
 from reasoner_samples import small_samples
 
 from got_core.testing import check_reasoner
-from reasoners.qwen2_5_vl_summary import spread
+from reasoners.qwen2_5_vl import spread
 
 
 def test_spread_takes_each_or_an_even_choice():

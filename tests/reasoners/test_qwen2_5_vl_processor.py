@@ -8,8 +8,7 @@ from einops import rearrange
 from reasoner_samples import small_samples
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
-from reasoners.qwen2_5_vl_images import PatchLayout
-from reasoners.qwen2_5_vl_processor import EDITING_TEMPLATE, GENERATION_TEMPLATE
+from reasoners.qwen2_5_vl_processor import EDITING_TEMPLATE, GENERATION_TEMPLATE, PatchLayout
 
 
 def library_patches(images, layout, **values):

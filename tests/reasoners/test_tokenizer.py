@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from got_core.data.scenes import corpus
-from reasoners.scenes_tokenizer import COORDINATES, PATH
+from got_core.data.scenes.dataset import corpus
+from reasoners.scenes_tokenizer import COORDINATES, PATH, train_tokenizer
 from reasoners.tokenizer import QWEN_TOKENS, Vocabulary
-from reasoners.tokenizer_training import train_tokenizer
 
 SHIPPED = Path(__file__).parents[2] / PATH
 

@@ -1,0 +1,1 @@
+"""The `got` command: one module a command."""

@@ -1,0 +1,1 @@
+"""The drawn world: coloured shapes, their requests, words, layouts and samples."""

@@ -1,0 +1,1 @@
+"""Detectors behind one interface: drawn scenes, Mask2Former, open vocabulary."""

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: objectives, guidance, sampling, schedulers and latent codecs."""

@@ -1,0 +1,387 @@
+"""Scores of drawn scenes as torchmetrics: plans, GenEval, layout and edits."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from got_core.chain.parser import Chain, Region, parse
+from got_core.data.scenes.render import COLOURS, SHAPES
+from got_core.detection.base import CATEGORIES, UNKNOWN, Box, Detection, Rules, box_iou, pixels_of, relations, shows
+from got_core.detection.scenes import SCENE_RULES, ColourMap, SceneDetector
+from got_core.evaluation.metrics.boxes import colour_dominates, match_boxes
+
+TEXT_TO_IMAGE, EDIT = "t2i", "edit"
+"""The kinds of samples, by `kind` in their metadata."""
+
+Sources = Float[Tensor, "b 3 H W"] | Sequence[Float[Tensor, "3 H W"] | None] | None
+"""The images that were edited, one a sample; None, or anything, for a text-to-image sample."""
+
+_WORD = re.compile(r"[a-z]+")
+
+
+@dataclass(frozen=True)
+class SceneView:
+    """One drawn image with its plan, and what is seen in it.
+
+    Attributes:
+        image: The drawn image in [-1, 1].
+        source: The image that was edited; black or None for text-to-image, None where none was given.
+        chain: The chain it was drawn from.
+        meta: The sample's metadata, as `got_core.data.scenes.compose` makes it.
+        colours: The image taken apart by colour.
+        found: The objects in the image.
+    """
+
+    image: Float[Tensor, "3 H W"]
+    source: Float[Tensor, "3 H W"] | None
+    chain: Chain
+    meta: Mapping[str, Any]
+    colours: ColourMap
+    found: tuple[Detection, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image in pixels."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+def view_scenes(
+    detector: SceneDetector,
+    images: Float[Tensor, "b 3 H W"],
+    chains: Sequence[str],
+    metas: Sequence[Mapping[str, Any]],
+    sources: Sources = None,
+) -> list[SceneView]:
+    """Look at a batch of images in [-1, 1] once.
+
+    Raises:
+        ValueError: Not as many chains, metadata or sources as images.
+    """
+    given = {"images": len(images), "chains": len(chains), "metas": len(metas)}
+    given |= {} if sources is None else {"sources": len(sources)}
+    if len(set(given.values())) > 1:
+        raise ValueError(f"scores need one entry for each image: {', '.join(f'{v} {k}' for k, v in given.items())}")
+    return [
+        SceneView(
+            image=images[i],
+            source=None if sources is None else sources[i],
+            chain=parse(chains[i]),
+            meta=metas[i],
+            colours=colours,
+            found=tuple(detector.objects(colours)),
+        )
+        for i, colours in enumerate(detector.colour_maps(images))
+    ]
+
+
+def planned_object(region: Region) -> Detection:
+    """A region of a chain as a detection without doubt: the shape and the colour that its phrase and colour name.
+
+    The last shape named counts, singular or plural; none makes it `UNKNOWN`. Where the phrase names one colour and the
+    colour after the box is another, the plan contradicts itself and the colour is None.
+    """
+    words = _WORD.findall(region.phrase.lower())
+    shapes = [shape for word in words for shape in SHAPES if word in (shape, f"{shape}s", f"{shape}es")]
+    named = {word for word in words if word in COLOURS} | ({region.colour} if region.colour else set())
+    colour = named.pop() if len(named) == 1 else None
+    x1, y1, x2, y2 = region.box
+    return Detection(shapes[-1] if shapes else UNKNOWN, colour, (x1, y1, x2, y2), 1.0)
+
+
+Values = Mapping[str, Sequence[float]]
+"""Figures by name; none or several may come of one image."""
+
+
+class SceneMetric(Metric, ABC):
+    """Means of named figures; a figure that no sample had any value of is NaN.
+
+    Attributes:
+        names: The figures, as `compute` names them.
+
+    Args:
+        detector: Finds the objects; one for all default shapes and colours when left out.
+        **settings: torchmetrics' own settings.
+    """
+
+    full_state_update = False
+    names: ClassVar[tuple[str, ...]]
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, detector: SceneDetector | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.detector = SceneDetector() if detector is None else detector
+        self.add_state("total", torch.zeros(len(self.names)), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(len(self.names)), dist_reduce_fx="sum")
+
+    @abstractmethod
+    def measure(self, view: SceneView) -> Values:
+        """The figures of one image; a name left out counts nothing."""
+
+    def update(
+        self,
+        images: Float[Tensor, "b 3 H W"],
+        chains: Sequence[str],
+        metas: Sequence[Mapping[str, Any]],
+        sources: Sources = None,
+        views: Sequence[SceneView] | None = None,
+    ) -> None:
+        """Count a batch.
+
+        Args:
+            images: The drawn images, in [-1, 1].
+            chains: The chain each was drawn from.
+            metas: The samples' metadata, as `got_core.data.scenes.compose` makes it.
+            sources: The images that were edited; what stands in the place of a text-to-image sample is not looked at.
+            views: What `view_scenes` made of these very arguments, so that several metrics look only once.
+
+        Raises:
+            ValueError: Not as many chains, metadata or sources as images.
+        """
+        seen = view_scenes(self.detector, images, chains, metas, sources) if views is None else views
+        for view in seen:
+            for name, values in self.measure(view).items():
+                place = self.names.index(name)
+                self.total[place] += sum(values)
+                self.count[place] += len(values)
+
+    def compute(self) -> dict[str, Float[Tensor, ""]]:
+        """The mean of each figure."""
+        return dict(zip(self.names, self.total / self.count, strict=True))
+
+
+IN_PLACE = 0.3
+"""Two boxes overlap by at least this (intersection over union) when their objects count as in the same place."""
+
+KEPT_WITHIN = 0.1
+"""A pixel is kept when no channel differs by more than this share of the range from black to white."""
+
+MARGIN = 1
+"""Pixels around a changed box that are not looked at: edges are smooth."""
+
+
+def edit_succeeds(view: SceneView) -> bool:
+    """Whether every edit asked for was made.
+
+    - Added: an object of the class and colour is there; in the relation asked for, if any.
+    - Removed: no object of any class is in its place.
+    - Recoloured, replaced: an object of the new class and colour is in its place, and no other.
+    - Moved: an object of the class and colour is in the relation asked for; none of any class is in its old place.
+
+    What is in a place overlaps with it by at least `IN_PLACE`.
+    """
+    edits = view.meta["edits"]
+    results = [_result(view.found, edit, view.size) for edit in edits]
+    asked = [edit["result"] for edit in edits]
+    if any(wanted is not None and result is None for wanted, result in zip(asked, results, strict=True)):
+        return False
+    left = [entry for entry in view.found if entry not in results]
+    old = [edit["object"]["box"] for edit in edits if edit["object"] is not None]
+    return not any(box_iou(entry.box, box) >= IN_PLACE for entry in left for box in old)
+
+
+def background_kept(view: SceneView) -> float:
+    """Share of pixels outside the changed boxes that are as in the source (`KEPT_WITHIN`).
+
+    Changed boxes are those of the objects before and after, and those of the objects that were accepted as results.
+    1 where the changed boxes leave no pixel.
+
+    Raises:
+        ValueError: No source image was given.
+    """
+    if view.source is None:
+        raise ValueError("an edit is scored against its source image, but none was given: pass sources")
+    edits = view.meta["edits"]
+    changed = [entry["box"] for edit in edits for entry in (edit["object"], edit["result"]) if entry is not None]
+    changed += [result.box for edit in edits if (result := _result(view.found, edit, view.size)) is not None]
+    height, width = view.size
+    outside = torch.ones(height, width, dtype=torch.bool, device=view.image.device)
+    for box in changed:
+        outside[pixels_of(box, view.size, MARGIN)] = False
+    difference = reduce((view.image - view.source).abs() / 2, "c h w -> h w", "max")
+    kept = (difference <= KEPT_WITHIN)[outside]
+    return float(kept.float().mean()) if len(kept) else 1.0
+
+
+def _result(found: Sequence[Detection], edit: Mapping[str, Any], size: tuple[int, int]) -> Detection | None:
+    """The object that fulfils an edit, or None."""
+    wanted = edit["result"]
+    if wanted is None:
+        return None
+    alike = (entry for entry in found if (entry.label, entry.colour) == (wanted["shape"], wanted["color"]))
+    return next((entry for entry in alike if _stands_right(entry.box, edit, size)), None)
+
+
+def _stands_right(box: Box, edit: Mapping[str, Any], size: tuple[int, int]) -> bool:
+    if edit["position"] is not None:
+        relation, other = edit["position"]
+        return relation in relations(box, other, size=size)
+    return edit["object"] is None or box_iou(box, edit["object"]["box"]) >= IN_PLACE
+
+
+GENEVAL = "geneval"
+"""The key in `SceneScores` under which the six categories and their overall score stand."""
+
+
+class ChainValidity(SceneMetric):
+    """`chain_parses`: share of chains that have a region and nothing malformed."""
+
+    names = ("chain_parses",)
+
+    def measure(self, view: SceneView) -> Values:
+        """1 or 0 for each image."""
+        return {"chain_parses": [float(bool(view.chain.regions) and not view.chain.problems)]}
+
+
+class ChainSatisfies(SceneMetric):
+    """`chain_satisfies`: share of text-to-image plans that fulfil the prompt, were they drawn perfectly.
+
+    The chain's regions are judged by GenEval's rules for the prompt: objects, counts, colours and relations.
+    """
+
+    names = ("chain_satisfies",)
+
+    def measure(self, view: SceneView) -> Values:
+        """1 or 0 for each text-to-image sample of GenEval's categories, for which its rules are made."""
+        if not _of_geneval(view):
+            return {}
+        planned = [planned_object(region) for region in view.chain.regions]
+        return {"chain_satisfies": [float(shows(view.meta, planned, SCENE_RULES, view.size)[0])]}
+
+
+def _of_geneval(view: SceneView) -> bool:
+    return view.meta["kind"] == TEXT_TO_IMAGE and view.meta["tag"] in CATEGORIES
+
+
+class GenEvalAccuracy(SceneMetric):
+    """GenEval's six categories, each a share of right images, and `overall`, the plain mean of those there are.
+
+    Args:
+        detector: Finds the objects.
+        rules: Thresholds; the default suits the detector.
+        **settings: torchmetrics' own settings.
+    """
+
+    names = CATEGORIES
+
+    def __init__(self, detector: SceneDetector | None = None, rules: Rules = SCENE_RULES, **settings: Any) -> None:
+        super().__init__(detector, **settings)
+        self.rules = rules
+
+    def measure(self, view: SceneView) -> Values:
+        """1 or 0 in the category of each text-to-image sample of one of the six."""
+        if not _of_geneval(view):
+            return {}
+        return {view.meta["tag"]: [float(shows(view.meta, view.found, self.rules, view.size)[0])]}
+
+    def compute(self) -> dict[str, Float[Tensor, ""]]:
+        """The categories and `overall`."""
+        return {**super().compute(), "overall": torch.nanmean(self.total / self.count)}
+
+
+class LayoutAgreement(SceneMetric):
+    """How well text-to-image drawings keep to their plan.
+
+    `mean_iou`: over all planned boxes, the overlap with the found box that an optimal matching gives it, whatever its
+    class; 0 where nothing is left to be matched. `object_position_deviation`: over the matched boxes, the distance of
+    the two centres over the image's diagonal. `colour_in_box`: share of planned boxes with a colour that is dominant in
+    them (`layout.colour_dominates`). A chain without boxes counts in none of these; `chain_parses` tells of it.
+    """
+
+    names = ("mean_iou", "object_position_deviation", "colour_in_box")
+
+    def measure(self, view: SceneView) -> Values:
+        """One value for each planned box, matched box, and planned box with a colour."""
+        if view.meta["kind"] != TEXT_TO_IMAGE:
+            return {}
+        planned = [planned_object(region) for region in view.chain.regions]
+        matched = match_boxes([entry.box for entry in planned], [entry.box for entry in view.found], view.size)
+        painted = [region.colour for region in view.chain.regions]
+        coloured = [replace(entry, colour=word or entry.colour) for entry, word in zip(planned, painted, strict=True)]
+        return {
+            "mean_iou": [pair.iou for pair in matched] + [0.0] * (len(planned) - len(matched)),
+            "object_position_deviation": [pair.deviation for pair in matched],
+            "colour_in_box": [float(colour_dominates(view.colours, entry)) for entry in coloured if entry.colour],
+        }
+
+
+class EditScore(SceneMetric):
+    """`edit_success` and `background_kept` of edits, as `scene_edits` defines them."""
+
+    names = ("edit_success", "background_kept")
+
+    def measure(self, view: SceneView) -> Values:
+        """Both figures for each edit.
+
+        Raises:
+            ValueError: An edit without its source image.
+        """
+        if view.meta["kind"] != EDIT:
+            return {}
+        return {"edit_success": [float(edit_succeeds(view))], "background_kept": [background_kept(view)]}
+
+
+class SceneScores(nn.Module):
+    """Every score of drawn scenes, the figures of `metrics.json`; each image is looked at once.
+
+    Args:
+        detector: Finds the objects; one for all shapes and colours when left out.
+    """
+
+    def __init__(self, detector: SceneDetector | None = None) -> None:
+        super().__init__()
+        self.detector = SceneDetector() if detector is None else detector
+        self.validity = ChainValidity(self.detector)
+        self.satisfies = ChainSatisfies(self.detector)
+        self.layout = LayoutAgreement(self.detector)
+        self.edits = EditScore(self.detector)
+        self.geneval = GenEvalAccuracy(self.detector)
+
+    @property
+    def metrics(self) -> tuple[SceneMetric, ...]:
+        """All of them, GenEval's last."""
+        return self.validity, self.satisfies, self.layout, self.edits, self.geneval
+
+    @property
+    def update_called(self) -> bool:
+        """Whether a batch was counted since the last reset."""
+        return self.geneval.update_called
+
+    def update(
+        self,
+        images: Float[Tensor, "b 3 H W"],
+        chains: Sequence[str],
+        metas: Sequence[Mapping[str, Any]],
+        sources: Sources = None,
+    ) -> None:
+        """Count a batch; the arguments are those of `SceneMetric.update`."""
+        views = view_scenes(self.detector, images, chains, metas, sources)
+        for metric in self.metrics:
+            metric.update(images, chains, metas, sources, views=views)
+
+    def compute(self) -> dict[str, Any]:
+        """The means as plain numbers, ready for JSON; those of GenEval in a mapping of their own.
+
+        A figure that no sample had a value of (edits, where there were none) is left out.
+        """
+        figures: dict[str, Any] = {}
+        for metric in self.metrics[:-1]:
+            figures |= _plain(metric.compute())
+        return {**figures, GENEVAL: _plain(self.geneval.compute())}
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        for metric in self.metrics:
+            metric.reset()
+
+
+def _plain(means: Mapping[str, Float[Tensor, ""]]) -> dict[str, float]:
+    return {name: float(mean) for name, mean in means.items() if not mean.isnan()}

@@ -1,0 +1,205 @@
+"""Bootstrap intervals of means, sign-flip and t tests of paired differences, and Holm's correction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import hypot, sqrt
+from statistics import NormalDist, fmean, stdev
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.stats import t
+
+DRAWS = 10_000
+"""Times that the items are drawn anew."""
+
+LEVEL = 0.95
+"""Share of the draws that an interval holds."""
+
+FEWEST = 20
+"""With fewer items than this, resampling them says too little: no interval is given."""
+
+RESAMPLES_AT_ONCE = 250
+"""Draws that are made together, which bounds the memory it takes."""
+
+AGREE = 1e-9
+"""Values no further apart are the same."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """A category's mean with its doubt.
+
+    Attributes:
+        mean: Over its items, weighted.
+        means: Of the bootstrap's draws.
+        items: How many there are.
+        agree: Whether all have the same value.
+    """
+
+    mean: float
+    means: Float[ndarray, " draws"]
+    items: int
+    agree: bool
+
+    @property
+    def interval(self) -> Interval | None:
+        """95% interval of a mean of values in 0 to 1; None for fewer than `FEWEST` items."""
+        if self.items < FEWEST:
+            return None
+        return wilson(self.mean, self.items) if self.agree else interval(self.means)
+
+
+def stratum(values: Sequence[float], weights: Sequence[float], seed: int) -> Stratum:
+    """A category from the values of its items and their weights; the same for a seed.
+
+    Raises:
+        ValueError: No item, or one without weight.
+    """
+    own, heavy = np.array(values, dtype=np.float64), np.array(weights, dtype=np.float64)
+    means = resampled(own, heavy, seed)
+    return Stratum(float((own * heavy).sum() / heavy.sum()), means, len(own), bool(np.ptp(own) <= AGREE))
+
+
+def resampled(
+    values: Float[ndarray, " p"], weights: Float[ndarray, " p"], seed: int, draws: int = DRAWS
+) -> Float[ndarray, " draws"]:
+    """Weighted means of as many items as there are, drawn with replacement, many times; the same for a seed.
+
+    Raises:
+        ValueError: No item, or one without weight.
+    """
+    if not len(values) or not (weights > 0).all():
+        raise ValueError(f"{len(values)} items: a bootstrap needs at least one, each of a positive weight")
+    rng = np.random.default_rng(seed)
+    means = []
+    for first in range(0, draws, RESAMPLES_AT_ONCE):
+        drawn = rng.integers(0, len(values), (min(RESAMPLES_AT_ONCE, draws - first), len(values)))
+        means.append((values * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1))
+    return np.concatenate(means)
+
+
+def interval(means: Float[ndarray, " draws"], level: float = LEVEL) -> Interval:
+    """The percentiles between which that share of the means lies."""
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def stratified(means: Mapping[str, Float[ndarray, " draws"]]) -> Float[ndarray, " draws"]:
+    """The plain mean over categories of each draw, the items of each category drawn for themselves."""
+    return np.stack(list(means.values())).mean(axis=0)
+
+
+def overall_interval(strata: Mapping[str, Stratum]) -> Interval | None:
+    """95% interval of the plain mean over categories; None where a category has none.
+
+    That of the stratified bootstrap, widened by the intervals of the categories whose items agree: squared distances
+    from the means add up (Zou and Donner, "Construction of confidence limits about effect measures", 2008).
+    """
+    if any(part.interval is None for part in strata.values()):
+        return None
+    middle = sum(part.mean for part in strata.values()) / len(strata)
+    low, high = interval(stratified({name: part.means for name, part in strata.items()}))
+    below, above = middle - low, high - middle
+    for part in strata.values():
+        if part.agree and part.interval is not None:
+            below = hypot(below, (part.mean - part.interval[0]) / len(strata))
+            above = hypot(above, (part.interval[1] - part.mean) / len(strata))
+    return middle - below, middle + above
+
+
+def wilson(share: float, number: int, level: float = LEVEL) -> Interval:
+    """Wilson's score interval of a share of so many yes-or-no answers."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
+    half = z * sqrt(share * (1 - share) / number + z**2 / (4 * number**2)) / (1 + z**2 / number)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval.
+
+    Attributes:
+        mean: Of the values.
+        low, high: The interval; None where the values do not differ, as a single one does not.
+        number: How many values there were.
+        chance: How likely a mean so far from zero is if it were zero in truth (Student's t test, two-sided); None
+            where there is no interval.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    number: int
+    chance: float | None
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and Student's t interval of independent values; None where there are none.
+
+    Values that are the same figure have no interval: shares of few samples often are, which says nothing of spread.
+
+    The interval takes the values as draws of a normal distribution and says nothing of the samples they were scored
+    on: it is about another seed.
+    """
+    if not values:
+        return None
+    mean, number = fmean(values), len(values)
+    if max(values) - min(values) <= AGREE:
+        return Estimate(mean, None, None, number, None)
+    error = stdev(values) / number**0.5
+    half = float(t.ppf((1 + LEVEL) / 2, number - 1)) * error
+    return Estimate(mean, mean - half, mean + half, number, 2 * float(t.sf(abs(mean) / error, number - 1)))
+
+
+FLIPS = 10_000
+"""Times that signs are drawn."""
+
+FLIPS_AT_ONCE = 250
+"""Draws that are made together, which bounds the memory it takes."""
+
+SIGNIFICANT = 0.05
+"""Chance below which a difference is called significant."""
+
+ROUNDING = 1e-12
+"""A drawn mean this much nearer to zero than the one found counts as no nearer."""
+
+
+def chance(strata: Sequence[Float[ndarray, " _"]], seed: int) -> float:
+    """How likely a mean so far from zero is when each difference might as well have the other sign; two-sided.
+
+    The test of Fisher ("The Design of Experiments", 1935) by drawing; it holds for any number of differences.
+
+    Args:
+        strata: The differences, by category; what is tested is the plain mean of the categories' means.
+        seed: Of the signs; the same for a seed.
+
+    Raises:
+        ValueError: A category without a difference.
+    """
+    if not strata or not all(len(differences) for differences in strata):
+        raise ValueError("a test needs at least one difference in each category")
+    weighted = np.concatenate([differences / len(differences) for differences in strata])
+    moved = weighted[weighted != 0]
+    if not len(moved):
+        return 1.0
+    found = abs(moved.sum()) - ROUNDING
+    rng = np.random.default_rng(seed)
+    extreme = 0
+    for first in range(0, FLIPS, FLIPS_AT_ONCE):
+        signs = rng.integers(0, 2, (min(FLIPS_AT_ONCE, FLIPS - first), len(moved)), dtype=np.int8) * 2 - 1
+        extreme += int((np.abs(signs @ moved) >= found).sum())
+    return (extreme + 1) / (FLIPS + 1)
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """Chances that count how many differences were tested (Holm, 1979): each is of its own place, in the same order."""
+    adjusted = [0.0] * len(chances)
+    highest = 0.0
+    for rank, place in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
+        highest = max(highest, min(1.0, (len(chances) - rank) * chances[place]))
+        adjusted[place] = highest
+    return adjusted

@@ -1,0 +1,1 @@
+"""What `got evaluate` measures: one module a suite."""

@@ -1,0 +1,252 @@
+"""Does only what was changed change? True plans and changed ones, generated from one noise and seen by a detector."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from got_core.data.scenes.dataset import ScenesDataset
+from got_core.data.scenes.language import pick, with_article
+from got_core.data.scenes.render import Box, Scene, SceneObject, relative_box
+from got_core.detection.base import Detection, box_iou
+from got_core.detection.scenes import SceneDetector
+from got_core.evaluation.metrics.boxes import match_boxes
+from got_core.evaluation.metrics.scenes import IN_PLACE
+from got_core.evaluation.results import Better
+from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, Pictures, Record
+from got_core.evaluation.suites.generation import image_seed
+from got_core.pipelines.output import GoTPipelineOutput
+from got_core.planning.plan import Plan
+
+SEVERAL = ("two_object", "counting", "position", "color_attr")
+"""Categories of captions with several objects, so that there is a rest that stays."""
+
+RESIZED_BY = 2
+"""Pixels by which a resized side differs at least."""
+
+BEFORE, AFTER, KEPT = "before", "after", "kept"
+"""Pictures of a case: from the true plan, from the changed one, and from that with the rest held still."""
+
+Changed = tuple[Plan, SceneObject | None]
+"""The plan after a change, and the object that it is about as it will be; None where it is removed."""
+
+
+class SceneChanges:
+    """A scene, its true plan, and the changes that can be made to one of its objects.
+
+    Args:
+        scenes: The dataset.
+        scene, plan: Of one sample.
+        rng: The source of chance.
+    """
+
+    def __init__(self, scenes: ScenesDataset, scene: Scene, plan: Plan, rng: np.random.Generator) -> None:
+        self.layout, self.vocabulary = scenes.composer.layout, scenes.vocabulary
+        self.scene, self.plan, self.rng = scene, plan, rng
+        self.index = int(rng.integers(len(scene.objects)))
+        self.object = scene.objects[self.index]
+        self.others = [entry for place, entry in enumerate(scene.objects) if place != self.index]
+
+    def move(self) -> Changed | None:
+        """To where there is room."""
+        side = self.object.box[2] - self.object.box[0]
+        box = self.layout.place(self.rng, [entry.box for entry in self.scene.objects], side=side)
+        return None if box is None else self._moved(box)
+
+    def resize(self) -> Changed | None:
+        """About the same middle, as far as there is room."""
+        x1, y1, x2, y2 = self.object.box
+        sides = [s for s in range(self.layout.smallest, self.layout.largest + 1) if abs(s - (x2 - x1)) >= RESIZED_BY]
+        for side in self.rng.permutation(sides).tolist():
+            left, top = (min(max((a + b - side) // 2, 0), self.scene.size - side) for a, b in ((x1, x2), (y1, y2)))
+            if self.layout.free(side, [entry.box for entry in self.others])[top, left]:
+                return self._moved((left, top, left + side, top + side))
+        return None
+
+    def replace(self) -> Changed | None:
+        """By another shape of the same colour."""
+        shapes = [shape for shape in self.vocabulary.shapes if shape not in {e.shape for e in self.scene.objects}]
+        shapes = shapes or [shape for shape in self.vocabulary.shapes if shape != self.object.shape]
+        after = SceneObject(pick(self.rng, shapes), self.object.colour, self.object.box)
+        return self.plan.replace(self.index, _phrase(after)), after
+
+    def recolour(self) -> Changed | None:
+        """In a colour that no other object has."""
+        after = SceneObject(self.object.shape, self._new_colour(), self.object.box)
+        return self.plan.recolour(self.index, after.colour), after
+
+    def add(self) -> Changed | None:
+        """One more object of a colour that no other has, where there is room."""
+        box = self.layout.place(self.rng, [entry.box for entry in self.scene.objects])
+        if box is None:
+            return None
+        after = SceneObject(pick(self.rng, self.vocabulary.shapes), self._new_colour(), box)
+        return self.plan.add(_phrase(after), relative_box(box, self.scene.size), after.colour), after
+
+    def remove(self) -> Changed | None:
+        """The object."""
+        return self.plan.remove(self.index), None
+
+    def _moved(self, box: Box) -> Changed:
+        after = SceneObject(self.object.shape, self.object.colour, box)
+        return self.plan.resize(self.index, relative_box(box, self.scene.size)), after
+
+    def _new_colour(self) -> str:
+        used = {entry.colour for entry in self.scene.objects}
+        return pick(self.rng, [colour for colour in self.vocabulary.colours if colour not in used])
+
+
+CHANGES: dict[str, Callable[[SceneChanges], Changed | None]] = {
+    "replace": SceneChanges.replace,
+    "move": SceneChanges.move,
+    "resize": SceneChanges.resize,
+    "recolour": SceneChanges.recolour,
+    "add": SceneChanges.add,
+    "remove": SceneChanges.remove,
+}
+"""By name, which is the category of its cases."""
+
+
+def interaction_cases(number: int, size: int, seed: int, split: str) -> list[Case]:
+    """Each of `CHANGES` of so many scenes, but for those that have no room; the same for a seed."""
+    scenes = ScenesDataset(size, number, seed, split, dict.fromkeys(SEVERAL, 1.0), balanced=True)
+    found = []
+    for place in range(number):
+        sketch, group = scenes.sketch(place), f"{place:05d}"
+        plan = Plan(sketch.prompt, sketch.chain, (size, size))
+        for turn, (name, change) in enumerate(CHANGES.items()):
+            changes = SceneChanges(scenes, sketch.target, plan, np.random.default_rng([seed, place, turn]))
+            made = change(changes)
+            if made is None:
+                continue
+            pictures = {BEFORE: f"{group}-before", AFTER: f"{group}-{name}", KEPT: f"{group}-{name}-kept"}
+            details = _details(name, changes, made)
+            seeded = image_seed(seed, place, 0)
+            found.append(Case(f"{group}-{name}", group, name, sketch.prompt, seeded, pictures, details))
+    return found
+
+
+def _details(name: str, changes: SceneChanges, made: Changed) -> dict[str, Any]:
+    """The chains, the prompt that is left, and what there shall be after the change, what not, and what stays."""
+    plan, after = made
+    size = changes.scene.size
+    stays: Sequence[SceneObject] = changes.scene.objects if name == "add" else changes.others
+    gone = None if name in ("add", "resize", "replace", "recolour") else changes.object
+    return {
+        "chains": [changes.plan.chain, plan.chain],
+        "prompt": plan.prompt,
+        "result": None if after is None else _entry(after, size),
+        "gone": None if gone is None else _entry(gone, size),
+        "resized": _entry(changes.object, size) if name == "resize" else None,
+        "stay": [_entry(entry, size) for entry in stays],
+    }
+
+
+def _entry(entry: SceneObject, size: int) -> dict[str, Any]:
+    return {"shape": entry.shape, "color": entry.colour, "box": list(relative_box(entry.box, size))}
+
+
+def _phrase(entry: SceneObject) -> str:
+    return with_article(f"{entry.colour} {entry.shape}")
+
+
+HIT = 0.5
+"""A changed object is where it was planned when its box and the planned one overlap so well (IoU)."""
+
+STAYED = 0.9
+"""A region has stayed when it overlaps its former self at least so well: the goal."""
+
+SQUARE = (1, 1)
+"""Height and width of drawn scenes, in any unit."""
+
+FIGURES: dict[str, Better] = {
+    "as_asked": "higher",
+    "iou": "higher",
+    "iou_90": "higher",
+    "as_asked_kept": "higher",
+    "iou_kept": "higher",
+    "iou_90_kept": "higher",
+    "seen_before": "higher",
+}
+"""Whether the change came out as asked; the mean IoU of what was not changed with its former self, and the share of it
+that reaches `STAYED`; the same with the rest held still; and the share of what was not changed that has a former self,
+for it was drawn where it was planned."""
+
+
+class InteractionDrawing(CaseDrawing):
+    """Draws the true plan of each scene, the changed ones from the same noise, and these with the rest held still."""
+
+    def draw_groups(self, groups: Sequence[Sequence[Case]]) -> None:
+        """Draw each scene's plans as one batch."""
+        for cases in groups:
+            chains = [cases[0].details["chains"][0], *(case.details["chains"][1] for case in cases)]
+            prompts = [cases[0].prompt, *(case.details["prompt"] for case in cases)]
+            asked = zip(prompts, chains, strict=True)
+            before, *after = (Plan(prompt, chain, self.manner.size) for prompt, chain in asked)
+            seeds = [cases[0].seed] * len(chains)
+            names = [cases[0].pictures[BEFORE], *(case.pictures[AFTER] for case in cases)]
+            first, *_ = self.draw([before, *after], seeds, names)
+            former = GoTPipelineOutput(torch.stack([first] * len(after)), (before,) * len(after), None)
+            self.draw(after, seeds[1:], [case.pictures[KEPT] for case in cases], former)
+            self.finish(cases[0].group, {"chains": dict(zip(names, chains, strict=True))})
+
+
+def measure(case: Case, pictures: Pictures, record: Record, detector: SceneDetector) -> Mapping[str, float]:
+    """All figures of a change."""
+    before, after, kept = (detector(pictures[name][None])[0] for name in (BEFORE, AFTER, KEPT))
+    stay = case.details["stay"]
+    found = {"seen_before": len(_selves(stay, before)) / len(stay)} if stay else {}
+    for end, seen in {"": after, "_kept": kept}.items():
+        found[f"as_asked{end}"] = float(as_asked(case.details, seen))
+        overlaps = stayed(_selves(stay, before), seen)
+        if overlaps:
+            found[f"iou{end}"] = sum(overlaps) / len(overlaps)
+            found[f"iou_90{end}"] = sum(iou >= STAYED for iou in overlaps) / len(overlaps)
+    return found
+
+
+def as_asked(details: Mapping[str, Any], found: Sequence[Detection]) -> bool:
+    """Whether the object is there in its shape and colour where it was planned, and none where it shall be gone.
+
+    One that was resized must overlap its new box better than its former one.
+    """
+    result, gone, resized = details["result"], details["gone"], details["resized"]
+    results = [] if result is None else [entry for entry in found if _is(entry, result)]
+    if resized is not None:
+        former, new = resized["box"], result["box"]
+        results = [entry for entry in results if box_iou(entry.box, new) > box_iou(entry.box, former)]
+    if result is not None and not results:
+        return False
+    others = [entry for entry in found if entry not in results]
+    return gone is None or not any(box_iou(entry.box, gone["box"]) >= IN_PLACE for entry in others)
+
+
+def stayed(selves: Sequence[Detection], after: Sequence[Detection]) -> list[float]:
+    """The IoU of each object with what it has become; 0 where that has another shape or colour."""
+    overlaps = [0.0] * len(selves)
+    for pair in match_boxes([entry.box for entry in selves], [entry.box for entry in after], SQUARE):
+        one, other = selves[pair.planned], after[pair.found]
+        overlaps[pair.planned] = pair.iou if (one.label, one.colour) == (other.label, other.colour) else 0.0
+    return overlaps
+
+
+def _selves(regions: Sequence[Mapping[str, Any]], found: Sequence[Detection]) -> list[Detection]:
+    """The objects that were drawn where regions plan one, whatever they look like."""
+    matched = match_boxes([region["box"] for region in regions], [entry.box for entry in found], SQUARE)
+    return [found[pair.found] for pair in matched if pair.iou >= HIT]
+
+
+def _is(entry: Detection, wanted: Mapping[str, Any]) -> bool:
+    alike = (entry.label, entry.colour) == (wanted["shape"], wanted["color"])
+    return alike and box_iou(entry.box, wanted["box"]) >= HIT
+
+
+INTERACTION = CaseSuite(
+    name="interaction",
+    figures=FIGURES,
+    shares=frozenset({"as_asked", "iou_90", "as_asked_kept", "iou_90_kept", "seen_before"}),
+    cases=interaction_cases,
+    drawing=InteractionDrawing,
+    measure=measure,
+)

@@ -1,0 +1,1 @@
+"""What users call: plan, generate, edit, converse, save and open."""

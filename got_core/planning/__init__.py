@@ -1,0 +1,1 @@
+"""Plans: captions read, boxes compared, plans checked, repaired and changed."""

@@ -1,0 +1,154 @@
+"""Relations of boxes by GenEval's rule, and boxes moved apart until their relations hold."""
+
+from collections.abc import Mapping, Sequence
+from math import hypot
+
+from got_core.chain.parser import SIDE, Box
+
+AnyBox = Sequence[float | int]
+"""(x1, y1, x2, y2) in 0 to 1000, relative to image width and height."""
+
+RELATIONS = ("left of", "right of", "above", "below")
+
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+SHRINK = 0.1
+"""GenEval: the offset of two centres is shortened on each axis by this share of the summed sizes."""
+
+DIRECTION = 0.5
+"""GenEval: a relation holds where the shortened offset over the unshortened distance exceeds this."""
+
+
+def box_relations(
+    a: AnyBox, b: AnyBox, size: tuple[int, int] = (1, 1), shrink: float = SHRINK, direction: float = DIRECTION
+) -> frozenset[str]:
+    """Where box `a` lies relative to box `b`: none, one or two of `RELATIONS`.
+
+    Args:
+        a, b: The boxes.
+        size: (height, width) of the image in any unit, for directions in images that are not square.
+        shrink, direction: Thresholds.
+    """
+    height, width = size
+    dx = (a[0] + a[2] - b[0] - b[2]) / 2 * width
+    dy = (a[1] + a[3] - b[1] - b[3]) / 2 * height
+    distance = hypot(dx, dy)
+    if distance == 0:
+        return frozenset()
+    across = _shorten(dx, shrink * (a[2] - a[0] + b[2] - b[0]) * width) / distance
+    down = _shorten(dy, shrink * (a[3] - a[1] + b[3] - b[1]) * height) / distance
+    strengths = dict(zip(RELATIONS, (-across, across, -down, down), strict=True))
+    return frozenset(name for name, strength in strengths.items() if strength > direction)
+
+
+def gaps(a: AnyBox, b: AnyBox) -> tuple[float, float]:
+    """The room between two boxes across and down; negative where they share that much on an axis."""
+    return max(a[0] - b[2], b[0] - a[2]), max(a[1] - b[3], b[1] - a[3])
+
+
+def shared(a: AnyBox, b: AnyBox) -> float:
+    """The area that two boxes share."""
+    across, down = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(across, 0) * max(down, 0)
+
+
+def area(box: AnyBox) -> float:
+    """Of a box."""
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _shorten(offset: float, by: float) -> float:
+    """The offset brought nearer to zero by an amount, but not past it."""
+    sign = 1.0 if offset > 0 else -1.0
+    return sign * max(abs(offset) - by, 0.0)
+
+
+MARGIN = 60
+"""Thousandths of the image that are left between two boxes that were too close."""
+
+ROUNDS = 100
+"""Times that all pairs are pushed before it is given up at that size."""
+
+SMALLEST = 20
+"""Thousandths of the image that a side is left with at least."""
+
+Pair = tuple[int, int]
+
+_AXES = {"left of": 0, "above": 1}
+
+
+def separated(
+    boxes: Sequence[Box],
+    pairs: Sequence[Pair],
+    directions: Mapping[Pair, str] | None = None,
+    size: tuple[int, int] = (1, 1),
+    share: float = 1.0,
+) -> list[Box] | None:
+    """Boxes moved inside the image until every pair has `MARGIN` between it; None where there is no room.
+
+    Args:
+        boxes: Where they stand.
+        pairs: Which have to stand apart, the lower place first.
+        directions: How the first of a pair shall stand to the second; others are pushed the way that takes least.
+        size: (height, width) of the image, for directions.
+        share: What is left of the sides of those that are too close.
+    """
+    directions = directions or {}
+    wrong = _wrong(boxes, pairs, directions, size)
+    crowded = {place for pair in wrong for place in pair}
+    moved = [_shrunk(box, share) if place in crowded else box for place, box in enumerate(boxes)]
+    for _ in range(ROUNDS):
+        wrong = _wrong(moved, pairs, directions, size)
+        if not wrong:
+            return moved
+        for i, j in wrong:
+            moved[i], moved[j] = _pushed(moved[i], moved[j], directions.get((i, j)))
+    return None
+
+
+def _wrong(
+    boxes: Sequence[Box], pairs: Sequence[Pair], directions: Mapping[Pair, str], size: tuple[int, int]
+) -> list[Pair]:
+    """The pairs that are too close or stand otherwise than they shall."""
+    return [
+        (i, j)
+        for i, j in sorted({*pairs, *directions})
+        if ((i, j) in pairs and max(gaps(boxes[i], boxes[j])) < MARGIN)
+        or ((i, j) in directions and directions[i, j] not in box_relations(boxes[i], boxes[j], size))
+    ]
+
+
+def _pushed(a: Box, b: Box, direction: str | None) -> tuple[Box, Box]:
+    """Two boxes moved apart on one axis, each by half as far as the image goes."""
+    if direction in ("right of", "below"):
+        second, first = _pushed(b, a, OPPOSITE[direction])
+        return first, second
+    room = [
+        (MARGIN - gap, axis)
+        for axis, gap in enumerate(gaps(a, b))
+        if a[axis + 2] - a[axis] + b[axis + 2] - b[axis] + MARGIN < SIDE
+        and (direction is None or axis == _AXES[direction])
+    ]
+    if not room:
+        return a, b
+    _, axis = min(room)
+    turned = direction is None and a[axis] + a[axis + 2] > b[axis] + b[axis + 2]
+    low, high = (b, a) if turned else (a, b)
+    need = MARGIN - (high[axis] - low[axis + 2])
+    need = need if need > 0 else MARGIN  # apart, but not clearly so in the direction: further
+    after = min(need - min(need // 2, low[axis]), SIDE - 1 - high[axis + 2])
+    before = min(need - after, low[axis])
+    low, high = _shifted(low, axis, -before), _shifted(high, axis, after)
+    return (high, low) if turned else (low, high)
+
+
+def _shifted(box: Box, axis: int, by: int) -> Box:
+    x1, y1, x2, y2 = box
+    return (x1 + by, y1, x2 + by, y2) if axis == 0 else (x1, y1 + by, x2, y2 + by)
+
+
+def _shrunk(box: Box, share: float) -> Box:
+    """A box about the same middle with that share of its sides, but no side below `SMALLEST` that was above."""
+    x1, y1, x2, y2 = box
+    across, down = (side - max(round(side * share), min(SMALLEST, side)) for side in (x2 - x1, y2 - y1))
+    return x1 + across // 2, y1 + down // 2, x2 - (across - across // 2), y2 - (down - down // 2)

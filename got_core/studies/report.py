@@ -1,0 +1,279 @@
+"""A study's results as tables and figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from rich.table import Table
+
+from got_core.evaluation.statistics import LEVEL, SIGNIFICANT, Estimate
+from got_core.studies.analysis import Arm, Results, error_splits
+from got_core.studies.spec import Grid, Study, point_name
+
+NOTHING = "-"
+"""Stands where there was nothing to score."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: its title, what is to be known of it, headings, and rows."""
+
+    title: str
+    note: str
+    headings: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def sheets(results: Results) -> list[Sheet]:
+    """Means, differences and the split of the error; those without rows are left out."""
+    return [sheet for sheet in (means(results), differences(results), split(results)) if sheet.rows]
+
+
+def means(results: Results) -> Sheet:
+    """One row an arm, one column a figure; points of a grid are left to its figure."""
+    study = results.study
+    note = (
+        f"Means over seeds [Student's t intervals of {LEVEL:.0%}], and the number n of seeds with the figure. "
+        "Where all seeds agree there is no interval. A seed decides initialisation, training samples and their order, "
+        "noise and dropout, and the noise that is drawn from; all runs are scored on the same prompts, so nothing here "
+        "is about other prompts."
+    )
+    rows: list[tuple[str, ...]] = []
+    for arm in results.compared:
+        figures = results.figures[arm]
+        cells = (words(results.mean(arm, column)) for column in study.columns)
+        rows.append((arm.backbone, arm.label, f"{len(figures)} of {len(study.seeds)}", *cells))
+    return Sheet(f"Means after {study.steps:,} steps", note, ("backbone", "variant", "seeds", *study.columns), rows)
+
+
+def differences(results: Results) -> Sheet:
+    """One row a pair of arms and figure."""
+    found = results.differences()
+    tested = max((sum(entry.column == column for entry in found) for column in results.study.columns), default=0)
+    note = (
+        f"Paired by seed. Intervals stand for themselves; verdicts are at {SIGNIFICANT:.0%}, corrected for the "
+        f"{tested} differences of each figure (Holm), with the corrected chance p. One seed, or seeds that all agree, "
+        "give none. Figures are shares of a few dozen requests, so small differences come in few sizes."
+    )
+    rows: list[tuple[str, ...]] = [
+        (
+            entry.first.backbone,
+            f"{entry.second.label} − {entry.first.label}",
+            entry.column,
+            words(entry.estimate, signed=True),
+            NOTHING if entry.chance is None else f"{entry.chance:.3f}",
+            entry.verdict,
+        )
+        for entry in found
+    ]
+    return Sheet("Paired differences", note, ("backbone", "difference", "figure", "mean", "p", "verdict"), rows)
+
+
+def split(results: Results) -> Sheet:
+    """One row a variant and figure: three scores, then the error's parts and their shares."""
+    note = (
+        "The error is 1 - own chain. The plan's part of it is what drawing from the true chain takes away, the "
+        "drawing's is what is left then; shares are of the error, seed by seed, over seeds that have one. A plan's "
+        "share below zero says that true chains were drawn worse than the model's own. Plan alone: the chain's boxes "
+        "scored against the prompt as if drawn perfectly."
+    )
+    headings = (
+        "backbone", "variant", "figure", "plan alone", "true chain", "own chain",
+        "plan's part", "drawing's part", "plan's share", "drawing's share",
+    )  # fmt: skip
+    rows: list[tuple[str, ...]] = []
+    for entry in error_splits(results):
+        scores = (entry.plan, entry.given, entry.own, entry.plans_part, entry.drawings_part)
+        cells = [words(score) for score in (*scores, entry.plans_share, entry.drawings_share)]
+        rows.append((entry.arm.backbone, entry.arm.variant, entry.figure, *cells))
+    return Sheet("The plan's share of the error and the drawing's", note, headings, rows)
+
+
+def words(estimate: Estimate | None, signed: bool = False) -> str:
+    """A mean, its interval, and how many seeds it is of."""
+    if estimate is None:
+        return NOTHING
+    sign = "+" if signed else ""
+    mean = f"{estimate.mean:{sign}.3f}"
+    if estimate.low is None or estimate.high is None:
+        return f"{mean} n={estimate.number}"
+    return f"{mean} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}] n={estimate.number}"
+
+
+def terminal_tables(results: Results) -> list[Table]:
+    """For rich, with the notes beneath."""
+    made = []
+    for sheet in sheets(results):
+        table = Table(title=sheet.title, title_justify="left", caption=sheet.note, caption_justify="left")
+        for heading in sheet.headings:
+            table.add_column(heading, overflow="fold")
+        for row in sheet.rows:
+            table.add_row(*row)
+        made.append(table)
+    return made
+
+
+def markdown(results: Results, command: str, pictures: Sequence[str], mixed: Sequence[str] = ()) -> str:
+    """A page with the command, the pictures by file name, the tables, and what is to be doubted or missing.
+
+    Args:
+        results: What was found.
+        command: That makes it again.
+        pictures: File names.
+        mixed: Lines on what was made with other versions than these.
+    """
+    study = results.study
+    seeds = ", ".join(str(seed) for seed in study.seeds)
+    parts = [
+        f"# {study.title}",
+        f"{study.steps:,} steps, seeds {seeds}. What each figure came from is in `results.json`.",
+        f"```bash\n{command}\n```",
+    ]
+    parts += [f"![{name}]({name})" for name in pictures]
+    for sheet in sheets(results):
+        parts += [f"## {sheet.title}", sheet.note, _markdown_table(sheet)]
+    if mixed:
+        parts += ["## Made with other versions", "\n".join(f"- {line}" for line in mixed)]
+    if results.errors:
+        parts += ["## Failed", "\n".join(f"- {name}: {error}" for name, error in results.errors.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(sheet: Sheet) -> str:
+    lines = [sheet.headings, ["---"] * len(sheet.headings), *sheet.rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+PANEL_WIDTH, ROW_HEIGHT, MARGIN = 3.2, 0.32, 1.0
+"""In inches."""
+
+MOST_ACROSS = 4
+"""Panels side by side: more of them are too small to be read in a page."""
+
+SPREAD = 0.5
+"""Of the backbones of a variant, as a share of the distance between two variants."""
+
+DOTS = 150
+"""Dots an inch."""
+
+MOST_TICKS = 4
+"""Intervals between the numbers below a panel."""
+
+MISSING = "-"
+"""Stands where there was nothing to score."""
+
+
+def draw_means(results: Results, path: Path) -> bool:
+    """Draw means with their intervals: one panel a figure, one line a variant, one colour a backbone.
+
+    Points of a grid are left to `draw_grid`.
+
+    Returns:
+        Whether there was more than one arm to draw.
+    """
+    study, arms = results.study, results.compared
+    if len(arms) < 2:
+        return False
+    labels = list(dict.fromkeys(arm.label for arm in arms))
+    down = ceil(len(study.columns) / MOST_ACROSS)
+    across = ceil(len(study.columns) / down)
+    height = down * (MARGIN + ROW_HEIGHT * len(labels) * len(study.backbones)) + MARGIN
+    panels = Figure(figsize=(PANEL_WIDTH * (across + 1), height), layout="constrained")
+    axes = panels.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for axis, column in zip(axes, study.columns, strict=False):
+        for place, backbone in enumerate(study.backbones):
+            offset = SPREAD * ((place + 0.5) / len(study.backbones) - 0.5)
+            own = [arm for arm in arms if arm.backbone == backbone]
+            _draw_points(axis, results, own, column, [labels.index(arm.label) + offset for arm in own])
+        axis.set_title(column)
+        axis.grid(axis="x", alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
+    for axis in axes[len(study.columns) :]:
+        axis.remove()
+    axes[0].set_yticks(range(len(labels)), labels)
+    axes[0].set_ylim(len(labels) - 0.5, -0.5)
+    panels.suptitle(f"{study.title}, {study.steps:,} steps")
+    panels.supxlabel(_caption(study), fontsize="medium")
+    if len(study.backbones) > 1:
+        panels.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
+    panels.savefig(path, dpi=DOTS)
+    return True
+
+
+def _caption(study: Study) -> str:
+    number = len(study.seeds)
+    if number == 1:
+        return "One seed."
+    bars = f"bars are Student's t intervals of {LEVEL:.0%}, which seeds that all agree have none of"
+    return f"Means over {number} seeds; {bars}."
+
+
+def _draw_points(axis: Axes, results: Results, arms: Sequence[Arm], column: str, heights: Sequence[float]) -> None:
+    drawn = [(height, found) for arm, height in zip(arms, heights, strict=True) if (found := results.mean(arm, column))]
+    means = [found.mean for _, found in drawn]
+    sides = [[0.0 if end is None else abs(end - found.mean) for _, found in drawn for end in [getattr(found, side)]]
+             for side in ("low", "high")]  # fmt: skip
+    label = arms[0].backbone if arms else None
+    axis.errorbar(means, [height for height, _ in drawn], xerr=sides, fmt="o", capsize=3, label=label)
+
+
+def draw_grid(results: Results, backbone: str, variant: str, path: Path) -> None:
+    """Draw the grid's means as maps: rows and columns are the first two axes, each panel a value of the third.
+
+    One row of panels a figure, with one scale of colours.
+    """
+    study = results.study
+    across = study.grid.axes[2].values if len(study.grid.axes) > 2 else (None,)
+    shape = (len(study.columns), len(across))
+    maps = [grid_means(results, backbone, variant, column) for column in study.columns]
+    panels = Figure(figsize=(PANEL_WIDTH * shape[1] + MARGIN, PANEL_WIDTH * shape[0]), layout="constrained")
+    axes = panels.subplots(*shape, squeeze=False)
+    for row, (column, values) in enumerate(zip(study.columns, maps, strict=True)):
+        for place, third in enumerate(across):
+            axis = axes[row, place]
+            _draw_map(axis, values[:, :, place], study.grid, _range(values))
+            suffix = "" if third is None else f", {study.grid.axes[2].name} {third:g}"
+            axis.set_title(f"{column}{suffix}")
+    panels.suptitle(f"{study.title}: {backbone}, {variant}, {study.steps:,} steps")
+    over = "One seed" if len(study.seeds) == 1 else f"Means over {len(study.seeds)} seeds"
+    panels.supxlabel(f"{over}, without intervals; one scale of colours a figure.", fontsize="medium")
+    panels.savefig(path, dpi=DOTS)
+
+
+def grid_means(results: Results, backbone: str, variant: str, column: str) -> Float[np.ndarray, "r c p"]:
+    """The mean figure at each point, along up to three axes; NaN where there is none."""
+    axes = results.study.grid.axes
+    values = np.full([len(axis.values) for axis in axes] + [1] * (3 - len(axes)), np.nan)
+    for place in np.ndindex(values.shape):
+        named = {axis.name: axis.values[index] for axis, index in zip(axes, place, strict=False)}
+        found = results.mean(Arm(backbone, variant, point_name(named)), column)
+        values[place] = np.nan if found is None else found.mean
+    return values
+
+
+def _range(values: Float[np.ndarray, "r c p"]) -> tuple[float, float]:
+    """The smallest and the largest value there is."""
+    there = values[~np.isnan(values)]
+    return (float(there.min()), float(there.max())) if there.size else (0.0, 1.0)
+
+
+def _draw_map(axis: Axes, values: Float[np.ndarray, "r c"], grid: Grid, ends: tuple[float, float]) -> None:
+    low, high = ends
+    axis.imshow(values, vmin=low, vmax=high, cmap=matplotlib.colormaps["viridis"], aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        bright = np.isnan(value) or value > (low + high) / 2
+        text = MISSING if np.isnan(value) else f"{value:.3f}"
+        axis.text(column, row, text, ha="center", va="center", color="black" if bright else "white")
+    rows, columns = grid.axes[0], grid.axes[1] if len(grid.axes) > 1 else None
+    axis.set_yticks(range(len(rows.values)), [f"{value:g}" for value in rows.values])
+    axis.set_ylabel(rows.name)
+    ticks = [] if columns is None else [f"{value:g}" for value in columns.values]
+    axis.set_xticks(range(len(ticks)), ticks)
+    axis.set_xlabel("" if columns is None else columns.name)

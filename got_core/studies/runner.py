@@ -1,0 +1,360 @@
+"""Runs of a study as processes side by side: each in a slot, watched to its end, ended with this one."""
+
+import fcntl
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from got_core.errors import UserError, one_line
+from got_core.evaluation.results import processor
+
+_LINE = re.compile(r"^step (\d+)$", re.MULTILINE)
+
+
+class PrintedSteps(Callback):
+    """Prints a line with the number of optimizer steps done, now and then.
+
+    Args:
+        every: Steps between two lines.
+    """
+
+    def __init__(self, every: int = 20) -> None:
+        self.every = every
+        self._printed = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Print where a line is due."""
+        step = trainer.global_step
+        if step % self.every == 0 and step != self._printed and trainer.is_global_zero:
+            self._printed = step
+            print(f"step {step}")
+
+
+def printed_step(text: str) -> int | None:
+    """The last step that a text tells of."""
+    found = _LINE.findall(text)
+    return int(found[-1]) if found else None
+
+
+LOCK = "lock"
+"""The file in a folder that is locked, and holds the id of the process that locked it last."""
+
+
+@contextmanager
+def held(folders: Iterable[Path]) -> Iterator[dict[Path, int]]:
+    """Hold folders, made if they are not there, against other studies.
+
+    Yields:
+        A file descriptor for each: a process that inherits it holds the folder on, also when this one is killed.
+
+    Raises:
+        UserError: Another process holds one of them.
+    """
+    with ExitStack() as stack:
+        found = {}
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            found[folder] = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+            stack.callback(os.close, found[folder])
+            _take(folder, found[folder])
+        yield found
+
+
+def _take(folder: Path, file: int) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = (folder / LOCK).read_text() or "?"
+        raise UserError(f"{folder} is being worked on by process {owner}: wait until that study has ended") from None
+    os.ftruncate(file, 0)
+    os.pwrite(file, str(os.getpid()).encode(), 0)
+
+
+class Display:
+    """A bar for each run that is going on, and a line for each that has ended.
+
+    Args:
+        console: Where to.
+        steps: The steps that each counts to, by name; 0 where it counts none.
+    """
+
+    def __init__(self, console: Console, steps: Mapping[str, int]) -> None:
+        self.steps = steps
+        self.done = 0
+        self._tasks: dict[str, TaskID] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def kept(self, name: str) -> None:
+        """It had ended before."""
+        self._line(name, "finished before")
+
+    def began(self, name: str) -> None:
+        """Show a bar."""
+        self._tasks[name] = self._progress.add_task(name, total=self.steps[name] or None, said="")
+
+    def says(self, name: str, tail: str) -> None:
+        """Move the bar."""
+        step = printed_step(tail)
+        if step is not None:
+            self._progress.update(self._tasks[name], completed=step, said=f"step {step:,} of {self.steps[name]:,}")
+
+    def ended(self, name: str, error: str | None) -> None:
+        """Leave a line in the bar's place."""
+        task = self._tasks.pop(name)
+        seconds = next(entry.elapsed or 0.0 for entry in self._progress.tasks if entry.id == task)
+        self._progress.remove_task(task)
+        self._line(name, f"finished in {seconds / 60:.1f} min" if error is None else f"failed: {error}")
+
+    def _line(self, name: str, words: str) -> None:
+        self.done += 1
+        line = f"{self.done} of {len(self.steps)}  {name}: {words}"
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one process at a time.
+
+    Attributes:
+        environment: What is added to the process's environment.
+        arguments: Of Lightning's Trainer.
+    """
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def slots(jobs: int | None = None, gpus: list[str] | None = None) -> list[Slot]:
+    """One slot a GPU where there are any, else one a core.
+
+    Args:
+        jobs: So many slots instead; GPUs are then shared, or some are left.
+        gpus: Ids of the GPUs, as CUDA_VISIBLE_DEVICES has them; those of this machine when None.
+    """
+    gpus = visible_gpus() if gpus is None else gpus
+    if not gpus:
+        alone = Slot(("--trainer.accelerator=cpu", "--trainer.devices=1"), {**ONE_THREAD, VISIBLE: ""})
+        return [alone] * (jobs or cores())
+    arguments = ("--trainer.accelerator=gpu", "--trainer.devices=1")
+    return [Slot(arguments, {VISIBLE: gpus[place % len(gpus)]}) for place in range(jobs or len(gpus))]
+
+
+def crowded(places: Sequence[Slot]) -> bool:
+    """Whether there is a process for every core already, so that more of them to load samples gain nothing."""
+    return len(places) >= cores() and not any(place.environment[VISIBLE] for place in places)
+
+
+def visible_gpus() -> list[str]:
+    """The ids of the GPUs that this process may use."""
+    count = torch.cuda.device_count()
+    given = os.environ.get(VISIBLE)
+    return given.split(",")[:count] if given else [str(place) for place in range(count)]
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, object]:
+    """What results name of this machine."""
+    gpus = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
+    return {"system": platform.platform(), "processor": processor(), "cores": cores(), "gpus": gpus}
+
+
+POLL = 0.2
+"""Seconds between two looks at the processes."""
+
+GRACE = 120.0
+"""Seconds that a process has to save itself once it is asked to end."""
+
+TAIL = 8192
+"""Bytes at the end of a log that are looked at."""
+
+LOG = "log.txt"
+"""The file in a job's folder that its output goes to."""
+
+_ERROR = "got: error: "
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command and the folder that its output goes to.
+
+    Attributes:
+        name: For people; no two jobs share it.
+        command: Program and arguments, to which those of its slot are added.
+        folder: Made if it is not there.
+        held: File descriptors that the process inherits, such as those of locks.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    folder: Path
+    held: tuple[int, ...] = ()
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Is told how jobs fare."""
+
+    def began(self, name: str) -> None:
+        """It has been started."""
+
+    def says(self, name: str, tail: str) -> None:
+        """It is running, and this is the end of its output."""
+
+    def ended(self, name: str, error: str | None) -> None:
+        """It has ended, with its last error line if it failed."""
+
+
+@dataclass
+class _Child:
+    job: Job
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def tail(self) -> str:
+        with (self.job.folder / LOG).open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL))
+            return log.read().decode("utf-8", errors="replace")
+
+
+def run_jobs(jobs: Iterable[Job], slots: Sequence[Slot], watch: Watch) -> dict[str, str]:
+    """Run jobs, as many at a time as there are slots.
+
+    A job that fails does not end the others. On Ctrl-C or SIGTERM, all are sent SIGTERM, on which a training run saves
+    itself; those that have not ended after `GRACE` seconds, or at a second Ctrl-C, are killed.
+
+    Args:
+        jobs: Begun in this order.
+        slots: What each place adds to arguments and environment.
+        watch: Is told of what happens.
+
+    Returns:
+        The last error line of each job that failed and where its output is, by name.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; all processes have ended.
+    """
+    waiting = deque(jobs)
+    running: dict[int, _Child] = {}
+    errors: dict[str, str] = {}
+    with _noted_signals() as asked:
+        try:
+            while (waiting or running) and not asked:
+                for place, slot in enumerate(slots):
+                    if waiting and place not in running:
+                        running[place] = _start(waiting.popleft(), slot)
+                        watch.began(running[place].job.name)
+                time.sleep(POLL)
+                for place, child in list(running.items()):
+                    code, name = child.process.poll(), child.job.name
+                    if code is None:
+                        watch.says(name, child.tail)
+                        continue
+                    del running[place]
+                    if code:
+                        errors[name] = f"{last_error(child.tail, code)} (see {child.job.folder / LOG})"
+                    watch.ended(name, errors.get(name))
+        finally:
+            _end(list(running.values()), asked)
+        if asked:
+            raise KeyboardInterrupt
+    return errors
+
+
+def last_error(text: str, code: int) -> str:
+    """The line that says why a process failed: its last error, else its last line, else its exit status."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    if said or (lines and code > 0):
+        return one_line(ValueError((said or lines)[-1]))
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+
+def _start(job: Job, slot: Slot) -> _Child:
+    """Start a process in a group of its own, so that Ctrl-C reaches it through this one alone."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **slot.environment}
+    with (job.folder / LOG).open("wb") as log:
+        process = subprocess.Popen(
+            (*job.command, *slot.arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            pass_fds=job.held,
+        )
+    return _Child(job, process)
+
+
+def _end(children: Sequence[_Child], asked: Sequence[int]) -> None:
+    """Ask the processes to end, and kill those that do not."""
+    for child in children:
+        child.process.terminate()
+    deadline, before = time.monotonic() + GRACE, len(asked)
+    while any(child.process.poll() is None for child in children):
+        if time.monotonic() > deadline or len(asked) > before:
+            for child in children:
+                if child.process.poll() is None:
+                    os.killpg(child.process.pid, signal.SIGKILL)
+            break
+        time.sleep(POLL)
+    for child in children:
+        child.process.wait()
+
+
+@contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """Collect the signals that ask for an end instead of being interrupted by them."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def got_command(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The `got` command with this very interpreter."""
+    return (sys.executable, "-m", "got_core.cli.main", *arguments)

@@ -1,0 +1,1 @@
+"""Training under Lightning: the system, recipes, checkpoints, averages and sharding."""

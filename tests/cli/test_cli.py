@@ -1,0 +1,350 @@
+"""The command line in-process: one-line errors, training with resume, and drawing from a run."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from refusals import refused
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from got_core.cli.main import main
+from got_core.paths import ROOT
+
+TINY = str(Path(__file__).parents[1] / "fixtures" / "tiny_scenes.yaml")
+RECIPE = ("--config", str(ROOT / "recipes" / "scenes_dit.yaml"), "--config", TINY)
+SHARDED = "--trainer.strategy={class_path: lightning.pytorch.strategies.ModelParallelStrategy}"
+CHAIN = "a red circle (94,188),(469,562) and a blue square (500,562),(900,962)"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_help_imports_nothing_heavy():
+    script = "import sys; from got_core.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    script += "sys.exit('torch' in sys.modules or 'lightning' in sys.modules or 'jsonargparse' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("fit", "validate", "generate", "edit", "reason"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "COMMAND"),
+        (("paint",), "paint"),
+        (("fit",), "--config FILE"),
+        (("fit", "--config", "nowhere.yaml"), "nowhere.yaml: no such recipe"),
+        (("fit", "--config", "pyproject.toml"), "pyproject.toml, line"),
+        (("fit", *RECIPE, "--weights", "runs/nowhere"), "runs/nowhere: no such run"),
+        (("fit", *RECIPE, "--weights", "a", "--ckpt_path", "last"), "give one of the two"),
+        (("fit", *RECIPE, "--ckpt_path", "LICENSE", SHARDED), "LICENSE is one file, whose training state"),
+        (("fit", *RECIPE, "--ckpt_path", "recipes"), "recipes is a distributed checkpoint, which trainer.strategy"),
+        (("fit", *RECIPE, "--trainer.devices", "0"), "`Trainer(devices='0')` value is not a valid input"),
+        (("fit", *RECIPE, "--trainer.accelerator=hpu"), "hpu"),
+        (("inspect", *RECIPE, "--tflops", "0"), "expected a positive number, got '0'"),
+        (("inspect", *RECIPE, "--bandwidth", "none"), "expected a positive number, got 'none'"),
+        (("inspect", *RECIPE, "--tflops", "1", "--price", "-1"), "expected a positive number, got '-1'"),
+        (("inspect", *RECIPE, "--tflops", "1", "--price", "1", "--trainer.max_steps=-1"), "max_steps names no end"),
+        (("validate",), "--checkpoint RUN"),
+        (("validate", "--checkpoint", "runs/nowhere"), "runs/nowhere: no such run"),
+        (("validate", *RECIPE, "--weights", "runs/nowhere"), "runs/nowhere: no such run"),
+        (("validate", *RECIPE), "--ckpt_path FILE or --weights RUN"),
+        (("generate", "a circle", "--checkpoint", "x", "--output", "y", "--sed", "1"), "--sed"),
+        (
+            ("generate", "a circle", "--checkpoint", "no/where", "--output", "y"),
+            "'no/where' is not a folder here",
+        ),
+        (("generate", "", "--checkpoint", "x", "--output", "y"), "--chain"),
+        (("generate", "", "--checkpoint", "x", "--output", "y", "--chain", "nowhere.txt"), "nowhere.txt"),
+        (("generate", "", "--checkpoint", "x", "--output", "y", "--size", "32"), "HEIGHTxWIDTH"),
+        (("edit", "pyproject.toml", "a", "--checkpoint", "x", "--output", "y"), "pyproject.toml: not a readable image"),
+        (("reason", "a", "--checkpoint", "x", "--source", "nowhere.png"), "nowhere.png: no such image"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(capsys, arguments, words):
+    assert words in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "--model.backbone.dept=8",
+            "model.backbone: backbones.flow_dit.FlowDiT takes no 'dept'; did you mean 'depth'?",
+        ),
+        ("--model.backbone.depth=many", "model.backbone.depth: expected int, got 'many'"),
+        ("--model.backbone=backbones.flow_dit.FlowDit", "backbones.flow_dit has no 'FlowDit'; did you mean 'FlowDiT'?"),
+        ("--model.backbone=torch.nn.Linear", "model.backbone: torch.nn.Linear is not a DenoisingBackbone"),
+        ("--model.backbone=nowhere.Backbone", "No module named 'nowhere'"),
+        ("--model.optimizer.weight_decy=1", "torch.optim.AdamW takes no 'weight_decy'; did you mean 'weight_decay'?"),
+        ("--model.guidance.token_dim=64", "makes tokens of width 64, FlowDiT takes 128"),
+        (
+            "--model.guidance.token_dim=${model.init_args.reasoner.wide}",
+            "${model.init_args.reasoner.wide} names no key",
+        ),
+        ("--model.reasoner.tokenizer=nowhere.json", "nowhere.json"),
+        ("--trainer.max_step=3", "unknown option --trainer.max_step; did you mean '--trainer.max_steps'?"),
+        ("--ckpt_path=last", "checkpoints/last.ckpt does not exist"),
+        ("--ckpt_path=nowhere.ckpt", "nowhere.ckpt: no such checkpoint"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(capsys, tmp_path, override, words):
+    root = f"--trainer.default_root_dir={tmp_path}"
+    assert words in refused(capsys, "fit", *RECIPE, root, override)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_wrong_with_the_code_keeps_its_traceback(tmp_path, monkeypatch):
+    (tmp_path / "broken_backbone.py").write_text(
+        "from backbones.flow_dit import FlowDiT\n"
+        "class Broken(FlowDiT):\n"
+        "    def __init__(self, latent_channels: int):\n"
+        "        super().__init__(latent_channels, 128)\n"
+        "        self.layers.nothing\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AttributeError, match="nothing"):
+        main(["fit", *RECIPE, "--model.backbone=broken_backbone.Broken", "--model.backbone.latent_channels=48",
+              f"--model.reasoner.tokenizer={ROOT}/recipes/assets/scenes_tokenizer.json"])  # fmt: skip
+
+
+INTERRUPTING = """
+from lightning import Callback
+
+class Interrupting(Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of four steps, interrupted before the fourth and resumed from the checkpoint of the second."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "interrupting_callback.py").write_text(INTERRUPTING)
+    handler = signal.getsignal(signal.SIGINT)
+    kind = "got_core.training.checkpointing.LastCheckpoint"
+    every_second = f"--trainer.callbacks+={{class_path: {kind}, init_args: {{every_n_steps: 2}}}}"
+    interrupting = "--trainer.callbacks+={class_path: interrupting_callback.Interrupting, init_args: {step: 3}}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.syspath_prepend(str(folder))
+        root = f"--trainer.default_root_dir={folder}"
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", *RECIPE, root, every_second, interrupting])
+        signal.signal(signal.SIGINT, handler)
+        assert ended.value.code == 130
+        assert weights(folder)["global_step"] == 2
+        assert not (folder / "metrics.json").exists()
+        main(["fit", *RECIPE, root, "--ckpt_path", "last"])
+    return folder
+
+
+def test_a_new_run_begins_with_the_weights_of_another(run, tmp_path):
+    still = "--model.learning_rates={reasoner: 0.0, guidance: 0.0, backbone: 0.0}"
+    one = ("--trainer.max_steps=1", f"--trainer.default_root_dir={tmp_path}", "--model.optimizer.weight_decay=0")
+    main(["fit", *RECIPE, "--weights", str(run), still, *one])
+    begun, given = weights(tmp_path), weights(run)
+    assert begun["global_step"] == 1
+    assert all(torch.equal(value, given["state_dict"][name]) for name, value in begun["state_dict"].items())
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(run, tmp_path):
+    main(["fit", *RECIPE, f"--trainer.default_root_dir={tmp_path}"])
+    straight, resumed = weights(tmp_path), weights(run)
+    assert straight["global_step"] == resumed["global_step"] == 4
+    for kind in ("state_dict", "current_model_state"):
+        assert straight[kind].keys() == resumed[kind].keys()
+        for name, tensor in straight[kind].items():
+            assert torch.equal(tensor, resumed[kind][name]), name
+
+
+def test_a_run_leaves_scores_and_pictures(run):
+    figures = json.loads((run / "metrics.json").read_text())
+    assert list(figures) == [
+        "seconds", "step", "chain_parses", "chain_satisfies", "mean_iou", "colour_in_box", "object_position_deviation",
+        "edit_success", "background_kept", "geneval",
+    ]  # fmt: skip
+    assert list(figures["geneval"]) == [
+        "single_object", "two_object", "counting", "colors", "position", "color_attr", "overall",
+    ]  # fmt: skip
+    assert figures["seconds"] > 0
+    assert figures["step"] == 4
+    assert Image.open(run / "samples.png").width > 192
+    logged = EventAccumulator(str(run / "tensorboard")).Reload().Tags()
+    assert "drawings" in logged["images"]
+    assert "chains/text_summary" in logged["tensors"]
+    assert {"val/chain_parses", "val/geneval_overall"} <= set(logged["scalars"])
+
+
+def test_validate_repeats_the_final_scores(run, capsys):
+    before, drawn = (run / "metrics.json").read_text(), (run / "samples.png").read_bytes()
+    (run / "samples.png").unlink()
+    main(["validate", "--checkpoint", str(run)])
+    assert (run / "metrics.json").read_text() == before
+    assert (run / "samples.png").read_bytes() == drawn
+    assert "step 4" in capsys.readouterr().out
+
+
+def test_a_run_that_has_ended_is_scored_when_fit_goes_on_from_it(run, capsys):
+    before = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").unlink()
+    main(["fit", *RECIPE, f"--trainer.default_root_dir={run}", "--ckpt_path", "last"])
+    after = json.loads((run / "metrics.json").read_text())
+    assert {**after, "seconds": 0} == {**before, "seconds": 0}
+    assert "had reached its end" in capsys.readouterr().out
+
+
+def test_a_size_that_does_not_divide_is_one_line(run, tmp_path, capsys):
+    common = ("generate", "a circle", "--checkpoint", str(run), "--output", str(tmp_path / "out"))
+    assert "30x30" in refused(capsys, *common, "--size", "30x30")
+    assert "0x0" in refused(capsys, *common, "--size", "0x0")
+    assert "not in 0.." in refused(capsys, *common, "--seed", "-1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_chain_and_a_seed_make_the_same_picture_again(run, tmp_path, capsys):
+    (tmp_path / "chain.txt").write_text(CHAIN)
+    common = ["generate", "", "--checkpoint", str(run), "--chain", str(tmp_path / "chain.txt")]
+    pictures = {}
+    for name, seed in {"first": "1", "again": "1", "other": "2"}.items():
+        main([*common, "--seed", seed, "--output", str(tmp_path / name)])
+        assert (tmp_path / name / "chain.txt").read_text().strip() == CHAIN
+        assert capsys.readouterr().out.strip() == CHAIN
+        pictures[name] = np.array(Image.open(tmp_path / name / "image.png"))
+    assert pictures["first"].shape == (32, 32, 3)
+    assert (pictures["first"] == pictures["again"]).all()
+    assert (pictures["first"] != pictures["other"]).any()
+    assert Image.open(tmp_path / "first" / "layout.png").width == 512
+
+
+def test_what_is_kept_stays_and_the_plan_is_checked_and_repaired(run, tmp_path, capsys):
+    """Only the changed corner is drawn anew; boxes that overlap are told, or set apart first."""
+    (tmp_path / "chain.txt").write_text("a dog (0,0),(240,240) and a cat (600,600),(990,990).")
+    common = ["generate", "a dog and a cat", "--checkpoint", str(run), "--chain", str(tmp_path / "chain.txt")]
+    main([*common, "--output", str(tmp_path / "first")])
+    assert capsys.readouterr().err == ""
+    keep = ["--keep", str(tmp_path / "first" / "image.png")]
+    main([*common, *keep, "--change", "replace 0 a bird", "--output", str(tmp_path / "kept")])
+    assert capsys.readouterr().err == ""
+    main([*common[:1], "a dog, a cat and a bird", *common[2:], "--output", str(tmp_path / "lacking")])
+    assert capsys.readouterr().err.strip() == "got: plan: a bird is asked for, but no box says where"
+    first, kept = (np.array(Image.open(tmp_path / name / "image.png")) for name in ("first", "kept"))
+    assert (first[16:] == kept[16:]).all()
+    close = ["--change", "move 1 to 50 0"]
+    main([*common, *close, "--output", str(tmp_path / "close")])
+    assert "got: plan: the boxes of a dog and a cat overlap" in capsys.readouterr().err
+    main([*common, *close, "--repair", "--best-of", "2", "--output", str(tmp_path / "repaired")])
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "(0,0),(240,240)" not in said.out or "(50,0)" not in said.out
+
+
+def test_an_edit_keeps_its_source_outside_the_planned_area(run, tmp_path, capsys):
+    Image.new("RGB", (32, 32), "navy").save(tmp_path / "source.png")
+    (tmp_path / "chain.txt").write_text("a cat (0,0),(240,240)")
+    common = ["edit", str(tmp_path / "source.png"), "add a cat", "--checkpoint", str(run)]
+    main([*common, "--chain", str(tmp_path / "chain.txt"), "--keep-rest", "--output", str(tmp_path / "out")])
+    drawn = np.array(Image.open(tmp_path / "out" / "image.png"))
+    assert (drawn[16:] == np.array(Image.open(tmp_path / "source.png"))[16:]).all()
+
+
+def test_edit_and_reason_take_a_source_image(run, tmp_path, capsys):
+    Image.new("RGB", (64, 48), "gray").save(tmp_path / "source.png")
+    source = str(tmp_path / "source.png")
+    main(["edit", source, "make it red", "--checkpoint", str(run), "--output", str(tmp_path / "out")])
+    assert Image.open(tmp_path / "out" / "image.png").size == (32, 32)
+    chain = (tmp_path / "out" / "chain.txt").read_text()
+    capsys.readouterr()
+    main(["reason", "make it red", "--source", source, "--checkpoint", str(run)])
+    assert capsys.readouterr().out == chain
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [("a: [1", "config.yaml, line"), ("a\x00b", "config.yaml: not a readable recipe"), ("plain", "which is a mapping")],
+)
+def test_a_run_whose_recipe_is_damaged_is_one_line(tmp_path, capsys, recipe, words):
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"state_dict": {}}, tmp_path / "checkpoints" / "last.ckpt")
+    (tmp_path / "config.yaml").write_text(recipe)
+    assert words in refused(capsys, "reason", "a circle", "--checkpoint", str(tmp_path))
+    assert words in refused(capsys, "export", "--checkpoint", str(tmp_path), "--output", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_weights_that_a_run_has_averaged_are_exported(run, tmp_path, capsys):
+    main(["export", "--checkpoint", str(run), "--output", str(tmp_path / "out")])
+    averaged = weights(run)["state_dict"]
+    for part in ("guidance", "backbone"):
+        written = load_file(tmp_path / "out" / part / "model.safetensors")
+        assert written.keys() == {name.removeprefix(f"{part}.") for name in averaged if name.startswith(part)}
+        assert all(torch.equal(value, averaged[f"{part}.{name}"]) for name, value in written.items())
+    assert "out/reasoner/model.safetensors: " in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_model_is_one_line(run, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    (broken / "checkpoints").mkdir(parents=True)
+    (broken / "config.yaml").write_text((run / "config.yaml").read_text())
+    (broken / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
+    words = refused(capsys, "reason", "a circle", "--checkpoint", str(broken))
+    assert "last.ckpt: not a readable checkpoint" in words
+    for strange in ([1], {"state_dict": [1]}, {"state_dict": {"a": 1}}, {"weights": {}}):
+        torch.save(strange, broken / "checkpoints" / "last.ckpt")
+        assert "last.ckpt: not a readable checkpoint (it" in refused(capsys, "reason", "a", "--checkpoint", str(broken))
+    state = weights(run)
+    state["state_dict"].pop(next(iter(state["state_dict"])))
+    torch.save(state, broken / "checkpoints" / "last.ckpt")
+    assert "does not fit its recipe" in refused(capsys, "reason", "a circle", "--checkpoint", str(broken))
+    assert "does not fit its recipe" in refused(capsys, "validate", "--checkpoint", str(broken))
+    last = str(broken / "checkpoints" / "last.ckpt")
+    assert "does not fit its recipe" in refused(capsys, "fit", *RECIPE, "--ckpt_path", last)
+
+
+def record_recipe(folder, damaged):
+    """An overlay that trains and validates on two records, of which the second image may be damaged."""
+    Image.new("RGB", (40, 30), "red").save(folder / "whole.png")
+    data = (folder / "whole.png").read_bytes()
+    (folder / "other.png").write_bytes(data[: len(data) // 2] if damaged else data)
+    lines = [json.dumps({"prompt": "a red wall", "chain": CHAIN, "image": name}) for name in ("whole.png", "other.png")]
+    (folder / "records.jsonl").write_text("\n".join(lines))
+    records = {
+        "class_path": "got_core.data.records.RecordsDataset",
+        "init_args": {"path": str(folder / "records.jsonl"), "size": 32},
+    }
+    settings = {"batch_size": 2, "num_workers": 0, "samples_per_epoch": 8, "validation": records}
+    settings["train"] = [{"dataset": records}]
+    (folder / "records.yaml").write_text(json.dumps({"data": {"init_args": settings}}))
+    return str(folder / "records.yaml")
+
+
+def test_a_damaged_image_is_one_line_also_in_the_middle_of_training(tmp_path, capsys):
+    recipe = record_recipe(tmp_path, damaged=True)
+    root = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    said = refused(capsys, "fit", *RECIPE, "--config", recipe, root)
+    assert "other.png: not a readable image" in said
+
+
+def test_drawings_of_images_without_known_objects_are_shown_but_not_scored(tmp_path):
+    recipe = record_recipe(tmp_path, damaged=False)
+    main(["fit", *RECIPE, "--config", recipe, f"--trainer.default_root_dir={tmp_path / 'run'}"])
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()).keys() == {"seconds", "step"}
+    assert (tmp_path / "run" / "samples.png").exists()

@@ -1,0 +1,166 @@
+"""Orders and shares of a mixture, from their definitions."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import Dataset
+
+from got_core.data.datamodule import ResumableLoader, Walk
+from got_core.data.mixture import BLOCK, Mixture, Source, permuted
+from got_core.types import Sample
+
+
+class Numbered(Dataset[Sample]):
+    """Samples whose prompt is their number."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(prompt=str(index), chain="", size=(2, 2), target=torch.zeros(3, 2, 2))
+
+
+@settings(deadline=None, max_examples=60)
+@given(length=st.integers(1, 300), key=st.lists(st.integers(0, 2**63), max_size=3))
+def test_a_shuffled_order_holds_every_number_once(length, key):
+    assert sorted(permuted(i, length, *key) for i in range(length)) == list(range(length))
+
+
+def test_a_shuffled_order_is_spread_out_and_depends_on_its_key():
+    orders = [[permuted(i, 1000, key) for i in range(1000)] for key in range(3)]
+    assert orders[0] != orders[1] != orders[2]
+    for order in orders:
+        pairs = torch.corrcoef(torch.tensor([order, list(range(1000))]).float())
+        steps = torch.corrcoef(torch.tensor([order[:-1], order[1:]]).float())
+        assert abs(pairs[0, 1]) < 0.1
+        assert abs(steps[0, 1]) < 0.1
+
+
+def test_shares_follow_the_weights_in_every_block():
+    sources = [
+        Source(Numbered(7), 6.0),
+        Source(Numbered(1000), 3.0),
+        Source(Numbered(50), 0.5),
+        Source(Numbered(3), 0.5),
+    ]
+    mixture = Mixture(sources, length=10)
+    for block in range(3):
+        counts = Counter(mixture.locate(block * BLOCK + i)[0] for i in range(BLOCK))
+        for number, share in enumerate([0.6, 0.3, 0.05, 0.05]):
+            assert abs(counts[number] - share * BLOCK) <= 2
+
+
+def test_a_source_is_seen_whole_before_anything_repeats():
+    lengths = (60, 35)
+    mixture = Mixture([Source(Numbered(length), weight) for length, weight in zip(lengths, (1, 2), strict=True)], 10, 4)
+    seen: list[list[int]] = [[], []]
+    for index in range(3 * BLOCK):
+        source, inner = mixture.locate(index)
+        seen[source].append(inner)
+    for visits, length in zip(seen, lengths, strict=True):
+        passes = [visits[start : start + length] for start in range(0, len(visits) - length, length)]
+        assert all(sorted(order) == list(range(length)) for order in passes)
+        assert passes[0] != passes[1]
+
+
+def test_samples_do_not_depend_on_what_was_asked_before():
+    def mixture() -> Mixture:
+        return Mixture([Source(Numbered(60)), Source(Numbered(35), 0.3)], length=10)
+
+    forward = [mixture().locate(i) for i in (3 * BLOCK, 5, BLOCK + 1)]
+    shared = mixture()
+    assert [shared.locate(i) for i in (3 * BLOCK, 5, BLOCK + 1)] == forward
+
+
+def test_neighbours_come_from_mixed_sources():
+    mixture = Mixture([Source(Numbered(1000)), Source(Numbered(1000))], length=10)
+    for rank in range(2):
+        assert 0.4 < sum(mixture.locate(i)[0] for i in range(rank, 1000, 2)) / 500 < 0.6
+
+
+def test_the_order_depends_on_the_seed_alone():
+    def order(seed: int) -> list[tuple[int, int]]:
+        mixture = Mixture([Source(Numbered(60)), Source(Numbered(35))], length=10, seed=seed)
+        return [mixture.locate(i) for i in range(100)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_iterating_gives_one_epoch():
+    mixture = Mixture([Source(Numbered(60))], length=5)
+    assert [sample.prompt for sample in mixture] == [mixture[i].prompt for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([], "at least one source"),
+        ([Source(Numbered(3)), Source(Numbered(0))], r"source 1 \(Numbered\) is empty"),
+        ([Source(Numbered(3), 0.0)], r"source 0 \(Numbered\) has weight 0.0"),
+        ([Source(Numbered(3), float("nan"))], "has weight nan"),
+    ],
+)
+def test_impossible_mixtures_are_refused(sources, message):
+    with pytest.raises(ValueError, match=message):
+        Mixture(sources, length=3)
+
+
+def test_ranks_share_an_epoch_and_epochs_follow_each_other():
+    mixture = Mixture([Source(Numbered(100))], length=25)
+    walks = [Walk(mixture, batch_size=3, num_replicas=2, rank=rank) for rank in range(2)]
+    epochs = []
+    for epoch in range(2):
+        for walk in walks:
+            walk.set_epoch(epoch)
+        epochs.append(sorted(index for walk in walks for index in walk))
+    assert epochs == [list(range(24)), list(range(24, 48))]
+    assert [len(walk) for walk in walks] == [12, 12]
+
+
+def loader(ranks: int = 1, rank: int = 0) -> ResumableLoader:
+    mixture = Mixture([Source(Numbered(100))], length=13)
+    return ResumableLoader(mixture, 3, ranks, rank, collate_fn=lambda samples: [int(s.prompt) for s in samples])
+
+
+def test_a_loader_goes_on_from_any_place():
+    first = loader()
+    batches = [batch for _ in range(5) for batch in first]
+    assert len(batches) == 20
+    assert len({number for batch in batches for number in batch}) == 60
+    for place in range(10):
+        resumed = loader()
+        resumed.load_state_dict({"position": place * 3})
+        assert resumed.state_dict() == {"position": place * 3}
+        left = 4 - place % 4
+        assert [batch for _ in range(2) for batch in resumed] == batches[place : place + left + 4]
+
+
+def test_an_epoch_that_was_cut_short_is_not_taken_up_again():
+    cut = loader()
+    batches = iter(cut)
+    assert next(batches) == [int(cut.dataset[i].prompt) for i in range(3)]
+    assert cut.state_dict() == {"position": 3}
+    cut.walk.set_epoch(1)
+    assert next(iter(cut)) == [int(cut.dataset[i].prompt) for i in range(12, 15)]
+    assert cut.state_dict() == {"position": 15}
+
+
+def test_a_place_holds_for_another_number_of_ranks():
+    whole = loader()
+    two = [loader(2, rank) for rank in range(2)]
+    for part in two:
+        part.load_state_dict({"position": 6})
+    taken = sorted(number for part in two for number in next(iter(part)))
+    assert taken == sorted(int(whole.dataset[i].prompt) for i in range(6, 12))
+
+
+def test_an_epoch_holds_a_batch_for_every_rank():
+    with pytest.raises(ValueError, match="epoch of 7 samples is less than one batch of 4 on each of 2 devices"):
+        Walk(Mixture([Source(Numbered(100))], length=7), batch_size=4, num_replicas=2)

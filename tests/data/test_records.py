@@ -1,0 +1,170 @@
+"""GoT records from JSON lines and Parquet, on photographs with chains written by hand."""
+
+import json
+import pickle
+
+import pyarrow
+import pytest
+import torch
+from photo_records import EDITS, TEXT_TO_IMAGE, photo_records
+from pyarrow import parquet
+
+from got_core.chain.parser import parse
+from got_core.data.images import load_image
+from got_core.data.records import RecordsDataset
+
+RECORDS = [*TEXT_TO_IMAGE, *EDITS]
+SIZE = (24, 32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    photo_records(folder)
+    return folder
+
+
+def write_parquet(path, columns: dict[str, list], group: int = 2) -> str:
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=group)
+    return str(path)
+
+
+def write_lines(path, *records) -> str:
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in records))
+    return str(path)
+
+
+def assert_same(first: RecordsDataset, second: RecordsDataset) -> None:
+    assert len(first) == len(second)
+    for index in range(len(first)):
+        a, b = first[index], second[index]
+        assert (a.prompt, a.chain, a.size) == (b.prompt, b.chain, b.size)
+        assert torch.equal(a.target, b.target)
+        assert (a.source is None) == (b.source is None)
+        assert a.source is None or torch.equal(a.source, b.source)
+
+
+def test_json_lines_give_prompt_chain_images_and_kind(folder):
+    dataset = RecordsDataset(str(folder / "records.jsonl"), SIZE, source_column="source")
+    assert len(dataset) == len(RECORDS)
+    for index in (6, 0, 3, 5):
+        record, sample = RECORDS[index], dataset[index]
+        assert (sample.prompt, sample.chain, sample.size) == (record["prompt"], record["chain"], SIZE)
+        assert torch.equal(sample.target, load_image(folder / record["image"], SIZE))
+        if "source" in record:
+            assert torch.equal(sample.source, load_image(folder / record["source"], SIZE))
+            assert not torch.equal(sample.source, sample.target)
+            assert sample.meta["kind"] == "edit"
+        else:
+            assert sample.source is None
+            assert sample.meta["kind"] == "t2i"
+        assert sample.meta["record"].endswith(f"records.jsonl:{index + 1}")
+
+
+def test_parquet_gives_the_same_from_paths_bytes_and_structs(folder, tmp_path):
+    expected = RecordsDataset(str(folder / "records.jsonl"), SIZE, source_column="source")
+    text = {name: [record[name] for record in RECORDS] for name in ("prompt", "chain")}
+    paths = {name: [record.get(name) for record in RECORDS] for name in ("image", "source")}
+    contents = {name: [p and (folder / p).read_bytes() for p in values] for name, values in paths.items()}
+    structs = {
+        "image": [{"bytes": content, "path": None} for content in contents["image"]],
+        "source": [p and {"bytes": None, "path": p} for p in paths["source"]],
+    }
+    for number, images in enumerate([paths, contents, structs]):
+        path = write_parquet(tmp_path / f"{number}.parquet", text | images)
+        dataset = RecordsDataset(path, SIZE, source_column="source", image_root=str(folder))
+        dataset[3]
+        assert_same(pickle.loads(pickle.dumps(dataset)), expected)
+
+
+def test_a_folder_is_read_in_the_order_of_its_files(folder, tmp_path):
+    for name, records in [("b.jsonl", RECORDS[3:]), ("a.jsonl", RECORDS[:3])]:
+        write_lines(tmp_path / name, *records, "", "  ")
+    dataset = RecordsDataset(str(tmp_path), 16, image_root=str(folder))
+    assert [dataset[i].prompt for i in range(len(dataset))] == [record["prompt"] for record in RECORDS]
+    assert [dataset[i].source for i in range(len(dataset))] == [None] * len(RECORDS)
+    assert dataset[0].size == (16, 16)
+
+
+def test_columns_are_named_and_phrasings_take_turns(folder, tmp_path):
+    records = [{"ask": ["one", "two"], "why": "", "to": "cat_grey.png", "from": "cat.png"}] * 3
+    path = write_lines(tmp_path / "r.jsonl", *records)
+    dataset = RecordsDataset(path, 8, "ask", "why", "to", "from", image_root=str(folder))
+    assert [dataset[i].prompt for i in range(3)] == ["one", "two", "one"]
+    assert dataset[0].source is not None
+
+
+def test_placeholders_are_filled_with_their_coordinates(folder, tmp_path):
+    got = "1. A cat. 2. Its eye. 3. In <box_1>, not (<box_10>) or <box_2>."
+    coord = {"<box_1>": [299, 283, 461, 490], "<box_10>": "(0,0),(999,999)", "<box_2>": [[1, 2.4], [3, 4]]}
+    record = {"p": "Make it grey", "got": got, "coord": json.dumps(coord), "i": str(folder / "cat.png")}
+    path = write_parquet(tmp_path / "omni.parquet", {name: [value] for name, value in record.items()})
+    sample = RecordsDataset(path, 8, "p", "got", "i", coordinates_column="coord")[0]
+    assert sample.chain == ("1. A cat. 2. Its eye. 3. In (299,283),(461,490), not ((0,0),(999,999)) or (1,2),(3,4).")
+
+
+@pytest.mark.parametrize(
+    ("coord", "message"),
+    [
+        ("{", r"r\.jsonl:1: column 'coord': coordinates are not valid JSON"),
+        ("[1]", "must map placeholders to boxes, not be a list"),
+        ({"<a>": [1, 2, 3]}, "placeholder '<a>' has 3 numbers; a box needs 4"),
+    ],
+)
+def test_bad_coordinates_name_the_record(folder, tmp_path, coord, message):
+    path = write_lines(tmp_path / "r.jsonl", {**RECORDS[0], "coord": coord})
+    with pytest.raises(ValueError, match=message):
+        RecordsDataset(path, 8, coordinates_column="coord", image_root=str(folder))
+
+
+def test_what_is_wrong_with_the_files_is_said_at_once(folder, tmp_path):
+    good = RECORDS[0]
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl: no such file or folder"):
+        RecordsDataset(str(tmp_path / "nowhere.jsonl"), 8)
+    (tmp_path / "records.csv").write_text("a,b")
+    with pytest.raises(ValueError, match=r"records\.csv: records are read from \.jsonl or \.parquet"):
+        RecordsDataset(str(tmp_path / "records.csv"), 8)
+    with pytest.raises(ValueError, match=r"empty\.jsonl: no records"):
+        RecordsDataset(write_lines(tmp_path / "empty.jsonl"), 8)
+    with pytest.raises(ValueError, match=r"a\.jsonl: no column 'caption'; it has prompt, image, chain"):
+        RecordsDataset(write_lines(tmp_path / "a.jsonl", good), 8, prompt_column="caption", image_root=str(folder))
+    with pytest.raises(ValueError, match=r"a\.jsonl: no column 'sorce'"):
+        RecordsDataset(str(tmp_path / "a.jsonl"), 8, source_column="sorce", image_root=str(folder))
+    path = write_parquet(tmp_path / "a.parquet", {name: [value] for name, value in good.items()})
+    with pytest.raises(ValueError, match=r"a\.parquet: no column 'caption'; it has prompt, image, chain"):
+        RecordsDataset(path, 8, prompt_column="caption", image_root=str(folder))
+    (tmp_path / "b.parquet").write_text("not parquet at all")
+    with pytest.raises(ValueError, match=r"b\.parquet: not a Parquet file"):
+        RecordsDataset(str(tmp_path / "b.parquet"), 8)
+    with pytest.raises(FileNotFoundError, match=r"a\.jsonl:1: .*astronaut\.png: no such image file"):
+        RecordsDataset(str(tmp_path / "a.jsonl"), 8)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": ', r"r\.jsonl:3: not valid JSON"),
+        ("[1, 2]", r"r\.jsonl:3: a record must be a JSON object, not a list"),
+        ({**RECORDS[0], "image": "records.jsonl"}, r"r\.jsonl:3: .*records\.jsonl: not a readable image"),
+        ({**RECORDS[0], "image": 7}, r"r\.jsonl:3: column 'image' holds a int"),
+        ({**RECORDS[0], "image": ""}, r"r\.jsonl:3: column 'image' is empty"),
+        ({**RECORDS[0], "chain": None}, r"r\.jsonl:3: column 'chain' holds a NoneType, not text"),
+        ({"prompt": "a", "image": "cat.png"}, r"r\.jsonl:3: no column 'chain'; it has prompt, image"),
+    ],
+)
+def test_a_bad_record_is_named_by_file_and_line(folder, tmp_path, line, message):
+    dataset = RecordsDataset(write_lines(tmp_path / "r.jsonl", RECORDS[0], "", line), 8, image_root=str(folder))
+    assert dataset[0].prompt == RECORDS[0]["prompt"]
+    with pytest.raises(ValueError, match=message):
+        dataset[1]
+
+
+def test_chains_reach_the_parser_whole(folder):
+    dataset = RecordsDataset(str(folder / "records.jsonl"), 8, source_column="source")
+    chains = [parse(dataset[index].chain) for index in range(len(dataset))]
+    assert [chain.problems for chain in chains] == [()] * len(dataset)
+    assert [len(chain.regions) for chain in chains] == [4, 3, 4, 3, 1, 1, 1]
+    assert [region.phrase for region in chains[1].regions] == ["a red saucer", "a red cup of coffee", "a silver spoon"]
+    assert chains[2].regions[3].box == (528, 760, 650, 887)
+    assert [region.colour for region in chains[3].regions] == ["white", "red", "blue"]
+    assert chains[4].regions[0].box == (0, 0, 999, 999)

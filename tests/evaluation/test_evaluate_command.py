@@ -1,0 +1,196 @@
+"""`got evaluate` and `got compare` on the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from geneval_scenes import write_prompts, write_scenes
+from PIL import Image
+from small_system import small_settings, stirred_system
+from tiny_judges import tiny_clip, tiny_mask2former
+
+from got_core.cli.main import main, parser
+from got_core.cli.suites import OPTIONS, SUITES
+from got_core.weights.files import checksum
+
+BFLOAT = ("--precision", "bf16-mixed")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with the weights of the small system."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": small_settings(), "data": {"size": 32}}))
+    (folder / "checkpoints").mkdir()
+    torch.save({"global_step": 0, "state_dict": stirred_system().state_dict()}, folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def evaluate(*arguments):
+    main(["evaluate", "--suite", "geneval", "--accelerator", "cpu", *map(str, arguments)])
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        evaluate(*arguments)
+    said = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("Loading weights")]
+    assert ended.value.code == 2
+    assert len(said) == 1
+    assert said[0].startswith("got: error: ")
+    return said[0]
+
+
+def test_a_checkpoint_is_drawn_scored_and_compared(run, tmp_path, capsys):
+    prompts, output = write_prompts(tmp_path / "prompts.jsonl"), tmp_path / "out"
+    drawing = ("--checkpoint", run, "--prompts", prompts, "--output", output, "--detector", "scenes")
+    evaluate(*drawing, "--per-prompt", 2, "--seed", 3)
+    printed = capsys.readouterr().out
+    assert "any of 2 right" in printed
+    result = json.loads((output / "results.json").read_text())
+    assert (result["suite"], result["counts"]["per_prompt"]) == ("geneval", 2)
+    assert result["seeds"] == {"drawing": 3, "bootstrap": 0}
+    assert result["scores"]["overall"]["images"] == 12
+    assert result["checksums"]["prompts"] == checksum(prompts)
+    assert result["checksums"]["checkpoint"] == checksum(run / "checkpoints" / "last.ckpt")
+    assert result["recipe"]["model"]["class_path"] == "got_core.training.system.GoTSystem"
+    assert set(result["versions"]) >= {"got-framework", "torch", "transformers", "diffusers"}
+    assert all(image["right"] or image["reason"] for entry in result["items"] for image in entry["images"])
+
+    images = {file: file.read_bytes() for file in output.rglob("*.png")}
+    evaluate(*drawing, "--per-prompt", 2, "--seed", 3)
+    assert json.loads((output / "results.json").read_text()) == result
+    assert images == {file: file.read_bytes() for file in output.rglob("*.png")}
+    assert result["drawing"]["precision"] == "32-true"
+    assert "drawn with precision 32-true, not bf16-mixed" in refused(capsys, *drawing, "--seed", 3, *BFLOAT)
+    assert "drawn with seed 3, not 4" in refused(capsys, *drawing, "--seed", 4)
+
+    write_scenes(tmp_path / "true", 6, per_prompt=2)
+    evaluate("--images", tmp_path / "true", "--detector", "scenes", "--output", tmp_path / "scored")
+    capsys.readouterr()
+    main(["compare", str(output / "results.json"), str(tmp_path / "scored" / "results.json")])
+    printed = capsys.readouterr()
+    assert "too few items" in printed.out
+    assert "corrected for the number of tests (Holm): 6 of categories, 1 overall" in printed.out
+    assert "A and B differ in seeds, drawing: A 3, B None" in printed.out
+    assert "single_object" in printed.out
+    assert printed.err == ""
+    assert not (tmp_path / "true" / "results.json").exists()
+
+
+def test_a_folder_of_anyones_images_is_scored_by_mask2former_and_clip(tmp_path, capsys):
+    asked = [
+        {"tag": "colors", "include": [{"class": "dog", "count": 1, "color": "red"}], "prompt": "a photo of a red dog"},
+        {"tag": "counting", "include": [{"class": "tv remote", "count": 2}], "prompt": "a photo of two tv remotes"},
+    ]
+    write_scenes(tmp_path / "images", 2, per_prompt=2)
+    for place, metadata in enumerate(asked):
+        (tmp_path / "images" / f"{place:05d}" / "metadata.jsonl").write_text(json.dumps(metadata))
+    tiny_mask2former(tmp_path / "detector")
+    tiny_clip(tmp_path / "clip")
+    judges = ("--detector", tmp_path / "detector", "--clip", tmp_path / "clip")
+    (tmp_path / "images" / "00001" / "samples" / "00000.png").write_bytes(b"broken")
+    evaluate("--images", tmp_path / "images", *judges)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "overall is the mean of 2 categories: none of single_object, two_object, position, color_attr" in printed
+    assert "missing, not scored: 00001/samples/00000.png" in printed
+    result = json.loads((tmp_path / "images" / "results.json").read_text())
+    assert result["counts"]["missing"] == 1
+    assert result["scores"]["counting"]["images"] == 1
+    assert result["judge"]["rules"]["counting_confidence"] == 0.9
+    assert result["judge"]["input"] == {"short_side": 800, "long_side": 1333, "multiple": 32}
+    weights = {f"{part}/model.safetensors" for part in ("detector", "colours")}
+    assert set(result["judge"]["weights"]) == weights
+    assert result["judge"]["weights"]["colours/model.safetensors"] == checksum(tmp_path / "clip" / "model.safetensors")
+    assert set(result["checksums"]) == {"images"}
+    assert result["recipe"] is None
+    write_scenes(tmp_path / "true", 1)
+    assert "does not know" in refused(capsys, "--images", tmp_path / "true", *judges)
+
+
+def test_other_precisions_and_sizes_are_drawn(run, tmp_path):
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 1)
+    drawing = ("--checkpoint", run, "--prompts", prompts, "--detector", "scenes", "--per-prompt", 1)
+    evaluate(*drawing, "--output", tmp_path / "full")
+    evaluate(*drawing, "--output", tmp_path / "mixed", *BFLOAT)
+    images = [np.array(Image.open(tmp_path / name / "00000/samples/00000.png")) for name in ("full", "mixed")]
+    assert (images[0] != images[1]).any()
+    assert json.loads((tmp_path / "mixed" / "results.json").read_text())["drawing"]["precision"] == "bf16-mixed"
+    evaluate(*drawing, "--output", tmp_path / "large", "--size", "64x32")
+    assert Image.open(tmp_path / "large" / "00000/samples/00000.png").size == (32, 64)
+
+
+def test_judges_that_differ_give_no_verdict(tmp_path, capsys):
+    write_scenes(tmp_path / "true", 2)
+    evaluate("--images", tmp_path / "true", "--detector", "scenes")
+    file = tmp_path / "true" / "results.json"
+    content = json.loads(file.read_text())
+    content["judge"]["rules"]["confidence"] = 0.9
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    capsys.readouterr()
+    main(["compare", str(file), str(tmp_path / "other.json")])
+    printed = capsys.readouterr()
+    assert "judged otherwise" in printed.out
+    assert "significant" not in printed.out
+    assert "not judged alike" in printed.err
+
+
+def test_what_cannot_be_evaluated_is_one_line(run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 1)
+    scenes = ("--detector", "scenes")
+    assert "--images FOLDER to score, or --checkpoint RUN" in refused(capsys)
+    assert "--images FOLDER to score, or --checkpoint" in refused(capsys, "--images", "a", "--checkpoint", "b")
+    assert "needs --prompts FILE" in refused(capsys, "--checkpoint", run, "--output", "a")
+    assert "no folder such as 00000/" in refused(capsys, "--images", tmp_path / "empty", *scenes)
+    write_scenes(tmp_path / "true", 1)
+    nowhere = refused(capsys, "--images", tmp_path / "true", "--detector", tmp_path / "nowhere")
+    assert "nowhere cannot be loaded as Mask2Former" in nowhere
+    tiny_mask2former(tmp_path / "detector")
+    tiny_clip(tmp_path / "clip")
+    for file in (tmp_path / "clip").glob("tokenizer*"):
+        file.unlink()
+    capsys.readouterr()
+    judges = ("--detector", tmp_path / "detector", "--clip", tmp_path / "clip")
+    assert "tokenizer's files are not there" in refused(capsys, "--images", tmp_path / "true", *judges)
+    assert "--accelerator tpu" in refused(capsys, "--images", tmp_path / "true", "--accelerator", "tpu")
+    drawing = ("--checkpoint", run, "--prompts", prompts, "--output", tmp_path / "out", *scenes)
+    assert "--size 31x31: " in refused(capsys, *drawing, "--size", "31x31")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    assert "cannot be drawn into" in refused(capsys, *drawing, "--output", tmp_path / "file" / "out")
+    scored = ("--images", tmp_path / "true", *scenes)
+    assert "cannot be written to" in refused(capsys, *scored, "--output", tmp_path / "file" / "out")
+    for option in (("--seed", 0), ("--steps", 2), ("--size", "32x32"), ("--spatial-scale", 1), BFLOAT):
+        assert f"{option[0]} says how to draw, but --images" in refused(capsys, *scored, *option)
+    assert "--prompts says what to draw, but --images" in refused(
+        capsys, *scored, "--suite", "layout", "--prompts", prompts
+    )
+    assert "no such run" in refused(capsys, *drawing[2:], "--checkpoint", tmp_path / "nowhere")
+    prompts.write_text("{}\n")
+    assert "line 1: it has no prompt" in refused(capsys, *drawing)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit):
+        main(["compare", str(prompts), str(prompts)])
+    assert "not a results.json" in capsys.readouterr().err
+
+
+def test_options_of_other_suites_are_refused(capsys):
+    judge = refused(capsys, "--images", "a", "--judge-url", "X")
+    assert judge == "got: error: --judge-url is no option of --suite geneval, but of editing"
+    quality = ("--suite", "quality", "--images", "a", "--reference", "b", "--inception", "c")
+    assert "of --suite quality, but of geneval, layout, editing, understanding" in refused(
+        capsys, *quality, "--seed", 0
+    )
+    assert "--warm-up is no option of --suite quality" in refused(capsys, *quality, "--warm-up", 2)
+    assert "--clip is no option of --suite layout" in refused(
+        capsys, "--suite", "layout", "--images", "a", "--clip", "c"
+    )
+    assert "--devices is no option" in refused(capsys, "--suite", "efficiency", "--config", "a", "--devices", 2)
+
+
+def test_every_option_is_of_a_suite():
+    assert OPTIONS.keys() == SUITES.keys()
+    known = vars(parser().parse_args(["evaluate", "--suite", "geneval"])).keys()
+    assert set().union(*OPTIONS.values()) == known - {"command", "suite", "run", "recipe_options", "default_of"}

@@ -1,0 +1,236 @@
+"""FID and KID: their network, their formulas, and the command."""
+
+import json
+import warnings
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from edit_sets import edit_samples
+from lightning import Trainer
+from torch.nn.functional import avg_pool2d
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchvision.models import inception
+from two_ranks import run_on_ranks
+
+from got_core.cli.main import main
+from got_core.data.visualization import to_picture
+from got_core.errors import UserError
+from got_core.evaluation.metrics.fid_kid import (
+    FeatureStore,
+    InceptionFeatures,
+    fid_inception,
+    frechet_distance,
+    kernel_distance,
+)
+from got_core.evaluation.suites.quality import QualityScoring, image_files
+
+
+def features(seed, number, width=4, shift=0.0):
+    return torch.randn(number, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+def random_weights(network, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(tensor.shape, generator=generator) * (2 / tensor[0].numel()) ** 0.5
+        if tensor.ndim == 4
+        else tensor
+        for name, tensor in network.state_dict().items()
+    }
+
+
+@pytest.fixture(scope="module")
+def fid_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("inception") / "fid.pth"
+    torch.save(random_weights(fid_inception()), file)
+    return file
+
+
+@torch.no_grad()
+def test_fids_blocks_are_torchvisions_with_other_poolings(monkeypatch):
+    """The published network differs in how its pooling branch treats the border, and in the last block."""
+    network = fid_inception().eval()
+    plain = inception.Inception3(1008, aux_logits=False, init_weights=False).eval()
+    plain.load_state_dict(random_weights(plain))
+    network.load_state_dict(plain.state_dict())
+    blocks = {"Mixed_5b": 192, "Mixed_5d": 288, "Mixed_6c": 768, "Mixed_7b": 1280, "Mixed_7c": 2048}
+    inputs = {
+        name: torch.rand(1, width, 5, 5, generator=torch.Generator().manual_seed(1)) for name, width in blocks.items()
+    }
+    assert not torch.allclose(network.Mixed_5b(inputs["Mixed_5b"]), plain.Mixed_5b(inputs["Mixed_5b"]))
+    monkeypatch.setattr(inception.F, "avg_pool2d", partial(avg_pool2d, count_include_pad=False))
+    for name in list(blocks)[:-1]:
+        torch.testing.assert_close(getattr(network, name)(inputs[name]), getattr(plain, name)(inputs[name]))
+    monkeypatch.setattr(inception.F, "avg_pool2d", torch.nn.functional.max_pool2d)
+    torch.testing.assert_close(network.Mixed_7c(inputs["Mixed_7c"]), plain.Mixed_7c(inputs["Mixed_7c"]))
+
+
+def test_features_are_of_images_of_any_size_one_by_one(fid_file):
+    network = InceptionFeatures.from_file(fid_file)
+    samples = edit_samples(2)
+    wide = torch.cat([samples[0].target, samples[1].target], dim=2)
+    both = network([samples[0].target, wide])
+    assert both.shape == (2, 2048)
+    torch.testing.assert_close(network([wide])[0], both[1], rtol=1e-4, atol=1e-4)
+    assert network.kind == "fid"
+
+
+def test_torchvisions_weights_are_read_and_others_refused(tmp_path):
+    weights = random_weights(inception.Inception3(init_weights=False))
+    torch.save(weights, tmp_path / "torchvision.pth")
+    assert InceptionFeatures.from_file(tmp_path / "torchvision.pth").kind == "torchvision"
+    torch.save({"fc.weight": weights["fc.weight"]}, tmp_path / "part.pth")
+    with pytest.raises(UserError, match=r"no Inception v3 of FID or torchvision: \d+ missing"):
+        InceptionFeatures.from_file(tmp_path / "part.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(UserError, match="not readable as weights"):
+        InceptionFeatures.from_file(tmp_path / "text.pth")
+    with pytest.raises(UserError, match=r"no such file; FID and KID need Inception v3: pt_inception"):
+        InceptionFeatures.from_file(tmp_path / "nowhere.pth")
+
+
+def test_frechet_distance_in_closed_form():
+    """Of distributions of one covariance it is the squared distance of the means; of a scaled one, known too."""
+    rows = features(0, 500)
+    assert frechet_distance(rows, rows + 2) == pytest.approx(4 * 4, rel=1e-6)
+    assert frechet_distance(rows, rows) == pytest.approx(0, abs=1e-6)
+    centred = rows - rows.mean(dim=0)
+    assert frechet_distance(centred, 3 * centred) == pytest.approx(4 * float(centred.var(dim=0).sum()), rel=1e-6)
+    with pytest.raises(ValueError, match="two images of each set"):
+        frechet_distance(rows[:1], rows)
+
+
+class AsTheyAre(torch.nn.Module):
+    """Features in place of images."""
+
+    num_features = 4
+
+    def forward(self, features):
+        return features
+
+
+@pytest.mark.parametrize("number", [3, 50])
+def test_frechet_distance_is_torchmetrics(number):
+    metric = FrechetInceptionDistance(AsTheyAre())
+    first, second = features(1, number), features(2, 30, shift=1.0) * 2
+    metric.update(first, real=True)
+    metric.update(second, real=False)
+    assert frechet_distance(first, second) == pytest.approx(float(metric.compute()), rel=1e-5)
+
+
+def test_kernel_distance_by_hand_and_in_its_interval():
+    first, second = features(1, 8), features(2, 8, shift=1.0)
+
+    def kernel(a, b):
+        return (a @ b.T / 4 + 1) ** 3
+
+    def plain(a, b):
+        within = [(kernel(x, x).sum() - kernel(x, x).diag().sum()) / (len(x) * (len(x) - 1)) for x in (a, b)]
+        return float(sum(within) - 2 * kernel(a, b).mean())
+
+    everything = torch.combinations(torch.arange(8), 4)
+    exact = sum(plain(first[i], second[j]) for i in everything for j in everything) / len(everything) ** 2
+    found = kernel_distance(first, second)
+    assert found.subset_size == 4
+    assert exact == pytest.approx(plain(first, second), rel=1e-6)
+    assert abs(found.mean - exact) < 4 * (found.interval[1] - found.mean) / 1.96 / 10
+    assert kernel_distance(first, second) == found
+    with pytest.raises(ValueError, match="four images of each set"):
+        kernel_distance(first[:3], second)
+
+
+def test_kernel_distances_interval_holds_the_truth_mostly():
+    truth = kernel_distance(features(1000, 20_000), features(1001, 20_000, shift=0.5)).mean
+    held = []
+    for seed in range(30):
+        low, high = kernel_distance(features(2 * seed, 200), features(2 * seed + 1, 200, shift=0.5)).interval
+        held.append(low <= truth <= high)
+    assert 25 <= sum(held) < 31
+
+
+def test_a_store_keeps_each_item_once():
+    store = FeatureStore()
+    store.update(torch.tensor([2, 0]), torch.tensor([[2.0, 2.0], [0.0, 0.0]]))
+    store.update(torch.tensor([1, 2, 3]), torch.tensor([[1.0, 1.0], [2.0, 2.0], [torch.nan, torch.nan]]))
+    places, kept = store.compute()
+    assert places.tolist() == [0, 1, 2]
+    assert kept.tolist() == [[0, 0], [1, 1], [2, 2]]
+
+
+def write_images(root: Path, number: int, first: int = 0) -> Path:
+    root.mkdir(parents=True)
+    for place, sample in enumerate(edit_samples(first + number)[first:]):
+        to_picture(sample.target).save(root / f"{place}.png")
+    return root
+
+
+def evaluate(*arguments):
+    main(["evaluate", "--suite", "quality", "--accelerator", "cpu", *map(str, arguments)])
+
+
+def test_two_folders_are_compared(tmp_path, fid_file, capsys):
+    write_images(tmp_path / "real" / "part", 5)
+    write_images(tmp_path / "ours", 6, first=5)
+    (tmp_path / "ours" / "4.png").write_bytes(b"broken")
+    evaluate("--images", tmp_path / "ours", "--reference", tmp_path / "real", "--inception", fid_file)
+    printed = capsys.readouterr().out
+    assert "5 images of" in printed
+    assert "note: FID of fewer than 10,000 images is too high" in printed
+    assert "missing, not scored:" in printed
+    found = json.loads((tmp_path / "ours" / "results.json").read_text())
+    assert found["counts"] == {"reference": 5, "images": 5, "missing": 1}
+    assert found["scores"]["fid"]["mean"] > 0
+    low, high = found["scores"]["kid"]["interval"]
+    assert low < found["scores"]["kid"]["mean"] < high
+    assert set(found["checksums"]) == {"reference", "images"}
+    assert found["judge"]["kind"] == "fid"
+    assert set(found["judge"]["weights"]) == {"inception"}
+    kept = tmp_path / "ours" / "verdicts" / "verdicts-0.jsonl"
+    lines = kept.read_text().splitlines(keepends=True)
+    assert len(lines) == 10
+    kept.write_text("".join(lines[:6]) + lines[6][:500])
+    evaluate("--images", tmp_path / "ours", "--reference", tmp_path / "real", "--inception", fid_file)
+    assert json.loads((tmp_path / "ours" / "results.json").read_text()) == found
+    assert len(kept.read_text().splitlines()) == 6 + 1 + 4
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        evaluate(*arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path, fid_file, capsys):
+    write_images(tmp_path / "few", 2)
+    (tmp_path / "empty").mkdir()
+    weights = ("--inception", fid_file)
+    assert "needs --images FOLDER, --reference" in refused(capsys, "--images", tmp_path)
+    nothing = refused(capsys, "--images", tmp_path / "empty", "--reference", tmp_path / "few", *weights)
+    assert "there is no image in it" in nothing
+    few = refused(capsys, "--images", tmp_path / "few", "--reference", tmp_path / "few", *weights)
+    assert "KID needs four images of each set at least, not 2 and 2; 0 could not be read" in few
+
+
+def read_by(rank: int, root: str, weights: str, ranks: int = 2) -> tuple[list[int], torch.Tensor]:
+    warnings.filterwarnings("ignore")
+    scoring = QualityScoring(image_files(Path(root)), InceptionFeatures.from_file(Path(weights)), 1)
+    trainer = Trainer(
+        accelerator="cpu", devices=1, num_nodes=ranks, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.test(scoring, verbose=False)
+    return scoring.places.tolist(), scoring.features
+
+
+@pytest.mark.distributed
+def test_two_ranks_read_what_one_reads(tmp_path, fid_file):
+    root = write_images(tmp_path / "images", 3)
+    (root / "1.png").write_bytes(b"broken")
+    places, alone = read_by(0, str(root), str(fid_file), ranks=1)
+    assert places == [0, 2]
+    for found, both in run_on_ranks(read_by, tmp_path, str(root), str(fid_file)):
+        assert found == places
+        torch.testing.assert_close(both, alone)

@@ -1,0 +1,394 @@
+"""The pipeline: plans, drawings and edits as diffusers' users call them; saved, opened and pushed."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from refusals import refused
+from safetensors import safe_open
+from small_system import small_settings, stirred_system
+
+from got_core.cli.main import main
+from got_core.diffusion.schedulers import scheduler_named
+from got_core.errors import UserError
+from got_core.pipelines import saving as pipeline_hub
+from got_core.pipelines.pipeline import GoTPipeline, seeds_of
+
+CHAIN = "a red circle (94,188),(469,562) (red) and a blue square (500,562),(900,962) (blue)"
+PROMPTS = ["a red circle", "two blue squares", "a cross"]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return GoTPipeline(stirred_system(), (32, 32), small_settings())
+
+
+@pytest.fixture(scope="module")
+def picture():
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_one_call_is_a_plan_and_a_drawing(pipe):
+    output = pipe(PROMPTS, output_type="pt", seed=3)
+    plans = pipe.plan(PROMPTS)
+    assert output.chains == tuple(plan.chain for plan in plans)
+    assert output.regions == tuple(plan.regions for plan in plans)
+    assert torch.equal(output.images, pipe.draw(plans, seed=3, output_type="pt").images)
+    assert output.images.shape == (3, 3, 32, 32)
+    assert 0 <= output.images.min() < output.images.max() <= 1
+
+
+def test_a_batch_is_its_parts(pipe):
+    """Each image alone, under the seed that the batch's output names, is the same; so is each plan."""
+    output = pipe(PROMPTS, output_type="pt", seed=5)
+    for place, prompt in enumerate(PROMPTS):
+        alone = pipe(prompt, seed=[output.seeds[place]], output_type="pt")
+        assert alone.chains[0] == output.chains[place]
+        torch.testing.assert_close(alone.images[0], output.images[place], atol=1e-5, rtol=0)
+
+
+def test_drawn_plans_are_their_own_whatever_stands_beside_them(pipe):
+    warm = pipe(PROMPTS, temperature=1.0, seed=7, output_type="pt")
+    again = pipe(PROMPTS[2], temperature=1.0, seed=[warm.seeds[2]], output_type="pt")
+    assert again.chains[0] == warm.chains[2]
+    torch.testing.assert_close(again.images[0], warm.images[2], atol=1e-5, rtol=0)
+    assert len({plan.chain for plan in pipe.plan([PROMPTS[0]] * 3, temperature=1.0)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number of at least 1, not 0"),
+        ({"height": 0}, "height must be a whole number"),
+        ({"width": -4}, "width must be a whole number"),
+        ({"semantic_scale": float("nan")}, "semantic_scale must be a finite number"),
+        ({"temperature": -1.0}, "temperature must be 0 or more"),
+        ({"seed": []}, "0 seeds for 1 samples"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt must be"),
+        ({"output_type": "jpeg"}, "output_type must be"),
+        ({"generator": [torch.Generator()] * 2}, "2 generators for 1 plans"),
+        ({"guidance_scale": 7}, "no such argument: guidance_scale"),
+        ({"best_of": 0}, "best_of must be a whole number"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_planned(pipe, monkeypatch, arguments, words):
+    monkeypatch.setattr(pipe.system, "plan", None)
+    with pytest.raises((ValueError, TypeError), match=words):
+        pipe("a cross", **arguments)
+
+
+def test_seeds_are_whole_numbers():
+    with pytest.raises(ValueError, match=r"a seed is a whole number, not 1\.5"):
+        seeds_of(1.5, 1)
+    with pytest.raises(ValueError, match="a seed is a whole number, not '12'"):
+        seeds_of("12", 2)
+    assert seeds_of(np.array([3, 4]), 2) == [3, 4]
+
+
+def test_whole_numbers_of_any_kind_are_seeds(pipe):
+    plan = pipe.given_plan(CHAIN)
+    images = [pipe.draw(plan, seed=seed, output_type="pt").images for seed in (3, np.int64(3), 2**45)]
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+
+
+def test_several_images_of_a_prompt_differ_in_noise(pipe):
+    images = pipe(PROMPTS[:2], num_images_per_prompt=2, output_type="pt").images
+    assert len(images) == 4
+    assert len({image.sum().item() for image in images}) == 4
+
+
+def test_images_come_in_the_type_that_is_asked_for(pipe):
+    plan = pipe.given_plan(CHAIN)
+    tensor, array, (image,) = (pipe.draw(plan, output_type=kind).images for kind in ("pt", "np", "pil"))
+    assert array.shape == (1, 32, 32, 3)
+    np.testing.assert_allclose(array[0], tensor[0].permute(1, 2, 0).numpy())
+    np.testing.assert_allclose(np.asarray(image) / 255, array[0], atol=0.003)
+    with pytest.raises(ValueError, match="output_type must be 'pil', 'pt' or 'np', not 'latent'"):
+        pipe.draw(plan, output_type="latent")
+
+
+def test_generators_are_drawn_from_in_turn(pipe):
+    plans = [pipe.given_plan(CHAIN, prompt) for prompt in PROMPTS]
+
+    def draw(generator):
+        return pipe.draw(plans, generator=generator, output_type="pt")
+
+    one, other = draw(torch.Generator().manual_seed(1)), draw([torch.Generator().manual_seed(1) for _ in plans])
+    assert one.seeds is None
+    torch.testing.assert_close(one.images[0], other.images[0])
+    assert not torch.equal(one.images[1], other.images[1])
+    assert torch.equal(other.images, pipe.draw(plans, seed=[1, 1, 1], output_type="pt").images)
+    with pytest.raises(ValueError, match="2 generators for 3 plans"):
+        draw([torch.Generator()] * 2)
+    with pytest.raises(ValueError, match="2 seeds for 3 samples"):
+        pipe.draw(plans, seed=[1, 2])
+
+
+def test_an_edit_sees_its_image(pipe, picture):
+    both = pipe.edit(picture, ["remove the circle", "move the square"], output_type="pt", seed=[4, 4])
+    tensor = torch.from_numpy(np.asarray(picture.resize((32, 32), Image.Resampling.LANCZOS))).permute(2, 0, 1) / 255
+    again = pipe.edit(tensor, "remove the circle", output_type="pt", seed=[4])
+    torch.testing.assert_close(again.images[0], both.images[0], atol=1e-4, rtol=0)
+    assert not torch.allclose(
+        pipe.edit(tensor.flip(2), "remove the circle", output_type="pt", seed=[4]).images, again.images
+    )
+    with pytest.raises(ValueError, match="2 images for 1 plans"):
+        pipe.edit([picture, picture], "remove it")
+    with pytest.raises(ValueError, match=r"of floats in \[0, 1\], not in \[.*, 2"):
+        pipe.edit(tensor * 255, "remove it")
+
+
+@pytest.mark.parametrize("kind", ["pil", "pt", "np"])
+def test_what_was_drawn_can_be_edited(pipe, kind):
+    drawn = pipe(PROMPTS[:2], output_type=kind).images
+    together = pipe.edit(drawn, ["remove it", "move it"], seed=[1, 2], output_type="pt").images
+    alone = pipe.edit(drawn[1], "move it", seed=[2], output_type="pt").images
+    torch.testing.assert_close(alone[0], together[1], atol=1e-4, rtol=0)
+
+
+def test_scales_steps_and_size_are_the_calls(pipe):
+    plan = pipe.given_plan(CHAIN, size=(32, 64))
+    usual = pipe.draw(plan, output_type="pt").images
+    assert usual.shape == (1, 3, 32, 64)
+    for changed in ({"semantic_scale": 1.0}, {"spatial_scale": 0.0}, {"num_inference_steps": 5}):
+        assert not torch.allclose(pipe.draw(plan, output_type="pt", **changed).images, usual)
+    own = pipe.system.generation_scales
+    same = {"semantic_scale": own.semantic, "spatial_scale": own.spatial, "reference_scale": own.reference}
+    assert torch.equal(pipe.draw(plan, output_type="pt", **same).images, usual)
+    assert pipe("a cross", height=64, width=32, output_type="pt").images.shape == (1, 3, 64, 32)
+
+
+def test_a_callback_sees_every_step_and_may_change_it(pipe):
+    plan, seen = pipe.given_plan(CHAIN), []
+
+    def watch(caller, step, time, values):
+        assert caller is pipe
+        seen.append((step, float(time), tuple(values["latents"].shape)))
+
+    usual = pipe.draw(plan, num_inference_steps=3, output_type="pt").images
+    watched = pipe.draw(plan, num_inference_steps=3, output_type="pt", callback_on_step_end=watch).images
+    assert torch.equal(watched, usual)
+    assert [step for step, _, _ in seen] == [0, 1, 2]
+    assert {shape for _, _, shape in seen} == {(1, 48, 8, 8)}
+    blank = pipe.draw(
+        plan, output_type="pt", callback_on_step_end=lambda p, i, t, values: {"latents": 0 * values["latents"]}
+    ).images
+    assert torch.equal(blank[0], torch.full((3, 32, 32), 0.5))
+
+
+def test_chains_are_heard_while_they_are_written(pipe):
+    heard = []
+    plans = pipe.plan(PROMPTS, listener=heard.append)
+    assert heard[-1] == tuple(plan.chain for plan in plans)
+    for earlier, later in pairwise(heard):
+        assert all(len(after) >= len(before) for before, after in zip(earlier, later, strict=True))
+
+
+def test_a_scheduler_that_fits_can_be_set(pipe):
+    plan, own = pipe.given_plan(CHAIN), pipe.scheduler
+    try:
+        usual = pipe.draw(plan, num_inference_steps=8, output_type="pt").images
+        pipe.scheduler = scheduler_named(pipe.system.objective, "UniPCMultistepScheduler")
+        other = [pipe.draw(plan, num_inference_steps=8, output_type="pt").images for _ in range(2)]
+        assert torch.equal(*other)
+        assert 0 < (other[0] - usual).abs().mean() < 0.05
+        with pytest.raises(ValueError, match="does not fit RectifiedFlow"):
+            pipe.scheduler = type(pipe.scheduler)()
+    finally:
+        pipe.scheduler = own
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_a_saved_pipeline_is_opened_again(pipe, picture, tmp_path, dtype):
+    pipe.save_pretrained(tmp_path / "saved", dtype=dtype)
+    again = GoTPipeline.from_pretrained(tmp_path / "saved", "cpu")
+    assert again.size == (32, 32)
+    plan = pipe.given_plan(CHAIN, "swap", picture)
+    drawn, expected = (each.draw(plan, output_type="pt").images for each in (again, pipe))
+    torch.testing.assert_close(drawn, expected, atol=0.02 if dtype else 0, rtol=0)
+    assert sorted(str(file.relative_to(tmp_path / "saved")) for file in (tmp_path / "saved").rglob("*.*")) == [
+        "README.md", "config.yaml", "model.safetensors", "reasoner/tokenizer.json",
+    ]  # fmt: skip
+    with safe_open(tmp_path / "saved" / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} <= {dtype or torch.float32, torch.int64}  # noqa: SIM118
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert "library_name: got-framework" in card
+    assert "| backbone | `backbones.flow_dit.FlowDiT` |" in card
+    with pytest.raises(UserError, match="there is something already"):
+        pipe.save_pretrained(tmp_path / "saved")
+
+
+def test_a_scheduler_that_was_set_is_saved(pipe, tmp_path):
+    own = pipe.scheduler
+    pipe.scheduler = scheduler_named(pipe.system.objective, "UniPCMultistepScheduler", solver_order=3)
+    try:
+        pipe.save_pretrained(tmp_path / "saved")
+    finally:
+        pipe.scheduler = own
+    again = GoTPipeline.from_pretrained(tmp_path / "saved", "cpu")
+    assert type(again.scheduler).__name__ == "UniPCMultistepScheduler"
+    assert again.scheduler.config.solver_order == 3
+    config = tmp_path / "saved" / "scheduler_config.json"
+    for broken, words in [
+        (config.read_text().replace("UniPCMultistepScheduler", "UNet2DModel"), "no scheduler 'UNet2DModel'"),
+        (config.read_text().replace("flow_prediction", "epsilon"), "does not fit RectifiedFlow"),
+        ("[]", "list indices"),
+        ("{", "Expecting"),
+    ]:
+        config.write_text(broken)
+        with pytest.raises(UserError, match=words):
+            GoTPipeline.from_pretrained(tmp_path / "saved", "cpu")
+
+
+def test_only_schedulers_of_diffusers_are_saved(pipe, tmp_path):
+    class Own(type(pipe.scheduler)):
+        """One that no other Python knows."""
+
+    pipe.scheduler, own = Own.from_config(pipe.scheduler.config), pipe.scheduler
+    try:
+        with pytest.raises(UserError, match="Own is no scheduler of diffusers"):
+            pipe.save_pretrained(tmp_path / "saved")
+    finally:
+        pipe.scheduler = own
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("backbones.flow_dit.FlowDiT", "helpers.FlowDiT"), "helpers.FlowDiT is not from an installed package"),
+        (("folder://reasoner", "folder://../reasoner"), "which is not in the folder"),
+        (("folder://reasoner/tokenizer.json", "${oc.env:HOME}"), "may not refer to other values"),
+        (("pipeline: 1", "pipeline: 2"), "of another version of the format"),
+        (("model:", "modell:"), "there is no model in it"),
+    ],
+)
+def test_a_saved_folder_brings_no_code_and_reads_nothing_else(pipe, tmp_path, monkeypatch, change, words):
+    pipe.save_pretrained(tmp_path / "saved")
+    config = tmp_path / "saved" / "config.yaml"
+    assert change[0] in config.read_text()
+    config.write_text(config.read_text().replace(*change))
+    (tmp_path / "saved" / "helpers.py").write_text("raise SystemExit('run')")
+    monkeypatch.chdir(tmp_path / "saved")
+    monkeypatch.syspath_prepend(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match=words):
+        GoTPipeline.from_pretrained(".", "cpu")
+
+
+def test_weights_are_saved_as_numbers_with_fractions(pipe, tmp_path):
+    with pytest.raises(ValueError, match=r"not in torch\.int8"):
+        pipe.save_pretrained(tmp_path / "saved", dtype=torch.int8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipeline_without_settings_is_not_saved(pipe, tmp_path):
+    with pytest.raises(UserError, match="made without `settings`"):
+        GoTPipeline(pipe.system, (32, 32)).save_pretrained(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Hub:
+    """What of huggingface_hub's API is used, kept in a folder."""
+
+    folder: Path
+    calls: list[dict]
+
+    def __init__(self, token):
+        Hub.calls = [{"token": token}]
+
+    def create_repo(self, repository, **settings):
+        Hub.calls.append({"repository": repository, **settings})
+        return type("Address", (), {"repo_id": f"owner/{repository}"})
+
+    def upload_folder(self, repo_id, folder_path, commit_message):
+        Hub.calls.append({"repo_id": repo_id})
+        Path(folder_path).rename(Hub.folder)
+        return "the commit"
+
+
+def test_a_hub_out_of_reach_is_one_line(pipe, monkeypatch):
+    class Broken(Hub):
+        def create_repo(self, repository, **settings):
+            raise RuntimeError("no network\nat all")
+
+    monkeypatch.setattr(pipeline_hub, "HfApi", Broken)
+    with pytest.raises(UserError, match="mine: the hub did not take it"):
+        pipe.push_to_hub("mine")
+
+
+@pytest.mark.parametrize("name", ["FlowMatchLCMScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_noise_on_the_way_is_the_seeds(pipe, name):
+    plan, own = pipe.given_plan(CHAIN), pipe.scheduler
+    settings = {"stochastic_sampling": True} if name.startswith("FlowMatchEuler") else {}
+    try:
+        pipe.scheduler = scheduler_named(pipe.system.objective, name, **settings)
+        state = torch.get_rng_state()
+        first, again, other = (pipe.draw(plan, seed=seed, output_type="pt").images for seed in (1, 1, 2))
+        assert torch.equal(first, again)
+        assert not torch.allclose(first, other)
+        assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        pipe.scheduler = own
+
+
+def test_a_pipeline_goes_to_the_hub_and_comes_from_it(pipe, tmp_path, monkeypatch):
+    Hub.folder = tmp_path / "hub"
+    monkeypatch.setattr(pipeline_hub, "HfApi", Hub)
+    assert pipe.push_to_hub("mine", private=True, token="secret") == "the commit"
+    assert Hub.calls == [
+        {"token": "secret"}, {"repository": "mine", "private": True, "exist_ok": True}, {"repo_id": "owner/mine"},
+    ]  # fmt: skip
+    fetched = []
+
+    def fetch(repository, **settings):
+        fetched.append((repository, settings["revision"]))
+        return str(Hub.folder)
+
+    monkeypatch.setattr(pipeline_hub, "snapshot_download", fetch)
+    again = GoTPipeline.from_pretrained("owner/mine", "cpu", revision="v1")
+    assert fetched == [("owner/mine", "v1")]
+    plan = pipe.given_plan(CHAIN)
+    assert torch.equal(again.draw(plan, output_type="pt").images, pipe.draw(plan, output_type="pt").images)
+
+
+def test_what_is_nowhere_is_said(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match="nowhere: no such run folder, checkpoint or hub id"):
+        GoTPipeline.from_pretrained("nowhere", "cpu")
+    with pytest.raises(FileNotFoundError, match="'no/where' is not a folder here, and could not be had from the hub"):
+        GoTPipeline.from_pretrained("no/where", "cpu")
+
+
+def test_commands_open_change_and_export_what_is_saved(pipe, tmp_path, capsys):
+    pipe.save_pretrained(tmp_path / "saved")
+    (tmp_path / "chain.txt").write_text(CHAIN)
+    asked = ["generate", "", "--checkpoint", str(tmp_path / "saved"), "--device", "cpu"]
+    asked += ["--chain", str(tmp_path / "chain.txt"), "--scheduler", "FlowMatchHeunDiscreteScheduler"]
+    main([*asked, "--output", str(tmp_path / "out"), "--change", "move 0 100 0", "--change", "remove 1"])
+    assert capsys.readouterr().out == "a red circle (194,188),(569,562) (red)\n"
+    assert (tmp_path / "out" / "chain.txt").read_text() == "a red circle (194,188),(569,562) (red)\n"
+    said = refused(capsys, *asked, "--output", str(tmp_path / "no"), "--change", "move 5 1 1")
+    assert "'move 5 1 1': the chain has no region 5" in said
+    said = refused(capsys, *asked[:-1], "DDIMScheduler", "--output", str(tmp_path / "no"))
+    assert "DDIMScheduler" in said
+    assert not (tmp_path / "no").exists()
+    export = [
+        "export",
+        "--checkpoint",
+        str(tmp_path / "saved"),
+        "--output",
+        str(tmp_path / "half"),
+        "--dtype",
+        "float16",
+    ]
+    assert "--dtype is of --pipeline" in refused(capsys, *export)
+    main([*export, "--pipeline"])
+    whole, half = (Path(tmp_path / name / "model.safetensors").stat().st_size for name in ("saved", "half"))
+    assert half < 0.6 * whole
+    assert json.loads((tmp_path / "half" / "reasoner" / "tokenizer.json").read_text())["version"]

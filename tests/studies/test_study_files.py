@@ -1,0 +1,129 @@
+"""Study files and their mistakes."""
+
+import pytest
+from refusals import refused
+from tiny_study import study_file
+
+from got_core.studies.spec import Axis, Grid, number, options_of, read_study
+
+
+def test_a_study_is_read_as_its_file_says(tmp_path):
+    variants = {"a": ["--model.backbone.depth 2", "--model.guidance.palette='order'"], "b": {"dit": []}}
+    axes = {"semantic": {"options": ["--x", "--y"], "values": [1, 2.5]}, "spatial": {"options": ["--z"], "values": [0]}}
+    grid = {"overrides": ["--data.validation.split=validation"], "axes": axes}
+    backbones = {"dit": "recipes/scenes_dit.yaml", "sdxl": "recipes/scenes_sdxl.yaml"}
+    changes = {"variants": variants, "grid": grid, "backbones": backbones, "compare": [["b", "a"]]}
+    read = read_study(study_file(tmp_path, **changes))
+    depth = ("--model.backbone.depth", "2", "--model.guidance.palette=order")
+    assert read.variants == {"a": {"dit": depth, "sdxl": depth}, "b": {"dit": ()}}
+    assert read.combinations == [("dit", "a"), ("dit", "b"), ("sdxl", "a")]
+    assert read.scorings == {
+        "true-chain": ("--model.validation_chains=given",),
+        "semantic=1,spatial=0": ("--data.validation.split=validation", "--x=1", "--y=1", "--z=0"),
+        "semantic=2.5,spatial=0": ("--data.validation.split=validation", "--x=2.5", "--y=2.5", "--z=0"),
+    }
+    assert read.compare == (("b", "a"),)
+    assert read.split.figures == {"geneval.overall": "chain_satisfies"}
+    assert read.figures == ("geneval.overall", "background_kept", "chain_satisfies")
+
+
+def test_values_of_a_grid_are_given_in_full():
+    grid = Grid((Axis("x", ("--x",), (1234567.0, 0.30000000000000004)),))
+    assert list(grid.points().values()) == [("--x=1234567",), ("--x=0.30000000000000004",)]
+    assert number(-3.0) == "-3"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": None}, "a study lacks steps"),
+        ({"steps": 0}, "steps: expected a whole number of at least 1, not 0"),
+        ({"seeds": [1, 1]}, "seeds must be a list of different values"),
+        ({"seeds": [True]}, "seeds: expected a whole number"),
+        ({"seeds": [2**31]}, "seeds: expected a whole number of at most 2147483647, not 2147483648"),
+        ({"variant": {}}, "a study has no key 'variant'; did you mean 'variants'?"),
+        ({"columns": ["geneval.overal"]}, "no figure is called 'geneval.overal'; did you mean 'geneval.overall'?"),
+        ({"backbones": {}}, "backbones must map names to values"),
+        ({"backbones": {"dit": []}}, "backbones.dit must be a recipe file or a list of them"),
+        ({"variants": {"a/b": []}}, "'a/b' is no name"),
+        ({"variants": {"a": "--x=1"}}, "variants.a must be a list of options"),
+        ({"variants": {"a": ["x=1"]}}, "variants.a: an option begins with --"),
+        ({"variants": {"a": {"unet": []}}}, "variants.a names the backbone 'unet', but backbones has only dit"),
+        ({"grid": {"axes": {"a": {"options": ["--x"]}}}}, "grid.axes.a lacks values"),
+        ({"grid": {"axes": {"a": {"options": ["--x"], "values": ["b"]}}}}, "grid.axes.a.values must be numbers"),
+        ({"grid": {"axes": {"a": {"options": ["--x"], "values": [float("inf")]}}}}, "grid.axes.a.values must be num"),
+        ({"compare": [["whole", "no-chains"]]}, "compare: no variant is called 'no-chains'; did you mean 'no-chain'?"),
+        ({"compare": [["whole"]]}, "compare must be a list of pairs [first, second] of variants, not ['whole']"),
+        ({"split": {"given": "x", "figures": {"mean_iou": None}}}, "split.given: 'x' is not one of the evaluations"),
+        ({"split": {"given": "true-chain", "figures": {"iou": None}}}, "split.figures: no figure is called 'iou'"),
+        (
+            {"backbones": {"a": "x.yaml", "a-b": "y.yaml"}, "variants": {"b-c": {"a": []}, "c": {"a-b": []}}},
+            "backbone 'a' with variant 'b-c' and backbone 'a-b' with variant 'c' are both called a-b-c",
+        ),
+        ({"backbones": {"dit": "nowhere.yaml"}}, "of backbone 'dit': nowhere.yaml: no such recipe"),
+    ],
+)
+def test_a_wrong_study_is_one_line(capsys, tmp_path, changes, words):
+    path = study_file(tmp_path, **changes)
+    said = refused(capsys, "study", path, "--output", str(tmp_path / "runs"))
+    assert said.startswith(f"got: error: {path}: ")
+    assert words in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--trainer.max_steps=9", "--trainer.max_steps is set by the study's own key steps"),
+        ("--trainer.max_epochs=1 --data.samples_per_epoch=32", "--trainer.max_epochs is set by the study's own key"),
+        ("--data.samples_per_epoch=32 --trainer.max_time 00:00:01:00", "--trainer.max_time is set by the study's own"),
+        ("--model.warmup_steps 2 --seed_everything 9", "--seed_everything is set by the study's own key seeds"),
+        ("--data.init_args.seed=3", "--data.seed is set by the study's own key seeds"),
+        ("--trainer.limit_val_batches=1", "--trainer.limit_val_batches would change what all runs are scored on"),
+        ("--ckpt_path=last", "--ckpt_path is set by the study"),
+        ("--weights runs/other", "--weights is set by the study"),
+        ("--config=other.yaml", "--config belongs to backbones"),
+        ("--model.warmup_steps=2 -c other.yaml", "--config belongs to backbones"),
+        ("--trainer.devices=2", "--trainer.devices is set by the machine"),
+        ("--trainer='{limit_val_batches: 1}'", "--trainer would replace all that the study sets there"),
+        ("--x='a", "No closing quotation in"),
+    ],
+)
+def test_options_that_are_the_studys_own_are_refused_wherever_they_stand(capsys, tmp_path, option, words):
+    for part in ("variants", "evaluations"):
+        said = refused(capsys, "study", study_file(tmp_path, **{part: {"a": [option]}, "split": None}))
+        assert f"{part}.a: {words}" in said
+
+
+@pytest.mark.parametrize("option", ["--data.validation.split=train", "--data.init_args.validation={}", "--data=Scenes"])
+def test_all_variants_are_scored_on_the_recipes_own_samples(capsys, tmp_path, option):
+    said = refused(capsys, "study", study_file(tmp_path, variants={"a": [option]}))
+    assert "would change what all runs are scored on alike: score on other samples under evaluations" in said
+    assert read_study(study_file(tmp_path, evaluations={"true-chain": [option]})).evaluations == {
+        "true-chain": (option,)
+    }
+
+
+def test_options_are_told_from_their_values():
+    words = ("--model.init_args.warmup_steps", "-3", "--trainer.callbacks+=a.B", "--x=--y", "-c", "f")
+    assert options_of(words) == ["--model.warmup_steps", "--trainer.callbacks", "--x", "--config"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("title: [", "broken.yaml: line"),
+        ("title: a\x07b", "broken.yaml: unacceptable character"),
+        ("title: a\nsteps: 2\ntitle: b", "broken.yaml: line 3: the key 'title' stands here twice"),
+        ("variants:\n  a: []\n  a: [--x=1]", "broken.yaml: line 3: the key 'a' stands here twice"),
+        ("{[1]: 2}", "broken.yaml: line 1"),
+        ("3", "broken.yaml: a study must be a mapping"),
+    ],
+)
+def test_what_is_no_study_is_one_line(capsys, tmp_path, text, words):
+    (tmp_path / "broken.yaml").write_text(text)
+    assert words in refused(capsys, "study", str(tmp_path / "broken.yaml"))
+
+
+def test_no_file_is_one_line(capsys):
+    assert "nowhere.yaml: no such file" in refused(capsys, "study", "nowhere.yaml")

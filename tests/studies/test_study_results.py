@@ -1,0 +1,261 @@
+"""What a study makes of its figures, in closed form."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from scipy.stats import t
+
+from got_core.studies.analysis import Arm, Results, collect, error_splits, figure
+from got_core.studies.identity import Asked
+from got_core.studies.report import (
+    DOTS,
+    MARGIN,
+    PANEL_WIDTH,
+    ROW_HEIGHT,
+    differences,
+    draw_grid,
+    draw_means,
+    grid_means,
+    markdown,
+    means,
+    split,
+    terminal_tables,
+    words,
+)
+from got_core.studies.runs import TrainedRun
+from got_core.studies.spec import Axis, Grid, Split, Study, point_name
+
+T_TWO = 4.302652730
+"""Student's t at 97.5% for two degrees of freedom, from tables."""
+
+
+def a_study(**values) -> Study:
+    settings = {
+        "name": "small",
+        "title": "Small",
+        "steps": 10,
+        "seeds": (1, 2, 3),
+        "backbones": {"dit": ("a.yaml",)},
+        "variants": {"plain": {"dit": ()}, "better": {"dit": ()}},
+        "columns": ("mean_iou", "geneval.overall"),
+    }
+    return Study(**{**settings, **values})
+
+
+PLAIN, BETTER = Arm("dit", "plain"), Arm("dit", "better")
+FIGURES = {
+    PLAIN: {
+        seed: {"mean_iou": value, "geneval.overall": None}
+        for seed, value in zip((1, 2, 3), (0.1, 0.2, 0.3), strict=True)
+    },
+    BETTER: {
+        seed: {"mean_iou": value, "geneval.overall": 0.5}
+        for seed, value in zip((1, 2, 3), (0.5, 0.6, 0.8), strict=True)
+    },
+}
+
+
+def test_differences_are_paired_by_seed():
+    results = Results(a_study(), FIGURES, {})
+    (found,) = results.differences()
+    half = T_TWO * math.sqrt(((0.4 - 1.3 / 3) ** 2 * 2 + (0.5 - 1.3 / 3) ** 2) / 2) / math.sqrt(3)
+    assert (found.first, found.second, found.column) == (PLAIN, BETTER, "mean_iou")
+    assert found.estimate.mean == pytest.approx(1.3 / 3)
+    assert found.estimate.low == pytest.approx(1.3 / 3 - half)
+    chance = 2 * float(t.sf(abs(1.3 / 3) / (half / T_TWO), 2))
+    assert found.chance == pytest.approx(chance)
+    assert found.verdict == "above zero"
+    (other,) = Results(a_study(), {BETTER: FIGURES[BETTER], PLAIN: FIGURES[PLAIN]}, {}).differences()
+    assert other.verdict == "below zero"
+
+
+def test_a_seed_that_is_missing_on_one_side_is_left_out():
+    figures = {PLAIN: {seed: FIGURES[PLAIN][seed] for seed in (1, 2)}, BETTER: {2: FIGURES[BETTER][2]}}
+    (found,) = Results(a_study(), figures, {}).differences()
+    assert (found.estimate.mean, found.estimate.number) == (pytest.approx(0.4), 1)
+    assert found.verdict == "one seed: none"
+
+
+def test_variants_are_compared_and_evaluations_with_their_own_run_but_no_points_of_a_grid():
+    grid = Grid((Axis("x", ("--x",), (1.0, 2.0)),))
+    study = a_study(evaluations={"again": ()}, grid=grid, columns=("mean_iou",))
+    row = {1: {"mean_iou": 0.5}}
+    arms = [
+        Arm("dit", variant, scoring) for variant in ("plain", "better") for scoring in (None, "again", "x=1", "x=2")
+    ]
+    results = Results(study, dict.fromkeys(arms, row), {})
+    pairs = [(found.first.label, found.second.label) for found in results.differences()]
+    assert pairs == [("plain", "plain, again"), ("plain", "better"), ("better", "better, again")]
+
+
+def rows_of(**values: tuple[float | None, ...]) -> dict[int, dict[str, float | None]]:
+    """The figures of seeds 1, 2, ... from those of each column."""
+    names, columns = list(values), list(values.values())
+    return {seed + 1: dict(zip(names, row, strict=True)) for seed, row in enumerate(zip(*columns, strict=True))}
+
+
+def test_verdicts_are_corrected_for_the_differences_of_a_figure():
+    """Ten differences of one figure: what alone would be told from zero, is not among so many."""
+    names = [f"v{place}" for place in range(5)]
+    study = a_study(variants={name: {"dit": ()} for name in names}, columns=("mean_iou",))
+    noise = [(0.5, 0.52, 0.49), (0.51, 0.5, 0.5), (0.49, 0.5, 0.53), (0.5, 0.51, 0.5), (0.55, 0.6, 0.55)]
+    figures = {Arm("dit", name): rows_of(mean_iou=row) for name, row in zip(names, noise, strict=True)}
+    among = Results(study, figures, {}).differences()
+    assert len(among) == 10
+    first, last = Arm("dit", "v0"), Arm("dit", "v4")
+    (found,) = (entry for entry in among if (entry.first, entry.second) == (first, last))
+    assert found.estimate.low > 0
+    assert found.verdict == "not told from zero"
+    assert found.chance > found.estimate.chance
+    alone = a_study(variants=study.variants, columns=("mean_iou",), compare=(("v0", "v4"),))
+    (found,) = Results(alone, figures, {}).differences()
+    assert found.verdict == "above zero"
+
+
+def test_only_the_pairs_that_a_study_names_are_compared_in_its_order():
+    study = a_study(compare=(("better", "plain"),), columns=("mean_iou",))
+    (found,) = Results(study, FIGURES, {}).differences()
+    assert (found.first, found.second) == (BETTER, PLAIN)
+    assert found.estimate.mean < 0
+
+
+def test_seeds_that_agree_give_no_verdict_but_count():
+    variants = {name: {"dit": ()} for name in ("plain", "same", "better")}
+    same = rows_of(mean_iou=(0.13125, 0.23125, 0.33125))
+    better = rows_of(mean_iou=(0.5, 0.6, 0.8))
+    figures = {PLAIN: rows_of(mean_iou=(0.1, 0.2, 0.3)), Arm("dit", "same"): same, BETTER: better}
+    agreeing, *others = Results(a_study(variants=variants, columns=("mean_iou",)), figures, {}).differences()
+    assert (agreeing.verdict, agreeing.chance) == ("no spread: none", None)
+    assert min(entry.chance / entry.estimate.chance for entry in others) >= 2
+    assert max(entry.chance / entry.estimate.chance for entry in others) == pytest.approx(3)
+
+
+def test_figures_are_read_by_their_dotted_names_once_all_steps_are_done(tmp_path):
+    metrics = {"seconds": 3, "mean_iou": None, "geneval": {"overall": 0.25}}
+    assert figure(metrics, "geneval.overall") == 0.25
+    assert figure(metrics, "seconds") == 3.0
+    assert figure(metrics, "mean_iou") is None
+    study = a_study()
+    run = TrainedRun(study, "dit", "plain", 1, tmp_path, {})
+    run.training.asked.begin(run.folder, {})
+    run.metrics(None).write_text('{"step": 9, "mean_iou": 0.5}')
+    assert collect(study, [run], {}).figures == {PLAIN: {}, BETTER: {}}
+    run.metrics(None).write_text('{"step": 10, "mean_iou": 0.5, "geneval": {"overall": null}}')
+    found = collect(study, [run], {"other": "why"})
+    assert found.figures == {PLAIN: {1: {"mean_iou": 0.5, "geneval.overall": None}}, BETTER: {}}
+
+
+def test_an_evaluation_of_another_name_is_the_same_and_of_other_options_another(tmp_path):
+    def folder(name, *options):
+        study = a_study(evaluations={name: options})
+        return TrainedRun(study, "dit", "plain", 1, tmp_path, {}).scored_in(name).name
+
+    assert folder("a", "--x=1") != folder("a", "--x=2")
+    assert folder("a", "--x=1").split("-")[1] == folder("b", "--x=1").split("-")[1]
+    assert Asked({"b": 1, "a": 2}, 3).digest == Asked({"a": 2, "b": 1}, 4).digest
+
+
+def test_the_error_is_split_into_the_plans_part_and_the_drawings():
+    """By hand: of errors .4 and .2, true chains leave .1 and .1, so the plan's shares are 3/4 and 1/2."""
+    study = a_study(
+        variants={"plain": {"dit": ()}}, evaluations={"true": ()}, columns=("mean_iou",), seeds=(1, 2, 3),
+        split=Split("true", {"geneval.overall": "chain_satisfies", "edit_success": None}),
+    )  # fmt: skip
+    names = ("geneval.overall", "chain_satisfies", "edit_success", "mean_iou")
+    own = dict(zip(names, ((0.6, 0.8, None), (0.7, 0.9, 0.8), (0.5, 1.0, 1.0), (0, 0, 0)), strict=True))
+    given = dict(zip(names, ((0.9, 0.9, 0.9), (1, 1, 1), (0.25, 1.0, 1.0), (0, 0, 0)), strict=True))
+    results = Results(study, {PLAIN: rows_of(**own), Arm("dit", "plain", "true"): rows_of(**given)}, {})
+    drawn, edited = error_splits(results)
+    assert drawn.plan.mean == pytest.approx(0.8)
+    assert (drawn.own.mean, drawn.given.mean) == pytest.approx((0.7, 0.9))
+    assert (drawn.plans_part.mean, drawn.drawings_part.mean) == pytest.approx((0.2, 0.1))
+    assert (drawn.plans_share.mean, drawn.drawings_share.mean) == pytest.approx((0.625, 0.375))
+    assert drawn.plans_share.high > 0.625 > drawn.plans_share.low
+    assert edited.plan is None
+    assert (edited.plans_share.mean, edited.plans_share.number) == (-0.5, 1)
+    sheet = split(results)
+    assert sheet.rows[0][:4] == ("dit", "plain", "geneval.overall", "0.800 [0.552, 1.048] n=3")
+    assert sheet.rows[1][3] == "-"
+    assert "The plan's share of the error" in markdown(results, "got study", [])
+    assert not split(Results(a_study(), FIGURES, {})).rows
+
+
+def test_tables_say_what_was_measured():
+    figures = {
+        PLAIN: {**FIGURES[PLAIN], 3: {"mean_iou": None, "geneval.overall": None}},
+        BETTER: {1: FIGURES[BETTER][1]},
+    }
+    results = Results(a_study(), figures, {"dit-better-seed2": "no room"})
+    half = T_TWO * 0.1 / math.sqrt(3)
+    sheet = means(Results(a_study(), FIGURES, {}))
+    assert sheet.headings == ("backbone", "variant", "seeds", "mean_iou", "geneval.overall")
+    assert sheet.rows[0] == ("dit", "plain", "3 of 3", f"0.200 [{0.2 - half:.3f}, {0.2 + half:.3f}] n=3", "-")
+    assert sheet.rows[1][4] == "0.500 n=3"
+    rows = means(results).rows
+    assert rows[0][2:4] == ("3 of 3", f"0.150 [{0.15 - 0.6353:.3f}, {0.15 + 0.6353:.3f}] n=2")
+    assert rows[1] == ("dit", "better", "1 of 3", "0.500 n=1", "0.500 n=1")
+    text = markdown(results, "got study small.yaml", ["results.png"], ["dit-plain-seed1: torch 1 instead of 2"])
+    assert "| dit | better | 1 of 3 | 0.500 n=1 | 0.500 n=1 |" in text
+    assert "| dit | better − plain | mean_iou | +0.400 n=1 | - | one seed: none |" in text
+    assert "corrected for the 1 differences of each figure (Holm)" in text
+    assert "```bash\ngot study small.yaml\n```" in text
+    assert "- dit-better-seed2: no room" in text
+    assert "- dit-plain-seed1: torch 1 instead of 2" in text
+    console = Console(record=True, width=120, quiet=False)
+    for table in terminal_tables(results):
+        console.print(table)
+    assert "better − plain" in console.export_text()
+    assert len(differences(results).rows) == 1
+    assert words(None) == "-"
+
+
+def grid_results(axes: int, columns: tuple[str, ...] = ("mean_iou",)) -> Results:
+    values = {"x": (1.0, 2.0), "y": (0.5, 1.0, 1.5), "z": (3.0, 4.0)}
+    grid = Grid(tuple(Axis(name, (f"--{name}",), values[name]) for name in list(values)[:axes]))
+    study = a_study(variants={"plain": {"dit": ()}}, grid=grid, columns=columns, seeds=(1,))
+    figures = {PLAIN: {1: dict.fromkeys(columns, 0.5)}}
+    for place, name in enumerate(grid.points()):
+        figures[Arm("dit", "plain", name)] = {1: dict.fromkeys(columns, float(place))}
+    return Results(study, figures, {})
+
+
+def test_the_map_of_a_grid_has_each_mean_in_its_place():
+    results = grid_results(3)
+    found = grid_means(results, "dit", "plain", "mean_iou")
+    assert found.tolist() == np.arange(12.0).reshape(2, 3, 2).tolist()
+    del results.figures[Arm("dit", "plain", point_name({"x": 1, "y": 1.5, "z": 4}))]
+    figures = {**results.figures, Arm("dit", "plain", "x=1,y=1.5,z=4"): {}}
+    partly = grid_means(Results(results.study, figures, {}), "dit", "plain", "mean_iou")
+    assert np.isnan(partly[0, 2, 1])
+    assert np.isnan(partly).sum() == 1
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_grid_is_drawn(tmp_path, axes):
+    draw_grid(grid_results(axes, ("mean_iou", "geneval.overall")), "dit", "plain", tmp_path / "grid.png")
+    assert Image.open(tmp_path / "grid.png").width > 300
+
+
+def test_means_are_drawn_where_there_is_something_to_compare(tmp_path):
+    assert draw_means(Results(a_study(), FIGURES, {}), tmp_path / "means.png")
+    assert Image.open(tmp_path / "means.png").width > 300
+    assert not draw_means(grid_results(2), tmp_path / "one.png")
+    assert not (tmp_path / "one.png").exists()
+
+
+@pytest.mark.parametrize(("number", "columns", "rows"), [(2, 2, 1), (4, 4, 1), (5, 3, 2), (8, 4, 2), (9, 3, 3)])
+def test_many_figures_are_drawn_in_rows(tmp_path, number, columns, rows):
+    names = tuple(f"figure{place}" for place in range(number))
+    figures = {arm: {seed: dict.fromkeys(names, 0.5) for seed in (1, 2)} for arm in (PLAIN, BETTER)}
+    assert draw_means(Results(a_study(columns=names), figures, {}), tmp_path / "means.png")
+    size = MARGIN + rows * (MARGIN + 2 * ROW_HEIGHT), PANEL_WIDTH * (columns + 1)
+    assert Image.open(tmp_path / "means.png").size == (round(size[1] * DOTS), round(size[0] * DOTS))
+
+
+def test_points_of_a_grid_are_no_rows_of_the_table():
+    results = grid_results(2)
+    assert [row[1] for row in means(results).rows] == ["plain"]
+    assert len(results.figures) == 7

@@ -1,0 +1,323 @@
+"""The studio as visitors use it, in a real browser and with a model that draws."""
+
+import re
+
+import pytest
+from PIL import Image, ImageDraw
+from studio_server import batch_of, data_url_of, picture_of
+
+from got_core.chain.dialects import from_readable
+from got_core.chain.parser import parse
+from got_core.detection.scenes import SceneDetector
+
+PROMPT = "a red circle to the left of a blue square"
+
+
+def ask(page, text):
+    """Draw or edit, and wait for the turn."""
+    before = turns(page)
+    page.fill("#prompt textarea", text)
+    page.click("#draw")
+    settled(page, before + 1)
+
+
+def write_plan(page, text):
+    """Put a text in the plan's place as a person does who pastes it."""
+    page.click("#chain textarea")
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(text)
+    page.locator("#chain textarea").blur()
+
+
+def redraw(page):
+    before = turns(page)
+    page.click("#redraw")
+    settled(page, before + 1)
+
+
+def settled(page, count):
+    page.wait_for_function(f"document.querySelectorAll('#history li').length === {count}")
+    page.wait_for_selector("#draw:not([disabled])")
+
+
+def turns(page):
+    return page.locator("#history li").count()
+
+
+def chain(page):
+    return page.input_value("#chain textarea")
+
+
+def boxes(page):
+    """The boxes of the chain's text."""
+    return [region.box for region in parse(from_readable(chain(page))).regions]
+
+
+def shown_boxes(page):
+    """The boxes that the canvas shows, in thousandths."""
+    styles = page.eval_on_selector_all(
+        "#canvas .box", "nodes => nodes.map(({style: s}) => [s.left, s.top, s.width, s.height].map(parseFloat))"
+    )
+    return [tuple(round(10 * edge) for edge in (x, y, x + w, y + h)) for x, y, w, h in styles]
+
+
+def picture(page):
+    return picture_of(page.get_attribute("#canvas .now img", "src"))
+
+
+def found(page, colour):
+    """The box of the object of a colour in the picture, by the scenes' detector."""
+    objects = SceneDetector()(batch_of(picture(page)))[0]
+    return next(each.box for each in objects if each.colour == colour)
+
+
+def overlap(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    common = max(width, 0) * max(height, 0)
+    return common / (sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b)) - common)
+
+
+def box_node(page, words):
+    return page.locator("#canvas .box", has_text=words)
+
+
+def drag(page, node, dx, dy, corner=None):
+    """Drag a box, or its corner, by thousandths of the canvas."""
+    frame, box = page.locator("#canvas .now .frame").bounding_box(), node.bounding_box()
+    x = box["x"] + box["width"] * (0.98 if corner else 0.5)
+    y = box["y"] + box["height"] * (0.98 if corner else 0.5)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx * frame["width"] / 2000, y + dy * frame["height"] / 2000)
+    page.mouse.move(x + dx * frame["width"] / 1000, y + dy * frame["height"] / 1000)
+    page.mouse.up()
+
+
+def expect_boxes(page, expected):
+    """Wait until text and canvas agree on boxes, to the thousandth that a drag may be off."""
+    for _ in range(50):
+        if all(_near(each, expected) for each in (boxes(page), shown_boxes(page))):
+            return
+        page.wait_for_timeout(100)
+    assert boxes(page) == expected == shown_boxes(page)
+
+
+def _near(some, others):
+    pairs = zip(some, others, strict=False)
+    return len(some) == len(others) and all(
+        abs(a - b) <= 2 for one, two in pairs for a, b in zip(one, two, strict=True)
+    )
+
+
+def test_a_prompt_becomes_a_plan_with_boxes_and_a_picture(visit):
+    page = visit()
+    ask(page, PROMPT)
+    assert "red circle" in chain(page)
+    assert shown_boxes(page) == boxes(page) != []
+    assert overlap(found(page, "red"), boxes(page)[0]) > 0.5
+    assert page.locator("#history li button").get_attribute("aria-current") == "true"
+    assert page.input_value("#prompt textarea") == ""
+
+
+def test_a_dragged_box_moves_the_object(visit):
+    page = visit()
+    ask(page, PROMPT)
+    before, planned = found(page, "red"), boxes(page)
+    x1, y1, x2, y2 = planned[0]
+    dy = 999 - y2 if y1 < 300 else -y1
+    drag(page, box_node(page, "red circle"), 0, dy)
+    target = (x1, y1 + dy, x2, y2 + dy)
+    expect_boxes(page, [target, *planned[1:]])
+    redraw(page)
+    after = found(page, "red")
+    assert overlap(after, target) > 0.5
+    assert overlap(after, target) > overlap(before, target) + 0.3
+    assert overlap(found(page, "blue"), planned[1]) > 0.5
+
+
+def test_a_dragged_corner_resizes_and_the_keyboard_does_too(visit):
+    page = visit()
+    write_plan(page, "A plain gray scene with [a red circle](100,100),(400,400) (red).")
+    page.wait_for_selector("#canvas .box")
+    node = box_node(page, "red circle")
+    drag(page, node, 100, 150, corner="se")
+    expect_boxes(page, [(100, 100, 500, 550)])
+    node.focus()
+    for key in ("ArrowRight", "ArrowDown", "Shift+ArrowLeft"):
+        page.keyboard.press(key)
+    expect_boxes(page, [(110, 110, 500, 560)])
+    assert "11 % from the left" in node.get_attribute("aria-label")
+    page.keyboard.press("Delete")
+    expect_boxes(page, [])
+    for _ in range(3):
+        page.click("#undo")
+        page.wait_for_timeout(150)
+    expect_boxes(page, [(100, 100, 400, 400)])
+
+
+def test_the_keyboard_alone_draws(visit):
+    page = visit()
+    page.focus("#prompt textarea")
+    page.keyboard.type(PROMPT)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('button').id") == "draw"
+    page.keyboard.press("Enter")
+    settled(page, 1)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.classList.contains('box')"):
+            break
+    else:
+        pytest.fail("no box was reached by Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_edited_text_moves_and_adds_boxes(visit):
+    page = visit()
+    ask(page, PROMPT)
+    write_plan(page, "A plain gray scene with [a green square](20,20),(330,330) (green).")
+    expect_boxes(page, [(20, 20, 330, 330)])
+    assert page.locator("#canvas .box .name").inner_text() == "a green square"
+    page.fill("#canvas .object input", "a yellow triangle")
+    page.keyboard.press("Enter")
+    expect_boxes(page, [(20, 20, 330, 330), (350, 350, 650, 650)])
+    redraw(page)
+    assert overlap(found(page, "green"), (20, 20, 330, 330)) > 0.2
+
+
+def test_a_plan_with_problems_says_so_and_is_repaired(visit):
+    page = visit()
+    page.fill("#prompt textarea", PROMPT)
+    page.click("#plan-only")
+    page.wait_for_selector("#redraw:not([disabled])")
+    text = (
+        "A plain gray scene with [a red circle](500,300),(900,700) (red) and [a blue square](100,300),(460,660) (blue)."
+    )
+    write_plan(page, text)
+    page.wait_for_selector("#problems .notice")
+    assert page.locator("#canvas .box.problem").count() == 2
+    page.click("#repair")
+    page.wait_for_function("!document.querySelector('#problems .notice')")
+    (left, *_), (right, *_) = boxes(page)
+    assert left < right
+
+
+def test_an_uploaded_picture_is_edited(visit):
+    page = visit()
+    image = Image.new("RGB", (64, 64), "gray")
+    ImageDraw.Draw(image).rectangle((8, 8, 36, 36), fill="red")
+    upload(page, "mine.png", image)
+    settled(page, 1)
+    assert picture(page).getpixel((10, 10))[0] > 200
+    ask(page, "change the square to green")
+    page.click("#canvas .toggle-compare")
+    assert page.locator("#canvas .before img").is_visible()
+    assert picture_of(page.get_attribute("#canvas .before img", "src")).getpixel((10, 10))[0] > 200
+
+
+def upload(page, name, image):
+    content = data_url_of(image)
+    page.set_input_files("#opener input", {"name": name, "mimeType": "image/png", "buffer": _bytes(content)})
+
+
+def _bytes(data_url):
+    import base64
+
+    return base64.b64decode(data_url.partition(";base64,")[2])
+
+
+def test_a_file_that_is_no_picture_is_refused_with_the_reason(visit):
+    page = visit()
+    page.set_input_files("#opener input", {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"})
+    page.wait_for_selector("#notice .notice")
+    assert "no picture that can be read" in page.inner_text("#notice")
+    page.click("#draw")
+    page.wait_for_function("document.querySelector('#notice').innerText.includes('say what to draw')")
+
+
+def test_three_turns_undo_and_branches(visit):
+    page = visit()
+    for text in (PROMPT, "change the circle to green", "remove the square"):
+        ask(page, text)
+    third = page.get_attribute("#canvas .now img", "src")
+    page.click("#undo")
+    page.wait_for_function("document.querySelectorAll('#history [aria-current]')[0].innerText.startsWith('2.')")
+    second = page.get_attribute("#canvas .now img", "src")
+    assert second != third
+    page.locator("#history button").first.click()
+    page.wait_for_function("document.querySelectorAll('#history [aria-current]')[0].innerText.startsWith('1.')")
+    ask(page, "change the square to yellow")
+    assert turns(page) == 4
+    assert "goes on from 1" in page.locator("#history button").last.inner_text()
+    page.locator("#history button").nth(2).click()
+    page.wait_for_function(f"document.querySelector('#canvas .now img').src === '{third}'")
+
+
+def test_a_saved_drawing_loads_again(visit, tmp_path):
+    page = visit()
+    page.click("text=Settings")
+    page.fill("#seed-row input", "7")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(300)
+    ask(page, PROMPT)
+    saved = page.get_attribute("#canvas .now img", "src"), chain(page)
+    with page.expect_download() as download:
+        page.click("#save")
+    file = tmp_path / "drawing.png"
+    download.value.save_as(file)
+    page.reload()
+    page.wait_for_selector("#canvas .now .frame")
+    assert turns(page) == 0
+    page.set_input_files("#opener input", file)
+    settled(page, 1)
+    assert (page.get_attribute("#canvas .now img", "src"), chain(page)) == saved
+    page.click("text=Settings")
+    page.wait_for_function("document.querySelector('#seed-row input')?.value === '7'")
+    redraw(page)
+    assert page.get_attribute("#canvas .now img", "src") == saved[0]
+
+
+def test_two_visitors_never_see_each_others_pictures(visit):
+    first, second = visit(), visit()
+    first.fill("#prompt textarea", "a red circle")
+    second.fill("#prompt textarea", "a blue square")
+    first.click("#draw")
+    second.click("#draw")
+    settled(first, 1)
+    settled(second, 1)
+    assert "a red circle" in first.inner_text("#history")
+    assert "a blue square" in second.inner_text("#history")
+    assert found(first, "red")
+    assert found(second, "blue")
+    assert not {"a blue square", "a red circle"} <= {first.inner_text("body"), second.inner_text("body")}
+    third = visit()
+    assert turns(third) == 0
+    assert turns(first) == turns(second) == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_in_dark_and_light(visit, scheme):
+    page = visit(width=390, height=844, color_scheme=scheme, has_touch=True)
+    ask(page, PROMPT)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    background, text = (
+        sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle(document.body).{name}"))[:3]))
+        for name in ("backgroundColor", "color")
+    )
+    assert (background > text) == (scheme == "light")
+    small = page.evaluate(
+        "[...document.querySelectorAll('#canvas .bar button, #ask button, #plan button, #after button')]"
+        ".filter(b => b.offsetHeight && b.offsetHeight < 28).map(b => b.innerText)"
+    )
+    assert not small
+
+
+def test_what_visitors_write_is_never_run(visit):
+    page = visit()
+    evil = '<img src=x onerror="window.ran = 1">${window.ran = 2}{{window}}'
+    ask(page, evil)
+    write_plan(page, f"with [{evil[:20]}](200,300),(500,600) and {evil}")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.ran") is None
+    assert "onerror" in page.inner_text("#history")
