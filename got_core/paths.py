@@ -1,6 +1,9 @@
 """Where things are: paths written in recipes, and the files of a run's folder."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +33,19 @@ _FILE_SUFFIXES = {
 }
 
 
+_inside: ContextVar[Path | None] = ContextVar("inside", default=None)
+
+
+@contextmanager
+def only_inside(folder: Path) -> Iterator[None]:
+    """Inside, `locate` returns only what lies in a folder, links followed: no hub id, and nothing of the user's."""
+    token = _inside.set(folder.resolve())
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+
+
 def locate(path: str | Path) -> str:
     """An existing file or folder: as given (from the working directory), else beside the installed packages.
 
@@ -38,6 +54,11 @@ def locate(path: str | Path) -> str:
     Raises:
         FileNotFoundError: Nothing is there and it is no hub id.
     """
+    folder = _inside.get()
+    if folder is not None:
+        if Path(path).exists() and Path(path).resolve().is_relative_to(folder):
+            return str(path)
+        raise FileNotFoundError(f"{path}: not a file or folder of the model's own, and it reads no others")
     for candidate in (Path(path).expanduser(), ROOT / path):
         if candidate.exists():
             return str(candidate)
@@ -116,6 +137,6 @@ def find_checkpoint(path: str | Path) -> tuple[Run, Path]:
         checkpoint = run.weights if run.weights.exists() and not run.last.exists() else run.last
     if not checkpoint.exists():
         raise FileNotFoundError(f"{path}: there is no checkpoint in this folder ({checkpoint} is missing)")
-    if not run.recipe.exists():
+    if not run.recipe.is_file():
         raise FileNotFoundError(f"{path}: there is no recipe beside this checkpoint ({run.recipe} is missing)")
     return run, checkpoint

@@ -77,7 +77,8 @@ def pretrained_config(pretrained: str) -> Qwen2_5_VLConfig:
         raise ValueError(
             f"'{pretrained}' holds a model of type {values.get('model_type')}, not {Qwen2_5_VLConfig.model_type}"
         )
-    return Qwen2_5_VLConfig.from_dict(values)
+    # What is private there, such as the implementation of attention, is not for a folder to say.
+    return Qwen2_5_VLConfig.from_dict({name: value for name, value in values.items() if not name.startswith("_")})
 
 
 def grow_embedding(model: Qwen2_5_VLForConditionalGeneration, vocabulary: Vocabulary) -> None:

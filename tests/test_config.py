@@ -1,5 +1,6 @@
 """Opening a model runs nothing that its folder names: components and plain values alone are taken."""
 
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 import torch
 import yaml
 from refusals import refused
+from safetensors.torch import load_file, save_file
 from small_system import small_settings, stirred_system
 
+from got_core import GoTModel
 from got_core.errors import UserError
 from got_core.pipelines import saving as pipeline_hub
 from got_core.pipelines.pipeline import GoTPipeline
@@ -25,7 +28,7 @@ CALLS = {
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "saved"
-    GoTPipeline(stirred_system(), (32, 32), small_settings()).save_pretrained(folder)
+    GoTPipeline(stirred_system().model, (32, 32), small_settings()).save_pretrained(folder)
     return folder
 
 
@@ -65,7 +68,7 @@ def test_arguments_of_training_are_not_built(config, tmp_path, path, argument):
         arguments[argument] = call(path, tmp_path / "mark")
 
     pipe = GoTPipeline.from_pretrained(config(change), "cpu")
-    assert pipe.system.optimizer is None
+    assert set(vars(pipe.model)["_modules"]) == {"reasoner", "guidance", "backbone", "codec"}
     assert not (tmp_path / "mark").exists()
 
 
@@ -99,11 +102,16 @@ def nested(*names):
         (nested("objective"), dict, "is not from an installed package"),
         (nested("backbone"), yaml.safe_dump, "its backbone is not a class_path with init_args"),
         (nested("reasoner", "init_args", "config"), dict, "is no component"),
-        (nested("reasoner", "init_args", "config"), yaml.safe_dump, "is no component"),
-        (nested("reasoner", "init_args", "config", "text_config"), yaml.safe_dump, "is no component"),
+        (nested("reasoner", "init_args", "config"), yaml.safe_dump, "cannot be built from its arguments"),
+        (
+            nested("reasoner", "init_args", "config", "text_config"),
+            yaml.safe_dump,
+            "cannot be built from its arguments",
+        ),
         (nested("codec", "init_args", "patch"), dict, "is no component"),
+        (nested("codec", "init_args", "patch.class_path"), dict, "is no component"),
         (nested("generation_scales"), dict, "is no component"),
-        (nested("generation_scales"), yaml.safe_dump, "is no component"),
+        (nested("generation_scales"), yaml.safe_dump, "generation_scales must have numbers"),
         (nested("sampling_steps"), dict, "is no component"),
     ],
 )
@@ -121,11 +129,12 @@ def test_calls_are_refused_wherever_they_stand(config, tmp_path, path, put, form
         ("backbone", "guidance.semantic_spatial.SemanticSpatialGuidance", "is not a DenoisingBackbone"),
         ("backbone", "torch.load", "torch.load is not a DenoisingBackbone"),
         ("backbone", "backbones.flow_dit.Nothing", "cannot be imported"),
-        ("backbone", "pip.__main__.Backbone", "cannot be imported"),
+        ("backbone", "pip.__main__.Backbone", "not the path of a public class"),
         ("backbone", "nowhere.Backbone", "not from an installed package"),
         ("backbone", "antigravity.Backbone", "not from an installed package"),
-        ("backbone", "..Backbone", "not from an installed package"),
-        ("backbone", "", "not from an installed package"),
+        ("backbone", "..Backbone", "not the path of a public class"),
+        ("backbone", "", "not the path of a public class"),
+        ("backbone", "FlowDiT", "not the path of a public class"),
         ("codec", "got_core.interfaces.Reasoner", "is not a LatentCodec"),
     ],
 )
@@ -137,23 +146,32 @@ def test_only_subclasses_of_the_interfaces_are_components(config, part, path, wo
         GoTPipeline.from_pretrained(config(change), "cpu")
 
 
-@pytest.mark.parametrize("system", ["os.system", "collections.OrderedDict", "helpers.System"])
-def test_only_systems_are_opened(config, system):
+def test_the_models_own_class_is_not_looked_at(config):
     def change(recipe, arguments):
-        recipe["model"]["class_path"] = system
+        recipe["model"]["class_path"] = "os.system"
 
-    with pytest.raises(UserError, match="not from an installed package"):
-        GoTPipeline.from_pretrained(config(change), "cpu")
+    assert isinstance(GoTPipeline.from_pretrained(config(change), "cpu").model, GoTModel)
 
 
 OWN = """
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from torch import nn
 from backbones.flow_dit import FlowDiT
 
+@dataclass
+class Form:
+    depth: int
+
 class Own(FlowDiT):
     def __init__(self, latent_channels: int, token_dim: int, spatial_channels: int, reference_channels: int,
-                 norm: type[nn.Module] = nn.LayerNorm, after: Callable[[], None] | None = None):
+                 norm: type[nn.Module] = nn.LayerNorm, after: Callable[[], None] | None = None,
+                 size: tuple[int, int] = (1, 2), form: Form | None = None, place: Path = Path()):
+        if after is not None and not callable(after):
+            raise ValueError(f"after is a {type(after).__name__}")
+        assert norm is nn.LayerNorm and isinstance(size, tuple) and isinstance(place, Path)
+        assert form is None or isinstance(form, Form)
         super().__init__(latent_channels, token_dim, None, spatial_channels, reference_channels, 32, 2, 2, 2)
 """
 
@@ -163,8 +181,8 @@ class Own(FlowDiT):
     [
         ({}, None),
         ({"norm": "torch.nn.LayerNorm"}, None),
-        ({"norm": "torch.nn.RMSNorm"}, "Own.norm takes a class or a function"),
-        ({"after": "os.getcwd"}, "Own.after takes a class or a function"),
+        ({"after": "os.getcwd"}, "after is a str"),
+        ({"size": [3, 4], "form": {"depth": 2}, "place": "here"}, None),
     ],
 )
 def test_a_runs_own_components_are_opened_with_plain_values(tmp_path, monkeypatch, arguments, words):
@@ -181,7 +199,7 @@ def test_a_runs_own_components_are_opened_with_plain_values(tmp_path, monkeypatc
     torch.save({"state_dict": build_model(settings).state_dict()}, tmp_path / "checkpoints" / "last.ckpt")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": settings}))
     if words is None:
-        assert type(GoTPipeline.from_pretrained(tmp_path, "cpu", (32, 32)).system.backbone).__name__ == "Own"
+        assert type(GoTPipeline.from_pretrained(tmp_path, "cpu", (32, 32)).model.backbone).__name__ == "Own"
         return
     with pytest.raises(UserError, match=words):
         GoTPipeline.from_pretrained(tmp_path, "cpu", (32, 32))
@@ -195,11 +213,148 @@ def test_references_are_not_resolved(config, monkeypatch, text, name):
     def change(recipe, arguments):
         arguments["reasoner"]["init_args"][name] = text
 
-    with pytest.raises((UserError, FileNotFoundError)) as caught:
+    words = "may not refer" if text.startswith("$") else "cannot be built" if name == "config" else "no other"
+    with pytest.raises(UserError, match=words) as caught:
         GoTPipeline.from_pretrained(config(change), "cpu")
     assert "secret" not in str(caught.value)
-    if (not text.startswith("[") and name == "config") or text.startswith("$"):
-        assert "may not refer to other values" in str(caught.value)
+
+
+def aliases(levels: int) -> str:
+    """YAML of some kilobytes that holds 2 ** levels values."""
+    lines = ["a0: &a0 [1, 1]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, levels))]
+    return "bomb:\n" + "".join(f"  {line}\n" for line in lines) + f"again: *a{levels - 1}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (nested("reasoner", "init_args", "config", "x"), "more than 10,000 values"),
+        (nested("generation_scales"), "more than 10,000 values"),
+        (nested("sampling_steps"), "more than 10,000 values"),
+    ],
+)
+def test_values_that_are_too_many_are_refused_at_once(config, change, words):
+    bomb = yaml.safe_load(aliases(40))["again"]
+    folder = config(lambda recipe, arguments: change(arguments, bomb))
+    with pytest.raises(UserError, match=words):
+        GoTPipeline.from_pretrained(folder, "cpu")
+
+
+def loop(recipe, arguments):
+    values = arguments["reasoner"]["init_args"]["config"]
+    values["itself"] = values
+
+
+def deep(recipe, arguments):
+    value: list = []
+    for _ in range(100):
+        value = [value]
+    arguments["reasoner"]["init_args"]["config"] = value
+
+
+def put(value, *names):
+    return lambda recipe, arguments: nested(*names)(arguments, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (loop, "more than 10,000 values or more than 20 levels"),
+        (deep, "more than 10,000 values or more than 20 levels"),
+        (put(10**11, "backbone", "init_args", "width"), "out of bounds"),
+        (put("x" * 200_000, "reasoner", "init_args", "generation_template"), "a text of more than"),
+        (put(0, "backbone", "init_args", "heads"), "FlowDiT"),
+        (put(6, "backbone", "init_args", "dept"), "FlowDiT takes no 'dept'; did you mean 'depth'"),
+        (put("a.b", "backbone", "init_args", "depth.class_path"), "FlowDiT takes no 'depth.class_path'"),
+        (put("many", "backbone", "init_args", "width"), "FlowDiT"),
+        (put(None, "backbone", "init_args", "width"), "FlowDiT"),
+        (put(-3, "sampling_steps"), "sampling_steps must be a whole number of at least 1"),
+        (put(True, "sampling_steps"), "sampling_steps must be a whole number"),
+        (put({"semantic": "a"}, "generation_scales"), "generation_scales"),
+        (put({"nothing": 1.0}, "generation_scales"), "generation_scales"),
+        (put([1, 2], "objective"), "its objective is not a class_path"),
+        (put({"class_path": "got_core.diffusion.codecs._Frozen"}, "codec"), "not the path of a public class"),
+        (put("/tmp/tokenizer.json", "reasoner", "init_args", "tokenizer"), "which is not in the folder"),
+        (put("~/tokenizer.json", "reasoner", "init_args", "tokenizer"), "which is not in the folder"),
+        (put("../tokenizer.json", "reasoner", "init_args", "tokenizer"), "which is not in the folder"),
+        (put("recipes/assets/scenes_tokenizer.json", "reasoner", "init_args", "tokenizer"), "reads no others"),
+        (put("owner/name", "reasoner", "init_args", "tokenizer"), "reads no others"),
+    ],
+)
+def test_what_cannot_be_is_one_line(config, change, words):
+    with pytest.raises(UserError, match=words):
+        GoTPipeline.from_pretrained(config(change), "cpu")
+
+
+@pytest.mark.parametrize(
+    "text", ["!!bool x", "!!timestamp x", "!!int ''", "[" * 3000, "9" * 5000, "2020-99-99", "[1, 2", "a: [", "\x00"]
+)
+def test_what_yaml_cannot_read_is_one_line(config, text):
+    folder = config(lambda recipe, arguments: None)
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        GoTPipeline.from_pretrained(folder, "cpu")
+
+
+@pytest.mark.parametrize("damage", [lambda text: "{", lambda text: "[]", lambda text: text[:-5], lambda text: "\x00"])
+def test_a_broken_tokenizer_is_one_line(config, damage):
+    folder = config(lambda recipe, arguments: None)
+    tokenizer = folder / "reasoner" / "tokenizer.json"
+    tokenizer.write_text(damage(tokenizer.read_text()))
+    with pytest.raises(UserError, match="copy: "):
+        GoTPipeline.from_pretrained(folder, "cpu")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "reasoner/tokenizer.json", "extra.json"])
+def test_links_that_leave_the_folder_are_refused(config, tmp_path, file):
+    folder = config(lambda recipe, arguments: None)
+    outside = tmp_path / "outside"
+    if (folder / file).exists():
+        (folder / file).rename(outside)
+    else:
+        outside.write_text("{}")
+    (folder / file).symlink_to(outside)
+    with pytest.raises(UserError, match="is not a file in the folder"):
+        GoTPipeline.from_pretrained(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "pipe"])
+def test_what_is_no_file_is_refused(config, name):
+    folder = config(lambda recipe, arguments: None)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises((UserError, FileNotFoundError)):
+        GoTPipeline.from_pretrained(folder, "cpu")
+
+
+def test_weights_may_not_be_left_to_other_files(config):
+    folder = config(lambda recipe, arguments: None)
+    tensors = load_file(folder / "model.safetensors")
+    for described in ('["codec.mean"]', "5", "[[1]]", "{"):
+        save_file(tensors, folder / "model.safetensors", metadata={"in_base": described})
+        with pytest.raises(UserError, match=r"model\.safetensors"):
+            GoTPipeline.from_pretrained(folder, "cpu")
+
+
+@pytest.mark.parametrize("package", ["nvidia", "attackmod", "playwright"])
+def test_the_working_directory_holds_no_installed_packages(config, tmp_path, monkeypatch, package):
+    """Not beside a namespace package, with metadata of its own, or in front of what is installed."""
+    place = tmp_path / "working"
+    module = place / package / "evil.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    (place / "foo-1.dist-info").mkdir()
+    (place / "foo-1.dist-info" / "top_level.txt").write_text("attackmod\n")
+    (place / "foo-1.dist-info" / "METADATA").write_text("Name: foo\nVersion: 1\n")
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(str(place))
+
+    def change(recipe, arguments):
+        arguments["backbone"]["class_path"] = f"{package}.evil.X"
+
+    with pytest.raises(UserError, match="not from an installed package"):
+        GoTPipeline.from_pretrained(config(change), "cpu")
+    assert not (tmp_path / "mark").exists()
 
 
 class Marking:
@@ -266,7 +421,7 @@ def test_files_of_the_hubs_cache_are_links(saved, tmp_path, monkeypatch):
     tokenizer = snapshot / "reasoner" / "tokenizer.json"
     tokenizer.unlink()
     tokenizer.symlink_to(saved / "reasoner" / "tokenizer.json")
-    with pytest.raises(UserError, match="which is not in the folder"):
+    with pytest.raises(UserError, match="is not a file in the folder"):
         GoTPipeline.from_pretrained("owner/model", "cpu")
-    with pytest.raises(UserError, match="which is not in the folder"):
+    with pytest.raises(UserError, match="is not a file in the folder"):
         GoTPipeline.from_pretrained(snapshot, "cpu")

@@ -30,7 +30,7 @@ from got_core.evaluation.suites.cases import (
 from got_core.evaluation.suites.conversation import CONVERSATION
 from got_core.evaluation.suites.interaction import INTERACTION
 from got_core.evaluation.suites.plans import PLANS
-from got_core.pipelines.saving import open_system
+from got_core.pipelines.saving import open_model
 from got_core.weights.files import checksum_of
 
 CASE_SUITES = {suite.name: suite for suite in (INTERACTION, PLANS, CONVERSATION)}
@@ -87,8 +87,8 @@ def _draw(
         folder.prepare(cases, {**drawn.settings, "suite": suite.name, **chosen})
     wanted = folder.wanted(cases)
     if wanted:
-        system = open_system(options.checkpoint).system
-        run_drawing(trainer, suite.drawing(system, folder, wanted, manner), folder.root)
+        model = open_model(options.checkpoint).model
+        run_drawing(trainer, suite.drawing(model, folder, wanted, manner), folder.root)
     trainer.strategy.barrier("drawn")
 
 

@@ -32,7 +32,7 @@ from got_core.evaluation.suites.editing import (
     scene_requests,
     wanted_edits,
 )
-from got_core.pipelines.saving import open_system
+from got_core.pipelines.saving import open_model
 from got_core.weights.files import checksum, checksum_of
 
 ANSWERS = "judge"
@@ -108,9 +108,9 @@ def _draw(options: argparse.Namespace, trainer: Trainer) -> None:
         prepare_edits(root, requests, drawn.size, {**drawn.settings, **asked})
     wanted = wanted_edits(root, requests, drawn.seed)
     if wanted:
-        system = open_system(options.checkpoint).system
-        scales = replace(system.editing_scales, **drawn.scales)
-        run_drawing(trainer, EditDrawing(system, wanted, drawn.size, options.batch_size, options.steps, scales), root)
+        model = open_model(options.checkpoint).model
+        scales = replace(model.editing_scales, **drawn.scales)
+        run_drawing(trainer, EditDrawing(model, wanted, drawn.size, options.batch_size, options.steps, scales), root)
     trainer.strategy.barrier("drawn")
 
 

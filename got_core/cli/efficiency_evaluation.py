@@ -31,7 +31,7 @@ from got_core.evaluation.efficiency.references import (
 from got_core.evaluation.results import RESULTS, check_writable, processor, versions, write_results
 from got_core.inspection.shapes import META
 from got_core.pipelines.pipeline import default_device
-from got_core.pipelines.saving import open_system, trained_size
+from got_core.pipelines.saving import open_model, trained_size
 from got_core.training.recipe import ResolvedRecipe, build_model
 from got_core.training.system import GoTSystem
 from got_core.weights.files import checksum
@@ -99,15 +99,15 @@ def _device(options: argparse.Namespace) -> torch.device:
 def _own(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Measured:
     """What a checkpoint costs; or a recipe, with random weights."""
     if options.checkpoint:
-        opened = open_system(options.checkpoint)
-        built, trained, name = opened.system, opened.size, Path(options.checkpoint).name
+        opened = open_model(options.checkpoint)
+        built, trained, name = opened.model, opened.size, Path(options.checkpoint).name
     else:
         recipe = ResolvedRecipe(options.config)
         with without_weights():
             model = build_model(recipe.config.model.as_dict())
         if not isinstance(model, GoTSystem):
             raise UserError(f"{options.config[-1]}: {type(model).__name__} draws nothing; a GoTSystem is needed")
-        built, trained, name = model, trained_size(recipe.config.as_dict()), Path(options.config[-1]).stem
+        built, trained, name = model.model, trained_size(recipe.config.as_dict()), Path(options.config[-1]).stem
     size = options.size or trained
     if size is None:
         raise UserError("the recipe does not say how large its images are: give --size HEIGHTxWIDTH")

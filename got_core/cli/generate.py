@@ -52,7 +52,7 @@ def _draw(options: argparse.Namespace, file: str | None) -> None:
     pipeline = open_pipeline(options)
     with _users_to_mend():
         if options.scheduler is not None:
-            pipeline.scheduler = scheduler_named(pipeline.system.objective, options.scheduler)
+            pipeline.scheduler = scheduler_named(pipeline.model.objective, options.scheduler)
         plan = _plan(options, pipeline, source, chain)
         drawn = pipeline.draw(
             plan,

@@ -20,9 +20,10 @@ from got_core.inspection.costs import (
 )
 from got_core.inspection.fit import DeviceMemory, Precision, communicated, device_memory
 from got_core.inspection.shapes import in_shape
+from got_core.model import PARTS
 from got_core.pipelines.saving import trained_size
 from got_core.training.recipe import ResolvedRecipe, build_model
-from got_core.training.system import PARTS, GoTSystem
+from got_core.training.system import GoTSystem
 from got_core.weights.loading import without_weights
 
 GIGA = 1e9

@@ -46,10 +46,10 @@ def study(options: argparse.Namespace, rest: Sequence[str]) -> None:
     tasks = [task for run in planned for task in (run.training, *_scorings(run))]
     left = dict.fromkeys(task.run for task in tasks if task.state is not State.FINISHED)
     try:
-        with held(left) as locks:
-            errors = _do([run.training for run in planned], versions, places, locks, console)
+        with held(left):
+            errors = _do([run.training for run in planned], versions, places, console)
             trained = [run for run in planned if run.name not in errors]
-            errors |= _do([task for run in trained for task in _scorings(run)], versions, places, locks, console)
+            errors |= _do([task for run in trained for task in _scorings(run)], versions, places, console)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on; what has finished is kept") from None
     results = collect(plan, planned, errors)
@@ -73,7 +73,6 @@ def _do(
     tasks: Sequence[Task],
     versions: Mapping[Path, Mapping[str, str]],
     places: Sequence[Slot],
-    locks: Mapping[Path, int],
     console: Console,
 ) -> dict[str, str]:
     """Do what has not been done; returns why some of it failed, by name.
@@ -82,7 +81,6 @@ def _do(
         tasks: Trainings or scorings.
         versions: What each run's folder is worked on with now.
         places: Where they are done.
-        locks: Of the runs' folders that work is left in.
         console: Where to say how they fare.
     """
     left = [task for task in tasks if task.state is not State.FINISHED]
@@ -92,7 +90,7 @@ def _do(
                 display.kept(task.name)
         for task in left:
             task.asked.begin(task.folder, versions[task.run])
-        jobs = [Job(task.name, got_command(task.arguments), task.folder, (locks[task.run],)) for task in left]
+        jobs = [Job(task.name, got_command(task.arguments), task.folder) for task in left]
         errors = run_jobs(jobs, places, display)
     for task in left:
         if task.name not in errors and task.state is not State.FINISHED:

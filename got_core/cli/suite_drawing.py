@@ -13,7 +13,7 @@ from got_core.errors import UserError, one_line
 from got_core.evaluation.results import check_writable
 from got_core.evaluation.suites.generation import PromptDrawing, prepare_folder, still_wanted
 from got_core.inspection.fit import check_size
-from got_core.pipelines.saving import ModelFiles, find_model, open_system, trained_size
+from got_core.pipelines.saving import ModelFiles, find_model, open_model, trained_size
 from got_core.weights.files import checksum
 
 PER_PROMPT = 4
@@ -95,7 +95,7 @@ def drawn_from(options: argparse.Namespace, guidance: Sequence[str] = OF_GENERAT
         raise UserError(f"{files.run.recipe} does not say how large its images are: give --size HEIGHTxWIDTH")
     if options.size:
         try:
-            check_size(files.settings(), files.run.folder, size)
+            check_size(files.settings(), size)
         except ValueError as error:
             raise UserError(f"--size {size[0]}x{size[1]}: {one_line(error)}") from error
     seed = options.seed or 0
@@ -126,9 +126,9 @@ def draw_prompts(
         check_writable(root)
     wanted = still_wanted(root, prompts, options.per_prompt or PER_PROMPT, drawn.seed)
     if wanted:
-        system = open_system(options.checkpoint).system
-        scales = replace(system.generation_scales, **drawn.scales)
-        drawing = PromptDrawing(system, wanted, drawn.size, options.batch_size, options.steps, scales)
+        model = open_model(options.checkpoint).model
+        scales = replace(model.generation_scales, **drawn.scales)
+        drawing = PromptDrawing(model, wanted, drawn.size, options.batch_size, options.steps, scales)
         run_drawing(trainer, drawing, root)
     trainer.strategy.barrier("drawn")
 

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from traceback import extract_tb
 
@@ -15,7 +15,7 @@ from got_core.evaluation.suites.callbacks import FinalScores
 from got_core.paths import Run
 from got_core.pipelines.saving import ModelFiles, find_model
 from got_core.training.recipe import Recipe
-from got_core.training.run_folder import check_replaced, clear, occupied
+from got_core.training.run_folder import begin, check_replaced, occupied, replacing
 from got_core.weights.checkpoints import SAFETENSORS, check_fits, load_weights
 
 _FETCHING = "torch/utils/data/_utils/fetch.py"
@@ -31,7 +31,7 @@ def fit(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
         def prepare(run: Run, checkpoint: str | None) -> None:
             until_ended.enter_context(occupied(run))
-            check_replaced(run, checkpoint, options.overwrite)
+            check_replaced(run, checkpoint, options.weights, options.overwrite)
 
         recipe = _recipe(options, overrides, prepare)
         _fit(recipe, options)
@@ -43,9 +43,7 @@ def _fit(recipe: Recipe, options: argparse.Namespace) -> None:
     print(f"run folder: {recipe.run_files.folder}{going_on}")
     for scores in (callback for callback in trainer.callbacks if isinstance(callback, FinalScores)):  # type: ignore[attr-defined]
         scores.started(options.started)
-    with _running(recipe) as begun:
-        if options.overwrite:
-            clear(recipe.run_files)
+    with replacing(recipe.run_files) if options.overwrite else nullcontext(), _running(recipe) as begun:
         trainer.fit(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, weights_only=True)
         if any(trainer.num_val_batches):
             trainer.validate(recipe.model, datamodule=recipe.datamodule, verbose=False)
@@ -58,7 +56,7 @@ def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Score a run's checkpoint, or a recipe's, on the recipe's validation set."""
     if options.checkpoint is not None:
         found = _found(options.checkpoint)
-        if found.saved:
+        if found.inside is not None:
             raise UserError(f"{found.run.folder} is a saved model, which has no data to be scored on: use got evaluate")
         overrides = [f"--trainer.default_root_dir={found.run.folder}", *overrides]
         files = [str(found.run.recipe), *options.config]
@@ -102,6 +100,7 @@ class _Begun(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.yes = True
+        begin(Run(Path(trainer.default_root_dir)))
 
     on_sanity_check_start = on_validation_start = on_train_start
 

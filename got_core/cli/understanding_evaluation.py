@@ -11,7 +11,6 @@ from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, KEPT, evaluation_tra
 from got_core.cli.suite_drawing import find_run
 from got_core.cli.suite_options import SCENES
 from got_core.cli.tables import print_table
-from got_core.config import build_system
 from got_core.errors import UserError
 from got_core.evaluation.results import RESULTS, check_writable, origin, write_results
 from got_core.evaluation.scoring import Keeping
@@ -28,7 +27,7 @@ from got_core.evaluation.suites.understanding import (
     understanding_table,
 )
 from got_core.interfaces import Reasoner
-from got_core.pipelines.saving import ModelFiles, open_system, trained_size
+from got_core.pipelines.saving import ModelFiles, open_model, trained_size
 from got_core.weights.files import checksum
 from got_core.weights.loading import fingerprint, origins
 
@@ -79,7 +78,7 @@ def _trained(place: str) -> tuple[Reasoner, dict[str, Any]]:
     """The reasoner of a run, and what stands for it."""
     files = find_run(place)
     weights = checksum(files.weights)
-    return open_system(place).system.reasoner, {"model": files.recipe.get("model"), "weights": weights}
+    return open_model(place).model.reasoner, {"model": files.recipe.get("model"), "weights": weights}
 
 
 def _started_from(files: ModelFiles) -> tuple[Reasoner, dict[str, Any]]:
@@ -89,12 +88,12 @@ def _started_from(files: ModelFiles) -> tuple[Reasoner, dict[str, Any]]:
     """
     with torch.random.fork_rng():
         torch.manual_seed(int(files.recipe.get("seed_everything") or 0))
-        system = build_system(files.settings(), files.run.folder)
-    if not origins(system.reasoner, (name for name, _ in system.reasoner.named_parameters())):
+        model = files.settings().build()
+    if not origins(model.reasoner, (name for name, _ in model.reasoner.named_parameters())):
         raise UserError(
             f"{files.run.folder}: its reasoner started from random weights; give --before RUN to compare with"
         )
-    return system.reasoner, {"model": files.recipe.get("model"), "weights": fingerprint(system.reasoner)}
+    return model.reasoner, {"model": files.recipe.get("model"), "weights": fingerprint(model.reasoner)}
 
 
 def _probes(options: argparse.Namespace, recipe: Mapping[str, Any]) -> list[Probe]:

@@ -11,10 +11,10 @@ import torch
 from jsonargparse import Namespace
 
 from got_core.errors import UserError, one_line
+from got_core.model import PARTS
 from got_core.paths import Run, locate
-from got_core.pipelines.saving import find_model, open_system, save_pipeline
+from got_core.pipelines.saving import find_model, open_model, save_pipeline
 from got_core.training.recipe import ResolvedRecipe, build_model
-from got_core.training.system import PARTS
 from got_core.weights.checkpoints import SystemWeights, read_tensors, write_system_weights
 from got_core.weights.files import new_folder
 from got_core.weights.loading import all_weights, origins, without_weights
@@ -65,13 +65,13 @@ def export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError("--dtype is of --pipeline: the libraries' layouts keep the weights as they are")
     if options.pipeline:
         dtype = options.dtype and getattr(torch, options.dtype)
-        save_pipeline(open_system(options.checkpoint), options.output, dtype)
+        save_pipeline(open_model(options.checkpoint), options.output, dtype)
         _list_sizes(Path(options.output))
         return
     with new_folder(options.output) as folder:
-        system = open_system(options.checkpoint).system
+        model = open_model(options.checkpoint).model
         for part in PARTS:
-            getattr(system, part).export(folder / part)
+            getattr(model, part).export(folder / part)
         shutil.copy(recipe, Run(folder).recipe)
     _list_sizes(Path(options.output))
 

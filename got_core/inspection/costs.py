@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from got_core.inspection.shapes import META, ShapeRun
 from got_core.interfaces import LatentCodec
-from got_core.training.system import CODEC, PARTS, GoTSystem
+from got_core.model import CODEC, PARTS, GoTModel
+from got_core.training.system import GoTSystem
 from got_core.types import Batch, Sample
 
 TYPICAL_PROMPT = "A photograph of a market square in the early morning, with a fountain, two benches and a dog."
@@ -94,7 +95,7 @@ def typical_samples(size: tuple[int, int], number: int, edit: bool) -> list[Samp
     return [sample] * number
 
 
-def shape_batch(system: GoTSystem, samples: Sequence[Sample], dtype: torch.dtype) -> Batch:
+def shape_batch(system: GoTSystem | GoTModel, samples: Sequence[Sample], dtype: torch.dtype) -> Batch:
     """A batch whose images are on the meta device and whose ids and masks are real."""
     batch = system.processor(samples)
     inputs = {name: _image_like(value, dtype) for name, value in batch.inputs.items()}

@@ -1,35 +1,35 @@
 """Whether a training step fits a device, and how long it takes, alone, under DDP and under FSDP2."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from got_core.config import build_system
+from got_core.config import ModelSettings
 from got_core.inspection.costs import StepCost, shape_batch, step_cost, typical_samples
 from got_core.inspection.shapes import in_shape
-from got_core.training.system import CODEC, COMPONENTS, GoTSystem
+from got_core.model import CODEC, COMPONENTS, PARTS
+from got_core.training.system import GoTSystem
 from got_core.weights.loading import without_weights
 
 
-def check_size(settings: Mapping[str, Any], folder: Path, size: tuple[int, int]) -> None:
-    """See that a model divides images of `size` (height, width) into its steps and patches.
+def check_size(settings: ModelSettings, size: tuple[int, int]) -> None:
+    """Check that a model divides images of `size` (height, width) into its steps and patches.
 
     Args:
-        settings: As `got_core.config` has them.
-        folder: Where they were read.
+        settings: Of the model.
         size: In pixels.
 
     Raises:
         ValueError: It does not.
     """
     with without_weights():
-        system = build_system(settings, folder).train()
+        model = settings.build()
+    parts = {name: getattr(model, name) for name in (*PARTS, "objective")}
+    system = GoTSystem(**parts, optimizer=torch.optim.AdamW, learning_rates=dict.fromkeys(COMPONENTS, 0.0)).train()
     with in_shape(system, torch.float32):
         step_cost(system, shape_batch(system, typical_samples(size, 1, edit=False), torch.float32))
 
@@ -96,10 +96,8 @@ class DeviceMemory:
     peak: int
 
 
-def state_share(optimizer: Callable[[Iterable], Optimizer] | None) -> float:
-    """Numbers that an optimizer keeps for each number it trains, tried on a small weight; 0 without an optimizer."""
-    if optimizer is None:
-        return 0.0
+def state_share(optimizer: Callable[[Iterable], Optimizer]) -> float:
+    """Numbers that an optimizer keeps for each number it trains; tried on a small weight."""
     weight = nn.Parameter(torch.zeros(PROBE))
     tried = optimizer([weight])
     weight.grad = torch.ones_like(weight)

@@ -84,7 +84,7 @@ class Conversation:
             seed, planning: Arguments of `GoTPipeline.plan`.
         """
         earlier = () if self.current is None else self.current.requests
-        if earlier and not self.pipeline.system.reasoner.reads_earlier:
+        if earlier and not self.pipeline.model.reasoner.reads_earlier:
             warn(UNREAD, stacklevel=2)
         return self.pipeline.plan(request, self.image, seed=seed, earlier=earlier, **planning)[0]
 

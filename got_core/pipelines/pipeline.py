@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import isfinite
 from operator import index
 from pathlib import Path
-from typing import Any, SupportsIndex, TypedDict, TypeVar, Unpack
+from typing import Any, SupportsIndex, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -18,13 +18,13 @@ from got_core.diffusion.sampling import GuidanceScales, sample_seeds, seeded, st
 from got_core.diffusion.schedulers import check_scheduler, read_scheduler
 from got_core.errors import UserError
 from got_core.interfaces import ChainListener, Scheduler
+from got_core.model import GoTModel
 from got_core.paths import BUNDLED_MODEL
 from got_core.pipelines.inpainting import Former, StillRest, kept_of
 from got_core.pipelines.output import GoTPipelineOutput, Pictures, as_pictures, check_output_type
-from got_core.pipelines.saving import OpenedSystem, local_folder, open_system, push_pipeline, save_pipeline
+from got_core.pipelines.saving import OpenedModel, local_folder, open_model, push_pipeline, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
 from got_core.planning.plan import Plan
-from got_core.training.system import GoTSystem
 from got_core.types import Batch
 
 Seed = SupportsIndex | Sequence[SupportsIndex]
@@ -156,21 +156,35 @@ def pictures_of(image: Any, count: int) -> list[Picture]:
     return [image] * count
 
 
-P = TypeVar("P", bound="StoredPipeline")
+def default_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
 
 
-class StoredPipeline:
-    """A system in evaluation mode with what it was built from.
+StepCallback = Callable[["GoTPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
+"""As in diffusers: called with the pipeline, the step, its time and {"latents": ...}; may return such a dictionary."""
+
+
+class GoTPipeline:
+    """Plans and generates with a model; deterministic for a seed.
 
     Args:
-        system, size, settings: As `got_core.pipelines.pipeline.GoTPipeline` has them.
+        model: A trained model; put into evaluation mode.
+        size: (height, width) in pixels of images unless a call says otherwise.
+        settings: What the model was built from: the part of a recipe under `model`; needed to save it.
+
+    Example:
+        >>> pipe = GoTPipeline.from_pretrained()
+        >>> plan = pipe.plan("a red circle left of a blue square")[0]
+        >>> image = pipe.draw(plan, seed=1).images[0]
     """
 
-    def __init__(self, system: GoTSystem, size: tuple[int, int], settings: dict[str, Any] | None = None) -> None:
-        self.system = system.eval()
+    def __init__(self, model: GoTModel, size: tuple[int, int], settings: dict[str, Any] | None = None) -> None:
+        self.model = model.eval()
         self.size = size
         self._settings = settings
-        self._own_scheduler = system.objective.scheduler()
+        self._own_scheduler = model.objective.scheduler()
         self._set_scheduler: Scheduler | None = None
 
     @property
@@ -184,12 +198,12 @@ class StoredPipeline:
 
     @scheduler.setter
     def scheduler(self, scheduler: Scheduler) -> None:
-        check_scheduler(self.system.objective, deepcopy(scheduler))
+        check_scheduler(self.model.objective, deepcopy(scheduler))
         self._set_scheduler = None if scheduler is self._own_scheduler else scheduler
 
     @classmethod
     def from_pretrained(
-        cls: type[P],
+        cls,
         path: str | Path = BUNDLED_MODEL,
         device: torch.device | str | None = None,
         size: tuple[int, int] | None = None,
@@ -198,7 +212,7 @@ class StoredPipeline:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
-    ) -> P:
+    ) -> "GoTPipeline":
         """Open a run's folder (its newest checkpoint), a checkpoint in it, an imported or saved folder, or a hub id.
 
         Averaged weights are loaded where the run averaged them. Only components and plain values are read of a
@@ -212,17 +226,17 @@ class StoredPipeline:
 
         Raises:
             FileNotFoundError: There is no such run or checkpoint, here or on the hub.
-            UserError: The recipe or the checkpoint is not of a GoTSystem, names something that models are not opened
+            UserError: The recipe or the checkpoint is not of a GoTModel, names something that models are not opened
                 with, or does not fit.
         """
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         place, fetched = local_folder(path, **hub)
-        opened = open_system(place, fetched)
+        opened = open_model(place, fetched)
         size = size or opened.size
         if size is None:
             raise UserError(f"{path} does not say how large its images are: give a size")
-        scheduler = read_scheduler(opened.system.objective, place)
-        pipeline = cls(opened.system.to(device or default_device()), size, dict(opened.settings))
+        scheduler = read_scheduler(opened.model.objective, place)
+        pipeline = cls(opened.model.to(device or default_device()), size, dict(opened.settings))
         if scheduler is not None:
             pipeline.scheduler = scheduler
         return pipeline
@@ -255,35 +269,15 @@ class StoredPipeline:
         """
         return push_pipeline(self._opened(), repo_id, private, token, commit_message, self._set_scheduler)
 
-    def to(self: P, device: torch.device | str) -> P:
+    def to(self, device: torch.device | str) -> "GoTPipeline":
         """Move to another device; returns the pipeline."""
-        self.system.to(device)
+        self.model.to(device)
         return self
 
-    def _opened(self) -> OpenedSystem:
+    def _opened(self) -> OpenedModel:
         if self._settings is None:
             raise UserError("this pipeline was made without `settings`: there is nothing to build it from again")
-        return OpenedSystem(self.system, self._settings, self.size)
-
-
-def default_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")
-
-
-StepCallback = Callable[["GoTPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
-"""As in diffusers: called with the pipeline, the step, its time and {"latents": ...}; may return such a dictionary."""
-
-
-class GoTPipeline(StoredPipeline):
-    """Plans and draws with a system; deterministic for a seed.
-
-    Args:
-        system: A trained system; put into evaluation mode.
-        size: (height, width) in pixels of images unless a call says otherwise.
-        settings: What the system was built from: the part of a recipe under `model`; needed to save it.
-    """
+        return OpenedModel(self.model, self._settings, self.size)
 
     def __call__(
         self,
@@ -412,7 +406,7 @@ class GoTPipeline(StoredPipeline):
         def written(
             plans: Sequence[Plan], seeds: Sequence[int], warmth: float, hears: ChainListener | None = None
         ) -> list[Plan]:
-            reasoning = self.system.plan(self._batch(plans), temperature=warmth, seed=seeds, listener=hears)
+            reasoning = self.model.plan(self._batch(plans), temperature=warmth, seed=seeds, listener=hears)
             return [plan.with_chain(chain) for plan, chain in zip(plans, reasoning.chains, strict=True)]
 
         def further(places: Sequence[int]) -> list[Plan]:
@@ -474,9 +468,9 @@ class GoTPipeline(StoredPipeline):
         batch = self._batch(plans)
         seeds = None if generator is not None else tuple(seeds_of(seed, len(plans)))
         generators = seeded(seeds) if seeds is not None else one_each(generator, len(plans), Generator, "generators")
-        noise = starting_noise(generators, self.system.latent_shape(batch.size)).to(self.system.device)
+        noise = starting_noise(generators, self.model.latent_shape(batch.size)).to(self.model.device)
         scheduler = deepcopy(self.scheduler)
-        parts = self.system.codec, self.system.objective, scheduler, noise
+        parts = self.model.codec, self.model.objective, scheduler, noise
         still = None if keep is None else StillRest(kept_of(plans, keep), *parts)
 
         def after_step(step: int, time: Tensor, latents: Tensor) -> Tensor:
@@ -486,7 +480,7 @@ class GoTPipeline(StoredPipeline):
             returned = callback_on_step_end(self, step, time, {"latents": latents}) or {}
             return returned.get("latents", latents)
 
-        drawing = self.system.draw(
+        drawing = self.model.generate(
             batch,
             [plan.chain for plan in plans],
             steps=num_inference_steps,
@@ -501,13 +495,13 @@ class GoTPipeline(StoredPipeline):
 
     def preview(self, latents: Float[Tensor, "b c h w"]) -> Pictures:
         """Latents, such as a callback is given, as images."""
-        return as_pictures(self.system.codec.decode(latents), "pil")
+        return as_pictures(self.model.codec.decode(latents), "pil")
 
     def _scales(self, batch: Batch, asked: Mapping[str, float | None]) -> GuidanceScales:
         """The system's own guidance scales, but for those that are asked for."""
         changed = {name: scale for name, scale in asked.items() if scale is not None}
-        own = (replace(each, **changed) for each in (self.system.editing_scales, self.system.generation_scales))
+        own = (replace(each, **changed) for each in (self.model.editing_scales, self.model.generation_scales))
         return GuidanceScales.choose(batch.has_source, *own)
 
     def _batch(self, plans: Sequence[Plan]) -> Batch:
-        return self.system.processor([plan.sample() for plan in plans]).to(self.system.device)
+        return self.model.processor([plan.sample() for plan in plans]).to(self.model.device)

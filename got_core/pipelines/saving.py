@@ -1,9 +1,9 @@
 """Models in folders and on the Hugging Face hub: opened, and saved with all they need and a model card."""
 
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,12 +14,12 @@ from huggingface_hub import HfApi, ModelCardData, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from got_core.config import USED, build_system, inference_settings, read_recipe
+from got_core.config import ModelSettings, read_recipe
 from got_core.diffusion.schedulers import save_scheduler
 from got_core.errors import UserError, one_line
 from got_core.interfaces import Scheduler
+from got_core.model import PARTS, GoTModel
 from got_core.paths import Run, find_checkpoint, locate
-from got_core.training.system import PARTS, GoTSystem
 from got_core.weights.checkpoints import SAFETENSORS, SystemWeights, left_to_bases, load_weights, write_system_weights
 from got_core.weights.files import new_folder
 from got_core.weights.loading import all_weights, weights_to_follow
@@ -37,60 +37,55 @@ IMAGE_SIZE = "image_size"
 
 
 @dataclass(frozen=True)
-class OpenedSystem:
-    """A system and what its folder says of it.
+class OpenedModel:
+    """A model and what its folder says of it.
 
     Attributes:
-        system: With its weights.
+        model: With its weights.
         settings: What stands under `model` in the folder's recipe, as far as inference uses it.
         size: (height, width) in pixels of the images it was trained on, or None where that is not said.
     """
 
-    system: GoTSystem
+    model: GoTModel
     settings: Mapping[str, Any]
     size: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files that a system is opened from.
+    """The files that a model is opened from.
 
     Attributes:
         run: Its folder.
         weights: A checkpoint of the run, or the folder's `model.safetensors`.
         recipe: What `config.yaml` says, unresolved.
-        saved: It is a saved folder, which anybody may have made, and not a run of the user's own.
-        root: The folder that no file of a saved folder may lie outside of.
+        inside: The folder that all files of a saved model lie in, which anybody may have made; None for a run of the
+            user's own.
     """
 
     run: Run
     weights: Path
     recipe: Mapping[str, Any]
-    saved: bool
-    root: Path
+    inside: Path | None
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> ModelSettings:
         """What stands under `model`, as far as inference uses it, with whole paths.
 
         Raises:
             UserError: It names something that models are not opened with.
         """
-        model = self.recipe.get("model")
-        if not isinstance(model, dict):
-            raise UserError(f"{self.run.recipe}: there is no model in it")
-        settings = inference_settings(model, self.run.folder, self.saved)
-        return self._with_whole_paths(settings) if self.saved else settings
+        settings = ModelSettings.read(self.recipe.get("model"), self.run.folder, self.inside)
+        return settings if self.inside is None else replace(settings, components=self._whole_paths(settings.components))
 
-    def _with_whole_paths(self, settings: Any) -> Any:
+    def _whole_paths(self, settings: Any) -> Any:
         if isinstance(settings, dict):
-            return {name: self._with_whole_paths(value) for name, value in settings.items()}
+            return {name: self._whole_paths(value) for name, value in settings.items()}
         if isinstance(settings, list):
-            return [self._with_whole_paths(value) for value in settings]
+            return [self._whole_paths(value) for value in settings]
         if not isinstance(settings, str) or not settings.startswith(HERE):
             return settings
-        inside = Path(os.path.normpath(settings.removeprefix(HERE)))
-        place = self.run.folder / inside
-        if ".." in inside.parts or inside.is_absolute() or not place.resolve().is_relative_to(self.root.resolve()):
+        place = self.run.folder / settings.removeprefix(HERE)
+        if not place.exists():
             raise UserError(f"{self.run.folder}: its config.yaml names {settings!r}, which is not in the folder")
         return str(place)
 
@@ -102,82 +97,96 @@ def find_model(path: str | Path, fetched: bool = False) -> ModelFiles:
 
     Args:
         path: The folder or checkpoint.
-        fetched: It is a snapshot in the hub's cache, where files are links to those of the repository.
+        fetched: It is a snapshot in the hub's cache, where files are links to those of the repository; only a saved
+            folder will do.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
-        UserError: The recipe is not readable, or a saved folder is of another version or lacks its weights.
+        UserError: The recipe is not readable, or a saved folder is of another version, lacks its weights, or has files
+            that lie elsewhere.
     """
     run, checkpoint = find_checkpoint(path)
     recipe = read_recipe(run.recipe)
-    saved = SAVED in recipe
-    if saved:
-        if recipe[SAVED] != VERSION:
-            raise UserError(f"{run.recipe}: of another version of the format, {recipe[SAVED]!r} and not {VERSION}")
-        if Path(locate(path)).absolute() not in (run.folder, run.weights):
-            raise UserError(f"{path}: a saved model is opened by its folder, {run.folder}")
-        if not run.weights.is_file():
-            raise UserError(f"{run.folder}: a saved model has its weights in {run.weights.name}, which is missing")
-    root = run.folder.parents[1] if fetched else run.folder
-    return ModelFiles(run, run.weights if saved else checkpoint, recipe, saved, root)
+    if SAVED not in recipe:
+        if fetched:
+            raise UserError(
+                f"{path}: not a saved model (its config.yaml lacks the key {SAVED!r}), and only such are opened"
+            )
+        return ModelFiles(run, checkpoint, recipe, None)
+    version = recipe[SAVED]
+    if type(version) is not int or version != VERSION:
+        raise UserError(f"{run.recipe}: of another version of the format than {VERSION}, which is all that is read")
+    if Path(locate(path)).absolute() not in (run.folder, run.weights):
+        raise UserError(f"{path}: a saved model is opened by its folder, {run.folder}")
+    inside = (run.folder.parents[1] if fetched else run.folder).resolve()
+    _check_files(run.folder, inside)
+    if not run.weights.is_file():
+        raise UserError(f"{run.folder}: a saved model has its weights in {run.weights.name}, which is missing")
+    if left_to_bases(run.weights):
+        raise UserError(f"{run.weights}: leaves weights to other folders, which a saved model does not")
+    return ModelFiles(run, run.weights, recipe, inside)
 
 
-def open_system(path: str | Path, fetched: bool = False) -> OpenedSystem:
-    """The system of a run's folder (its newest checkpoint), of a checkpoint in it, or of an imported or saved folder.
+def open_model(path: str | Path, fetched: bool = False) -> OpenedModel:
+    """The model of a run's folder (its newest checkpoint), of a checkpoint in it, or of an imported or saved folder.
 
     Averaged weights are loaded where the run averaged them. Base folders are not read where the checkpoint has all
     weights. Nothing of training is built.
 
     Args:
-        path: The folder or checkpoint.
-        fetched: It is a snapshot in the hub's cache: whatever is not a saved folder, such as a run, is refused.
+        path, fetched: As `find_model` has them.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
-        UserError: The recipe or the checkpoint is not of a GoTSystem, names something that models are not opened with,
+        UserError: The recipe or the checkpoint is not of a GoTModel, names something that models are not opened with,
             or does not fit.
     """
     files = find_model(path, fetched)
-    if fetched and not files.saved:
-        raise UserError(
-            f"{path}: not a saved model (its config.yaml lacks the key {SAVED!r}), and only such are opened"
-        )
     settings = files.settings()
-    if files.weights.suffix == SAFETENSORS and not left_to_bases(files.weights):
-        with weights_to_follow():
-            system = build_system(settings, files.run.folder)
-    else:
-        system = build_system(settings, files.run.folder)
-    load_weights(system, files.weights)
-    return OpenedSystem(system, settings, trained_size(files.recipe))
+    whole = files.weights.suffix == SAFETENSORS and not left_to_bases(files.weights)
+    with weights_to_follow() if whole else nullcontext():
+        model = settings.build()
+    load_weights(model, files.weights)
+    return OpenedModel(model, settings.as_plain(), trained_size(files.recipe))
 
 
-def save_system(opened: OpenedSystem, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a system into an existing folder, from which `open_system` makes it again without anything else.
+def save_model(opened: OpenedModel, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model into an existing folder, from which `open_model` makes it again without anything else.
 
     `config.yaml` names the classes and their arguments; `model.safetensors` has all weights; configurations and
     tokenizers that components need lie in folders of their own.
 
     Args:
-        opened: The system with the settings it was built from.
+        opened: The model with the settings it was built from.
         folder: Where to write.
-        dtype: Of floating-point weights in the file; that of the system by default.
+        dtype: Of floating-point weights in the file; that of the model by default.
     """
-    settings = json.loads(json.dumps(opened.settings))
-    settings["init_args"] = {name: settings["init_args"][name] for name in USED if name in settings["init_args"]}
+    # Of a recipe's settings those of training are left out.
+    settings = json.loads(json.dumps(ModelSettings.read(dict(opened.settings), folder, None).as_plain()))
     for part in PARTS:
-        arguments = settings["init_args"][part].setdefault("init_args", {})
-        for name, value in getattr(opened.system, part).standalone(folder / part).items():
+        arguments = settings["init_args"][part]["init_args"]
+        for name, value in getattr(opened.model, part).standalone(folder / part).items():
             inside = isinstance(value, Path)
             arguments[name] = f"{HERE}{value.relative_to(folder).as_posix()}" if inside else value
     size = {} if opened.size is None else {IMAGE_SIZE: list(opened.size)}
     recipe = {SAVED: VERSION, "model": settings, **size}
     Run(folder).recipe.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     with all_weights():
-        weights = _each_once(opened.system.state_dict())
+        weights = _each_once(opened.model.state_dict())
     if dtype is not None:
         weights = {name: w.to(dtype) if w.is_floating_point() else w for name, w in weights.items()}
     write_system_weights(Run(folder).weights, SystemWeights(weights, frozenset(), {}))
+
+
+def _check_files(folder: Path, inside: Path) -> None:
+    """Refuse a saved folder with files that are none, or links that lead out of it.
+
+    Raises:
+        UserError: There is one.
+    """
+    for file in folder.rglob("*"):
+        if not file.resolve().is_relative_to(inside) or not (file.is_file() or file.is_dir()):
+            raise UserError(f"{folder}: {file.relative_to(folder)} is not a file in the folder")
 
 
 def trained_size(recipe: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -218,7 +227,7 @@ CARD = """---
 Reasons in words and boxes before it draws or edits an image (GoT, arXiv 2503.10639). Opened with got-framework:
 
 ```python
-from got_core.pipelines.pipeline import GoTPipeline
+from got_core import GoTPipeline
 
 pipe = GoTPipeline.from_pretrained("{address}")
 plan = pipe.plan("a red circle left of a blue square")[0]
@@ -263,7 +272,7 @@ def local_folder(path: str | Path, **hub: Any) -> tuple[Path, bool]:
 
 
 def save_pipeline(
-    opened: OpenedSystem,
+    opened: OpenedModel,
     path: str | Path,
     dtype: torch.dtype | None,
     address: str | None = None,
@@ -285,7 +294,7 @@ def save_pipeline(
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"weights are saved in a floating-point type, not in {dtype}")
     with new_folder(path) as folder:
-        save_system(opened, folder, dtype)
+        save_model(opened, folder, dtype)
         if scheduler is not None:
             save_scheduler(scheduler, folder)
         card = model_card(opened, Path(path).name, address or Path(path).name)
@@ -293,7 +302,7 @@ def save_pipeline(
 
 
 def push_pipeline(
-    opened: OpenedSystem,
+    opened: OpenedModel,
     repo_id: str,
     private: bool,
     token: str | None,
@@ -316,11 +325,11 @@ def push_pipeline(
             raise UserError(f"{repo_id}: the hub did not take it ({one_line(error)})") from error
 
 
-def model_card(opened: OpenedSystem, title: str, address: str) -> str:
+def model_card(opened: OpenedModel, title: str, address: str) -> str:
     """What the model is made of and how it is opened."""
     arguments = opened.settings["init_args"]
     rows = [
-        f"| {part} | `{arguments[part]['class_path']}` | {_parameters(getattr(opened.system, part)):,} |"
+        f"| {part} | `{arguments[part]['class_path']}` | {_parameters(getattr(opened.model, part)):,} |"
         for part in PARTS
     ]
     size = "of any size" if opened.size is None else f"{opened.size[1]} x {opened.size[0]} pixels"

@@ -1,6 +1,5 @@
 """Runs of a study as processes side by side: each in a slot, watched to its end, ended with this one."""
 
-import fcntl
 import os
 import platform
 import re
@@ -17,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from filelock import FileLock, Timeout
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -55,37 +55,24 @@ def printed_step(text: str) -> int | None:
 
 
 LOCK = "lock"
-"""The file in a folder that is locked, and holds the id of the process that locked it last."""
+"""The file in a folder that is locked."""
 
 
 @contextmanager
-def held(folders: Iterable[Path]) -> Iterator[dict[Path, int]]:
+def held(folders: Iterable[Path]) -> Iterator[None]:
     """Hold folders, made if they are not there, against other studies.
 
-    Yields:
-        A file descriptor for each: a process that inherits it holds the folder on, also when this one is killed.
-
     Raises:
-        UserError: Another process holds one of them.
+        UserError: Another study holds one of them.
     """
     with ExitStack() as stack:
-        found = {}
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-            found[folder] = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
-            stack.callback(os.close, found[folder])
-            _take(folder, found[folder])
-        yield found
-
-
-def _take(folder: Path, file: int) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = (folder / LOCK).read_text() or "?"
-        raise UserError(f"{folder} is being worked on by process {owner}: wait until that study has ended") from None
-    os.ftruncate(file, 0)
-    os.pwrite(file, str(os.getpid()).encode(), 0)
+            try:
+                stack.enter_context(FileLock(folder / LOCK, blocking=False))
+            except Timeout:
+                raise UserError(f"{folder} is being worked on by another study: wait until it has ended") from None
+        yield
 
 
 class Display:
@@ -218,13 +205,11 @@ class Job:
         name: For people; no two jobs share it.
         command: Program and arguments, to which those of its slot are added.
         folder: Made if it is not there.
-        held: File descriptors that the process inherits, such as those of locks.
     """
 
     name: str
     command: tuple[str, ...]
     folder: Path
-    held: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -318,7 +303,6 @@ def _start(job: Job, slot: Slot) -> _Child:
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
-            pass_fds=job.held,
         )
     return _Child(job, process)
 

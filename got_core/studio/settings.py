@@ -126,7 +126,7 @@ class Settings:
     @classmethod
     def own(cls, pipeline: GoTPipeline) -> "Settings":
         """The system's own, for text-to-image."""
-        return cls(0, pipeline.system.sampling_steps, *own_scales(pipeline, editing=False))
+        return cls(0, pipeline.model.sampling_steps, *own_scales(pipeline, editing=False))
 
     @classmethod
     def checked(cls, values: Mapping[str, object], limits: Limits) -> "Settings":
@@ -164,5 +164,5 @@ class Settings:
 
 def own_scales(pipeline: GoTPipeline, *, editing: bool) -> tuple[float, float, float]:
     """A system's own scales: semantic, spatial, reference."""
-    scales = pipeline.system.editing_scales if editing else pipeline.system.generation_scales
+    scales = pipeline.model.editing_scales if editing else pipeline.model.generation_scales
     return float(scales.semantic), float(scales.spatial), float(scales.reference)

@@ -27,7 +27,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from got_core.errors import UserError, one_line
 from got_core.paths import Run
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SAVE = getattr(signal, "SIGUSR1", None)
+"""The signal on which a run saves itself and goes on; None where the system has no such signal."""
+
+SIGNALS = (signal.SIGTERM, *([] if SAVE is None else [SAVE]))
 
 
 class Interruption:
@@ -61,7 +64,7 @@ class Interruption:
 
     def forget(self) -> None:
         """The save that was asked for has been done; an end that is asked for stays asked."""
-        self._received.discard(signal.SIGUSR1)
+        self._received -= {SAVE}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received.add(number)

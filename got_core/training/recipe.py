@@ -12,10 +12,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from got_core.config import add_working_directory, plain_errors, read_recipe
+from got_core.config import add_working_directory, read_recipe
 from got_core.errors import UserError, one_line
 from got_core.paths import ROOT, Run, locate
 from got_core.training.checkpointing import LastCheckpoint, RandomState
+from got_core.training.recipe_errors import plain_errors
 from got_core.weights.loading import without_weights
 
 RUNS = Path("runs")

@@ -2,22 +2,38 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from got_core.errors import UserError
 from got_core.paths import Run
+
+REPLACED = ".replaced"
+"""The folder in a run's folder that holds the run that is replaced, until training has begun."""
+
+REMOVED = ".removed"
+"""That folder once it is only to be deleted."""
+
+LOCAL_RANKS = (
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "SLURM_PROCID",
+    "JSM_NAMESPACE_RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+)
+"""Variables by which launchers tell processes apart where `RANK` is not set; all are 0 in the first."""
 
 
 @contextmanager
 def occupied(run: Run) -> Iterator[None]:
     """Keep a run's folder, made if it is not there, from other processes; of several ranks the first does so for all.
 
-    A folder in which nothing has been written is removed at the end.
+    A folder that was made for a run that wrote nothing is removed at the end.
 
     Raises:
         UserError: Another process trains in it, or it cannot be written to.
@@ -26,6 +42,7 @@ def occupied(run: Run) -> Iterator[None]:
         yield
         return
     lock = FileLock(run.lock)
+    made = not run.folder.exists()
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
@@ -37,59 +54,95 @@ def occupied(run: Run) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{run.folder}: cannot be written to ({error.strerror or error})") from error
     try:
+        _put_back(run)  # A process that was killed may have left a run aside.
         yield
     finally:
-        if all(path == run.lock for path in run.folder.iterdir()):
-            shutil.rmtree(run.folder)
+        with suppress(OSError):
+            if made and all(path == run.lock for path in run.folder.iterdir()):
+                shutil.rmtree(run.folder)
         lock.release()
 
 
-def check_replaced(run: Run, checkpoint: str | None, overwrite: bool) -> None:
+def check_replaced(run: Run, checkpoint: str | None, weights: str | None, overwrite: bool) -> None:
     """Refuse to begin in a folder that holds a run, unless it is resumed or to be replaced.
 
     Args:
         run: The folder in which a run begins.
         checkpoint: What it is resumed from, if anything.
+        weights: The run whose weights it begins with, if any.
         overwrite: What the folder holds may be replaced.
 
     Raises:
-        UserError: The folder holds a run or a saved model, or is both to be resumed and replaced.
+        UserError: The folder holds a run or a saved model, or is both read from and replaced.
     """
     if not is_first_rank():
         return
     if run.weights.exists():
         raise UserError(f"{run.folder} holds a saved model: name another folder with --trainer.default_root_dir")
-    if checkpoint is not None and Path(checkpoint).resolve().is_relative_to(run.last.parent.resolve()):
-        if overwrite:
-            raise UserError(
-                f"--ckpt_path resumes the run in {run.folder} and --overwrite replaces it: give one of the two"
-            )
+    for option, path in {"--ckpt_path": checkpoint, "--weights": weights}.items():
+        if overwrite and path is not None and _lies_in(path, run.folder):
+            raise UserError(f"{option} reads the run in {run.folder} and --overwrite replaces it: give one of the two")
+    if overwrite or (checkpoint is not None and _lies_in(checkpoint, run.folder)):
         return
-    if overwrite:
-        return
-    if run.last.exists():
+    if os.path.lexists(run.last):
         raise UserError(
             f"{run.folder} holds a run already: resume it with --ckpt_path last, or replace it with --overwrite"
         )
-    if run.metrics.exists():
+    if run.metrics.exists() or any(run.folder.rglob("*.ckpt")):
         raise UserError(
-            f"{run.folder} holds a run's scores, but no checkpoint to resume: replace them with --overwrite"
+            f"{run.folder} holds a run already, without a newest checkpoint to resume: replace it with --overwrite"
         )
 
 
-def clear(run: Run) -> None:
-    """Remove what an earlier run has left in its folder; nothing else is touched."""
-    if not is_first_rank():
+@contextmanager
+def replacing(run: Run) -> Iterator[None]:
+    """Put an earlier run aside: its checkpoints, logs, recipe and scores; nothing else in the folder is touched.
+
+    `begin` removes it for good; where that was not called, all is put back at the end.
+    """
+    aside = run.folder / REPLACED
+    if is_first_rank():
+        aside.mkdir(parents=True)
+        for path in (run.last.parent, run.logs, run.metrics, run.samples, run.recipe):
+            if os.path.lexists(path):
+                path.rename(aside / path.name)
+    try:
+        yield
+    finally:
+        if is_first_rank():
+            _put_back(run)
+
+
+def begin(run: Run) -> None:
+    """Remove what `replacing` has put aside: the new run has begun."""
+    aside = run.folder / REPLACED
+    if is_first_rank() and aside.exists():
+        aside.rename(run.folder / REMOVED)
+        shutil.rmtree(run.folder / REMOVED)
+
+
+def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is the first of all ranks, as its launcher says: before there is a trainer."""
+    if "RANK" in environment:
+        return environment["RANK"] == "0"
+    return all(environment.get(name, "0") == "0" for name in LOCAL_RANKS)
+
+
+def _put_back(run: Run) -> None:
+    shutil.rmtree(run.folder / REMOVED, ignore_errors=True)
+    aside = run.folder / REPLACED
+    if not aside.exists():
         return
-    for path in (run.last.parent, run.metrics, run.samples, run.recipe, run.logs):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for path in aside.iterdir():
+        place = run.folder / path.name
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        path.replace(place)
+    aside.rmdir()
 
 
-def is_first_rank() -> bool:
-    """Whether this process is the first of all ranks, by the launcher's environment: before there is a trainer."""
-    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    rank: int = vars(rank_zero_only)["rank"]
-    return rank == 0 and node == "0"
+def _lies_in(path: str, folder: Path) -> bool:
+    """Whether a path is in a folder, by its name or once links are followed."""
+    return Path(path).absolute().is_relative_to(folder.absolute()) or Path(path).resolve().is_relative_to(
+        folder.resolve()
+    )

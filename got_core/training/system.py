@@ -1,7 +1,7 @@
 """GoTSystem: reason -> guide -> drop -> denoise, trained end to end (GoT, section 4.3)."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,36 +11,28 @@ from lightning import LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from got_core.diffusion.sampling import (
     EDITING,
     TEXT_TO_IMAGE,
-    Callback,
     GuidanceScales,
     batch_seed,
     dropped_conditions,
-    sample,
-    sample_seeds,
-    seeded,
-    starting_noise,
 )
 from got_core.interfaces import (
-    ChainListener,
-    Component,
     DenoisingBackbone,
     GuidanceEncoder,
     LatentCodec,
     NoiseObjective,
     Processor,
     Reasoner,
-    Scheduler,
-    check_widths,
 )
+from got_core.model import COMPONENTS, GoTModel
 from got_core.training.parallel import configure, gathered, whole
-from got_core.types import Batch, Drawing, Guidance, Reasoning
+from got_core.types import Batch, Drawing, Guidance
 from got_core.weights.checkpoints import load_left_out
 from got_core.weights.loading import ORIGINS, check_origins, leave_out_origins, left_out, origins
 
@@ -57,186 +49,8 @@ SKIPPED_STEPS = "nonfinite_steps"
 """Where a checkpoint holds how many steps were skipped, in all and in a row."""
 
 
-class GuardedGradients(LightningModule):
-    """Skips steps whose gradient is not finite, and clips the gradients of fused optimizers too.
-
-    Args:
-        max_nonfinite_steps: Such steps in a row after which training stops.
-
-    Attributes:
-        nonfinite_steps: Steps that were skipped, over all resumed parts of a run.
-        nonfinite_in_a_row: Those among them since the last good step.
-    """
-
-    def __init__(self, max_nonfinite_steps: int) -> None:
-        super().__init__()
-        self.max_nonfinite_steps = max_nonfinite_steps
-        self.nonfinite_steps = 0
-        self.nonfinite_in_a_row = 0
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Skip a step whose gradient is not finite; stop after too many in a row.
-
-        Gradients are already reduced over ranks here, and the norm of sharded ones is summed over them, so every rank
-        decides alike. A gradient scaler (16-mixed) has a guard of its own.
-
-        Raises:
-            RuntimeError: `max_nonfinite_steps` such steps in a row.
-        """
-        if self._scaled:
-            return
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
-        if bool(torch.isfinite(norm)):
-            self.nonfinite_in_a_row = 0
-        else:
-            optimizer.zero_grad(set_to_none=True)
-            self.nonfinite_steps += 1
-            self.nonfinite_in_a_row += 1
-            if self.nonfinite_in_a_row >= self.max_nonfinite_steps:
-                raise RuntimeError(
-                    f"the gradient was not finite {self.nonfinite_in_a_row} times in a row (step {self.global_step}); "
-                    "lower the learning rates or look at the last batches' data"
-                )
-        self.log("nonfinite_steps", float(self.nonfinite_steps))
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip as the trainer is told to; under bf16-mixed, Lightning would refuse to with a fused optimizer."""
-        if self._scaled or gradient_clip_val is None:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
-        Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val, algorithm)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the counts."""
-        checkpoint[SKIPPED_STEPS] = (self.nonfinite_steps, self.nonfinite_in_a_row)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
-        self.nonfinite_steps, self.nonfinite_in_a_row = checkpoint.get(SKIPPED_STEPS, (0, 0))
-
-    @property
-    def _scaled(self) -> bool:
-        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
-
-
-class DrawingSystem(LightningModule):
-    """What of a system plans and draws; `got_core.training.system.GoTSystem` builds and trains it.
-
-    Attributes:
-        reasoner, guidance, backbone, codec, objective: The components.
-        generation_scales, editing_scales, sampling_steps, max_chain_tokens: As `GoTSystem` has them.
-    """
-
-    reasoner: Reasoner
-    guidance: GuidanceEncoder
-    backbone: DenoisingBackbone
-    codec: LatentCodec
-    objective: NoiseObjective
-    generation_scales: GuidanceScales
-    editing_scales: GuidanceScales
-    sampling_steps: int
-    max_chain_tokens: int
-
-    @property
-    def components(self) -> list[Component]:
-        """What is trained, in the order samples pass it."""
-        return [self.reasoner, self.guidance, self.backbone]
-
-    @torch.no_grad()
-    def plan(
-        self,
-        batch: Batch,
-        temperature: float = 0.0,
-        seed: int | Sequence[int] = 0,
-        listener: ChainListener | None = None,
-    ) -> Reasoning:
-        """Write a chain for each sample and read its states; deterministic for a seed.
-
-        Args:
-            batch: From the reasoner's processor.
-            temperature: 0 is greedy.
-            seed: Of drawn chains; one for each sample makes a chain independent of the batch.
-            listener: Called with the chains so far after each token.
-        """
-        generators = seeded(sample_seeds(seed, len(batch)))
-        with gathered([self.reasoner]):
-            return self.reasoner.generate(
-                batch,
-                temperature=temperature,
-                max_new_tokens=self.max_chain_tokens,
-                generator=generators,
-                listener=listener,
-            )
-
-    @torch.no_grad()
-    def draw(
-        self,
-        batch: Batch,
-        chains: Sequence[str] | None = None,
-        *,
-        seed: int | Sequence[int] = 0,
-        temperature: float = 0.0,
-        steps: int | None = None,
-        scales: GuidanceScales | None = None,
-        noise: Float[Tensor, "b c h w"] | None = None,
-        generators: Sequence[Generator] | None = None,
-        scheduler: Scheduler | None = None,
-        callback: Callback | None = None,
-    ) -> Drawing:
-        """Images for a batch, from chains that are written here or given.
-
-        Args:
-            batch: From the reasoner's processor; text-to-image and edits may be mixed.
-            chains: Chains to draw from, one a sample; None to have the reasoner write them.
-            seed: Of the noise and of sampled chains; the noise of a sample depends on its place in the batch alone.
-                One for each sample makes both independent of the batch.
-            temperature: Of the written chains; 0 is greedy.
-            steps, scales, noise, scheduler: Instead of the system's own, and of the noise that the seed means.
-            generators: Of the noise that some schedulers add on the way, one for each sample, instead of the seed's.
-            callback: Called after each step, as `got_core.diffusion.sampling.sample` does.
-        """
-        noise = self.starting_noise(batch, seed) if noise is None else noise
-        generators = generators or seeded(sample_seeds(seed, len(batch)))
-        scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
-        steps = self.sampling_steps if steps is None else steps
-        with gathered(self.components):
-            if chains is None:
-                reasoning = self.plan(batch, temperature, seed)
-            else:
-                reasoning = self.reasoner.summarize(batch, chains)
-            guidance = self.guidance(reasoning, batch, self.codec)
-            scheduler = scheduler or self.objective.scheduler()
-            sampling = (scheduler, noise, scales, steps, callback, generators)
-            latents = sample(self.backbone, self.guidance, guidance, *sampling)
-        return Drawing(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
-
-    def starting_noise(self, batch: Batch, seed: int | Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """The noise of a batch under a seed, or under one for each sample (ValueError: not as many as samples)."""
-        return starting_noise(seeded(sample_seeds(seed, len(batch))), self.latent_shape(batch.size)).to(self.device)
-
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(c, h, w) of the latents of an image of that (height, width) in pixels."""
-        height, width = (side // self.codec.downsample for side in size)
-        return self.codec.latent_channels, height, width
-
-
-COMPONENTS = ("reasoner", "guidance", "backbone")
-"""The attributes of a system that are trained, in the order samples pass them."""
-
-CODEC = "codec"
-PARTS = (*COMPONENTS, CODEC)
-"""The attributes of a system that have weights."""
-
-
-class GoTSystem(GuardedGradients, DrawingSystem):
-    """A reasoner, a guidance encoder and a denoising backbone, trained jointly.
+class GoTSystem(LightningModule):
+    """Trains a `GoTModel`: reasoner, guidance encoder and denoising backbone, jointly.
 
     The loss is `chain_weight` x chain cross-entropy + `denoising_weight` x denoising loss; the latter's gradient
     reaches the reasoner through its states. No component is known by name here: any that keep to `got_core.interfaces`
@@ -244,10 +58,8 @@ class GoTSystem(GuardedGradients, DrawingSystem):
 
     Args:
         reasoner, guidance, backbone, codec, objective: The components, built.
-        optimizer: Makes the optimizer from parameter groups, such as a partial `torch.optim.AdamW`; None for a system
-            that is not trained.
-        learning_rates: Peak learning rate of each of `reasoner`, `guidance`, `backbone`; None where there is no
-            optimizer.
+        optimizer: Makes the optimizer from parameter groups, such as a partial `torch.optim.AdamW`.
+        learning_rates: Peak learning rate of each of `reasoner`, `guidance`, `backbone`.
         warmup_steps: Steps of linear warm-up, followed by a cosine down to `final_learning_rate` x peak.
         final_learning_rate: Last learning rate as a fraction of the peak.
         chain_weight, denoising_weight: Weights of the two losses; without the latter the reasoner is trained alone.
@@ -263,6 +75,13 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         activation_checkpointing: Recompute the components' blocks in the backward pass: less memory, more time.
         compile_blocks: Compile the components' blocks with `torch.compile`.
 
+    Steps whose gradient is not finite are skipped.
+
+    Attributes:
+        model: The components joined; they are submodules of the system too, so that checkpoints name them plainly.
+        nonfinite_steps: Steps that were skipped, over all resumed parts of a run.
+        nonfinite_in_a_row: Those among them since the last good step.
+
     Raises:
         ValueError: Widths of two components do not fit, or a learning rate is missing or names no component.
     """
@@ -274,8 +93,8 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         backbone: DenoisingBackbone,
         codec: LatentCodec,
         objective: NoiseObjective,
-        optimizer: Callable[[Iterable], Optimizer] | None,
-        learning_rates: Mapping[str, float] | None,
+        optimizer: Callable[[Iterable], Optimizer],
+        learning_rates: Mapping[str, float],
         warmup_steps: int = 500,
         final_learning_rate: float = 0.0,
         chain_weight: float = 1.0,
@@ -292,11 +111,9 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         activation_checkpointing: bool = False,
         compile_blocks: bool = False,
     ) -> None:
-        super().__init__(max_nonfinite_steps)
-        check_widths(reasoner, guidance, backbone, codec)
-        if optimizer is not None and set(learning_rates or ()) != set(COMPONENTS):
-            given = ", ".join(learning_rates or ()) or "none"
-            raise ValueError(f"learning_rates must name {', '.join(COMPONENTS)}; got {given}")
+        super().__init__()
+        if set(learning_rates) != set(COMPONENTS):
+            raise ValueError(f"learning_rates must name {', '.join(COMPONENTS)}; got {', '.join(learning_rates)}")
         if not 0 <= 3 * conditioning_dropout <= 1:
             raise ValueError(f"conditioning_dropout must lie in 0..1/3, not {conditioning_dropout}")
         self.reasoner = reasoner
@@ -304,29 +121,46 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         self.backbone = backbone
         self.codec = codec
         self.objective = objective
+        model = GoTModel(
+            reasoner,
+            guidance,
+            backbone,
+            codec,
+            objective,
+            generation_scales=generation_scales,
+            editing_scales=editing_scales,
+            sampling_steps=sampling_steps,
+            max_chain_tokens=max_chain_tokens,
+        )
+        # In a tuple it is no submodule: its components would be in checkpoints twice.
+        self._model = (model,)
         self.optimizer = optimizer
-        self.learning_rates = dict(learning_rates or {})
+        self.learning_rates = dict(learning_rates)
         self.warmup_steps = warmup_steps
         self.final_learning_rate = final_learning_rate
         self.chain_weight = chain_weight
         self.denoising_weight = denoising_weight
         self.conditioning_dropout = conditioning_dropout
         self.noise_draws = noise_draws
-        self.generation_scales = generation_scales
-        self.editing_scales = editing_scales
-        self.sampling_steps = sampling_steps
-        self.max_chain_tokens = max_chain_tokens
         self.validation_chains = validation_chains
         self.validation_seed = validation_seed
         self.activation_checkpointing = activation_checkpointing
         self.compile_blocks = compile_blocks
+        self.max_nonfinite_steps = max_nonfinite_steps
+        self.nonfinite_steps = 0
+        self.nonfinite_in_a_row = 0
         self._configured = False
         leave_out_origins(self)
 
     @property
+    def model(self) -> GoTModel:
+        """The components joined, to plan and generate with."""
+        return self._model[0]
+
+    @property
     def processor(self) -> Processor:
         """Makes batches, in the loader's workers."""
-        return self.reasoner.processor
+        return self.model.processor
 
     # ------------------------------------------------------------------ training
 
@@ -340,8 +174,13 @@ class GoTSystem(GuardedGradients, DrawingSystem):
             ValueError: A callback that cannot average sharded weights.
         """
         if not self._configured:
-            settings = (self.activation_checkpointing, self.compile_blocks)
-            configure(self.components, *settings, self.device_mesh, self._trainer)
+            configure(
+                self.model.components,
+                activation_checkpointing=self.activation_checkpointing,
+                compile_blocks=self.compile_blocks,
+                mesh=self.device_mesh,
+                trainer=self._trainer,
+            )
             self._configured = True
 
     def on_fit_start(self) -> None:
@@ -385,13 +224,7 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         return self.guidance.drop(guidance, semantic, spatial, reference)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One parameter group a component; warm-up, then cosine over the trainer's steps.
-
-        Raises:
-            ValueError: The system has no optimizer.
-        """
-        if self.optimizer is None:
-            raise ValueError("this system has no optimizer: it cannot be trained")
+        """One parameter group a component; warm-up, then cosine over the trainer's steps."""
         groups = []
         for name in COMPONENTS:
             parameters = [p for p in getattr(self, name).parameters() if p.requires_grad]
@@ -404,9 +237,48 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Skip a step whose gradient is not finite; stop after too many in a row.
+
+        Gradients are already reduced over ranks here, and the norm of sharded ones is summed over them, so every rank
+        decides alike. A gradient scaler (16-mixed) has a guard of its own.
+
+        Raises:
+            RuntimeError: `max_nonfinite_steps` such steps in a row.
+        """
+        if self._scaled:
+            return
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        if bool(torch.isfinite(norm)):
+            self.nonfinite_in_a_row = 0
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            self.nonfinite_steps += 1
+            self.nonfinite_in_a_row += 1
+            if self.nonfinite_in_a_row >= self.max_nonfinite_steps:
+                raise RuntimeError(
+                    f"the gradient was not finite {self.nonfinite_in_a_row} times in a row (step {self.global_step}); "
+                    "lower the learning rates or look at the last batches' data"
+                )
+        self.log("nonfinite_steps", float(self.nonfinite_steps))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer is told to; under bf16-mixed, Lightning would refuse to with a fused optimizer."""
+        if self._scaled or gradient_clip_val is None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+        Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val, algorithm)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the origins of the frozen weights, which the checkpoint leaves out."""
-        super().on_save_checkpoint(checkpoint)
+        """Name the origins of the frozen weights, which the checkpoint leaves out, and count skipped steps."""
+        checkpoint[SKIPPED_STEPS] = (self.nonfinite_steps, self.nonfinite_in_a_row)
         checkpoint[ORIGINS] = origins(self, left_out(self))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -419,7 +291,11 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         place = Path(str(self.trainer.ckpt_path))
         if place.is_dir():
             load_left_out(self, place)
-        super().on_load_checkpoint(checkpoint)
+        self.nonfinite_steps, self.nonfinite_in_a_row = checkpoint.get(SKIPPED_STEPS, (0, 0))
+
+    @property
+    def _scaled(self) -> bool:
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     # ------------------------------------------------------------------ validation
 
@@ -427,4 +303,6 @@ class GoTSystem(GuardedGradients, DrawingSystem):
         """Draw the batch, from its prompts alone unless chains are given; callbacks score and show the drawing."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
         chains = batch.chains if self.validation_chains == "given" else None
-        return self.draw(batch, chains, seed=batch_seed(self.validation_seed, dataloader_idx, batch_idx, rank, world))
+        seed = batch_seed(self.validation_seed, dataloader_idx, batch_idx, rank, world)
+        with gathered(self.model.components):
+            return self.model.generate(batch, chains, seed=seed)

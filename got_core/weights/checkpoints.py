@@ -10,7 +10,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -117,7 +116,7 @@ def read_system_weights(path: Path) -> SystemWeights:
     """
     tensors = _read_tensors(path)
     metadata = _metadata(path)
-    return SystemWeights(tensors, _names_in_base(metadata), json.loads(metadata.get(ORIGINS, "{}")))
+    return SystemWeights(tensors, _names_in_base(metadata, path), _described(metadata, ORIGINS, dict, path))
 
 
 def left_to_bases(path: Path) -> frozenset[str]:
@@ -126,7 +125,7 @@ def left_to_bases(path: Path) -> frozenset[str]:
     Raises:
         UserError: It cannot be read.
     """
-    return _names_in_base(_metadata(path))
+    return _names_in_base(_metadata(path), path)
 
 
 def write_system_weights(path: Path, weights: SystemWeights) -> None:
@@ -158,8 +157,19 @@ def _metadata(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
 
 
-def _names_in_base(metadata: Mapping[str, str]) -> frozenset[str]:
-    return frozenset(json.loads(metadata.get(IN_BASE, "[]")))
+def _names_in_base(metadata: Mapping[str, str], path: Path) -> frozenset[str]:
+    return frozenset(map(str, _described(metadata, IN_BASE, list, path)))
+
+
+def _described(metadata: Mapping[str, str], key: str, kind: type, path: Path) -> Any:
+    """What a file's metadata say under a key, in JSON; empty where they say nothing."""
+    try:
+        value = json.loads(metadata[key]) if key in metadata else kind()
+    except ValueError:
+        value = None
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: not a readable checkpoint (its {key} is no {kind.__name__} in JSON)")
+    return value
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -193,7 +203,7 @@ STEP = "global_step"
 """Where a training checkpoint holds the step it was made at."""
 
 
-def check_fits(system: LightningModule, checkpoint: Path) -> None:
+def check_fits(system: nn.Module, checkpoint: Path) -> None:
     """Compare names and shapes of a training checkpoint's weights with a system's; copies no weights.
 
     Args:
@@ -216,7 +226,7 @@ def check_fits(system: LightningModule, checkpoint: Path) -> None:
     _check_origins(system, saved.get(ORIGINS, {}), checkpoint)
 
 
-def load_weights(system: LightningModule, checkpoint: Path) -> None:
+def load_weights(system: nn.Module, checkpoint: Path) -> None:
     """Load the weights of a checkpoint of any kind, in one process.
 
     Nothing in a file is executed. The `.metadata` of a distributed one is unpickled by torch, which can execute what
@@ -238,7 +248,7 @@ def load_weights(system: LightningModule, checkpoint: Path) -> None:
         system.load_state_dict(_read_file(checkpoint)[WEIGHTS])
 
 
-def _load_beside_base(system: LightningModule, file: Path) -> None:
+def _load_beside_base(system: nn.Module, file: Path) -> None:
     """Load what base folders do not have into a system that has been built from them."""
     saved = read_system_weights(file)
     with all_weights():
@@ -251,7 +261,7 @@ def _load_beside_base(system: LightningModule, file: Path) -> None:
     system.load_state_dict(saved.tensors, strict=False)
 
 
-def _check_origins(system: LightningModule, saved: Mapping[str, Mapping[str, str]], checkpoint: Path) -> None:
+def _check_origins(system: nn.Module, saved: Mapping[str, Mapping[str, str]], checkpoint: Path) -> None:
     try:
         check_origins(system, saved)
     except ValueError as error:

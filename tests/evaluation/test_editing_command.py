@@ -222,7 +222,7 @@ def drawn_and_scored(rank: int, root: str, ranks: int = 2) -> dict:
     requests = scene_requests(3, 32, 0)
     both = trainer(ranks)
     both.predict(
-        EditDrawing(small_system(), wanted_edits(Path(root), requests, 0), (32, 32), 2), return_predictions=False
+        EditDrawing(small_system().model, wanted_edits(Path(root), requests, 0), (32, 32), 2), return_predictions=False
     )
     both.strategy.barrier()
     return scored(rank, root, ranks)

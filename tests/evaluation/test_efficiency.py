@@ -95,7 +95,7 @@ def test_a_pipelines_flops_are_those_of_a_real_drawing(reference):
 
 
 def test_a_systems_flops_are_those_of_a_real_drawing():
-    system = small_system()
+    system = small_system().model
     drawer = SystemDrawer(system, "small", (32, 32), 3)
     expected = drawer.flops()
     batch = drawer._batch(CPU)
@@ -116,7 +116,7 @@ def test_a_systems_flops_are_those_of_a_real_drawing():
 
 def test_random_weights_of_a_recipe_draw():
     with without_weights():
-        system = build_model(small_settings())
+        system = build_model(small_settings()).model
     drawer = SystemDrawer(system, "small", (32, 32), 2)
     counted = drawer.flops()
     random_weights(system, CPU, torch.float32)
@@ -147,7 +147,7 @@ def test_warm_up_is_not_counted():
             clock.seconds["reason"] = 100.0 if self.runs == 0 else 1.0
             self.runs += 1
 
-    drawer = Slow(small_system(), "slow", (32, 32))
+    drawer = Slow(small_system().model, "slow", (32, 32))
     assert latencies(drawer, CPU, repeats=3, warm_up=1)["reason"] == Latency(1.0, 1.0, 1.0)
     assert drawer.runs == 4
 

@@ -220,7 +220,7 @@ def test_two_ranks_find_what_one_finds(tmp_path, prompts, per_prompt):
 
 def drawn_by(rank: int, root: str, prompts: list[dict]) -> int:
     warnings.filterwarnings("ignore")
-    drawing = PromptDrawing(small_system(), still_wanted(Path(root), prompts, 1, seed=0), (32, 32), batch_size=2)
+    drawing = PromptDrawing(small_system().model, still_wanted(Path(root), prompts, 1, seed=0), (32, 32), batch_size=2)
     trainer = Trainer(
         accelerator="cpu", devices=1, num_nodes=2, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,

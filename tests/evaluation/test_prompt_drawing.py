@@ -19,7 +19,7 @@ from got_core.evaluation.suites.generation import (
     still_wanted,
 )
 from got_core.evaluation.suites.geneval import read_prompts
-from got_core.training.system import GoTSystem
+from got_core.model import GoTModel
 from got_core.types import Sample
 
 SETTINGS = {"seed": 1, "checkpoint": "abc"}
@@ -33,7 +33,7 @@ def prompts(tmp_path):
 def draw(root, prompts, batch_size, seed=1, system=None):
     warnings.filterwarnings("ignore")
     prepare_folder(root, prompts, SETTINGS)
-    drawing = PromptDrawing(system or small_system(), still_wanted(root, prompts, 2, seed), (32, 32), batch_size)
+    drawing = PromptDrawing(system or small_system().model, still_wanted(root, prompts, 2, seed), (32, 32), batch_size)
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False,
@@ -73,8 +73,8 @@ def test_seeds_follow_from_seed_prompt_and_image_alone():
 
 
 def test_all_images_of_a_prompt_are_drawn_from_one_chain_that_is_written_once(tmp_path, prompts, monkeypatch):
-    root, planned, plan = tmp_path / "images", [], GoTSystem.plan
-    monkeypatch.setattr(GoTSystem, "plan", lambda self, batch: planned.extend(batch.prompts) or plan(self, batch))
+    root, planned, plan = tmp_path / "images", [], GoTModel.plan
+    monkeypatch.setattr(GoTModel, "plan", lambda self, batch: planned.extend(batch.prompts) or plan(self, batch))
     first = draw(root, prompts, batch_size=4)
     assert sorted(planned) == sorted(metadata["prompt"] for metadata in prompts)
     chains = {file: file.read_bytes() for file in root.glob("*/chains/*.txt")}
@@ -90,11 +90,11 @@ def test_all_images_of_a_prompt_are_drawn_from_one_chain_that_is_written_once(tm
 
 
 def test_an_image_is_drawn_from_the_chain_that_lies_there(tmp_path, prompts):
-    first = draw(tmp_path / "images", prompts, batch_size=6, system=stirred_system())
+    first = draw(tmp_path / "images", prompts, batch_size=6, system=stirred_system().model)
     other = tmp_path / "other"
     prepare_folder(other, prompts, SETTINGS)
     (other / "00000" / "chains" / "00000.txt").write_text("a red circle <|box_start|>(0,0),(999,999)<|box_end|>\n")
-    second = draw(other, prompts, batch_size=6, system=stirred_system())
+    second = draw(other, prompts, batch_size=6, system=stirred_system().model)
     assert (first["00000/samples/00001.png"] != second["00000/samples/00001.png"]).any()
     assert (other / "00000" / "chains" / "00001.txt").read_text().startswith("a red circle")
     assert np.abs(first["00001/samples/00001.png"] - second["00001/samples/00001.png"]).mean() < 1
@@ -130,7 +130,7 @@ def test_a_folder_that_was_drawn_otherwise_is_refused(tmp_path, prompts):
 
 
 def test_there_must_be_a_seed_for_each_sample():
-    system = small_system()
+    system = small_system().model
     batch = system.processor([Sample(prompt=prompt, chain="", size=(32, 32)) for prompt in ("a circle", "a square")])
     noise = system.starting_noise(batch, [3, 4])
     assert (noise == system.starting_noise(batch, [4, 3]).flip(0)).all()

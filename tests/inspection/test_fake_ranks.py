@@ -57,9 +57,9 @@ def test_a_sharded_step_sends_and_holds_what_is_predicted(world, precision):
     kept = Precision.named(precision)
     predicted = communicated(system, kept, world, sharded=True)
     memory = device_memory(system, StepCost({}, 0, {0: 0}), kept, world, sharded=True)
-    parts = [sum(p.numel() for p in part.parameters()) for part in system.components]
+    parts = [sum(p.numel() for p in part.parameters()) for part in system.model.components]
     codec = FLOAT_BYTES * sum(p.numel() for p in system.codec.parameters())
-    shard(system.components, init_device_mesh("cpu", (world,), mesh_dim_names=("ranks",)), precision)
+    shard(system.model.components, init_device_mesh("cpu", (world,), mesh_dim_names=("ranks",)), precision)
     sharded = {name: p for name, p in system.named_parameters() if isinstance(p, DTensor)}
     assert set(sharded) == {name for name, _ in system.named_parameters() if not name.startswith("codec.")}
     assert all(p.numel() == numbers[name] for name, p in sharded.items())

@@ -8,7 +8,7 @@ from small_system import small_system
 
 from got_core.inspection.costs import StepCost
 from got_core.inspection.fit import PREFETCHED, Precision, communicated, device_memory, state_share
-from got_core.training.system import COMPONENTS
+from got_core.model import COMPONENTS
 
 COST = StepCost(flops={}, activations=1000, peaks={0: 5000, 10: 4000})
 EXACT = Precision.named("32-true")

@@ -16,7 +16,7 @@ def pipe():
     settings["init_args"]["reasoner"]["init_args"]["editing_template"] = (
         "<|im_start|>{image}{earlier}{prompt}<|im_end|>"
     )
-    return GoTPipeline(stirred_system(settings), (32, 32), settings)
+    return GoTPipeline(stirred_system(settings).model, (32, 32), settings)
 
 
 def same(first, second):
@@ -47,7 +47,7 @@ def test_the_reasoner_is_told_of_earlier_turns(pipe):
 
     def states(earlier):
         (plan,) = pipe.plan("make it blue", picture, earlier=earlier)
-        return pipe.system.reasoner(pipe._batch([plan.with_chain("a cross")])).states
+        return pipe.model.reasoner(pipe._batch([plan.with_chain("a cross")])).states
 
     assert torch.equal(states(()), states([]))
     assert not torch.allclose(states(()), states(["add a cross"]))
@@ -90,7 +90,7 @@ def test_a_reasoner_that_is_not_told_of_earlier_turns_is_named(pipe, recwarn):
     talk.say("a red circle")
     talk.plan("make it blue")
     settings = small_settings()
-    untold = Conversation(GoTPipeline(stirred_system(settings), (32, 32), settings))
+    untold = Conversation(GoTPipeline(stirred_system(settings).model, (32, 32), settings))
     untold.say("a red circle")
     assert not [warning for warning in recwarn if "editing_template" in str(warning.message)]
     with pytest.warns(UserWarning, match="is not told what was asked before"):

@@ -22,13 +22,13 @@ CORNER = (slice(0, 12), slice(0, 12))
 @pytest.fixture(scope="module", params=["scenes_dit", "scenes_sdxl"])
 def pipe(request):
     if request.param == "scenes_dit":
-        return GoTPipeline(stirred_system(), (32, 32))
+        return GoTPipeline(stirred_system().model, (32, 32))
     settings = small_settings()
     settings["init_args"]["objective"] = {
         "class_path": "got_core.diffusion.objectives.EpsilonDiffusion",
         "init_args": {"schedule": "squaredcos_cap_v2", "prediction": "v_prediction"},
     }
-    return GoTPipeline(stirred_system(settings), (32, 32))
+    return GoTPipeline(stirred_system(settings).model, (32, 32))
 
 
 def pixels(output):

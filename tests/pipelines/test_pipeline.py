@@ -24,7 +24,7 @@ PROMPTS = ["a red circle", "two blue squares", "a cross"]
 
 @pytest.fixture(scope="module")
 def pipe():
-    return GoTPipeline(stirred_system(), (32, 32), small_settings())
+    return GoTPipeline(stirred_system().model, (32, 32), small_settings())
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_drawn_plans_are_their_own_whatever_stands_beside_them(pipe):
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_planned(pipe, monkeypatch, arguments, words):
-    monkeypatch.setattr(pipe.system, "plan", None)
+    monkeypatch.setattr(pipe.model, "plan", None)
     with pytest.raises((ValueError, TypeError), match=words):
         pipe("a cross", **arguments)
 
@@ -158,7 +158,7 @@ def test_scales_steps_and_size_are_the_calls(pipe):
     assert usual.shape == (1, 3, 32, 64)
     for changed in ({"semantic_scale": 1.0}, {"spatial_scale": 0.0}, {"num_inference_steps": 5}):
         assert not torch.allclose(pipe.draw(plan, output_type="pt", **changed).images, usual)
-    own = pipe.system.generation_scales
+    own = pipe.model.generation_scales
     same = {"semantic_scale": own.semantic, "spatial_scale": own.spatial, "reference_scale": own.reference}
     assert torch.equal(pipe.draw(plan, output_type="pt", **same).images, usual)
     assert pipe("a cross", height=64, width=32, output_type="pt").images.shape == (1, 3, 64, 32)
@@ -194,7 +194,7 @@ def test_a_scheduler_that_fits_can_be_set(pipe):
     plan, own = pipe.given_plan(CHAIN), pipe.scheduler
     try:
         usual = pipe.draw(plan, num_inference_steps=8, output_type="pt").images
-        pipe.scheduler = scheduler_named(pipe.system.objective, "UniPCMultistepScheduler")
+        pipe.scheduler = scheduler_named(pipe.model.objective, "UniPCMultistepScheduler")
         other = [pipe.draw(plan, num_inference_steps=8, output_type="pt").images for _ in range(2)]
         assert torch.equal(*other)
         assert 0 < (other[0] - usual).abs().mean() < 0.05
@@ -226,7 +226,7 @@ def test_a_saved_pipeline_is_opened_again(pipe, picture, tmp_path, dtype):
 
 def test_a_scheduler_that_was_set_is_saved(pipe, tmp_path):
     own = pipe.scheduler
-    pipe.scheduler = scheduler_named(pipe.system.objective, "UniPCMultistepScheduler", solver_order=3)
+    pipe.scheduler = scheduler_named(pipe.model.objective, "UniPCMultistepScheduler", solver_order=3)
     try:
         pipe.save_pretrained(tmp_path / "saved")
     finally:
@@ -289,7 +289,7 @@ def test_weights_are_saved_as_numbers_with_fractions(pipe, tmp_path):
 
 def test_a_pipeline_without_settings_is_not_saved(pipe, tmp_path):
     with pytest.raises(UserError, match="made without `settings`"):
-        GoTPipeline(pipe.system, (32, 32)).save_pretrained(tmp_path / "saved")
+        GoTPipeline(pipe.model, (32, 32)).save_pretrained(tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -327,7 +327,7 @@ def test_noise_on_the_way_is_the_seeds(pipe, name):
     plan, own = pipe.given_plan(CHAIN), pipe.scheduler
     settings = {"stochastic_sampling": True} if name.startswith("FlowMatchEuler") else {}
     try:
-        pipe.scheduler = scheduler_named(pipe.system.objective, name, **settings)
+        pipe.scheduler = scheduler_named(pipe.model.objective, name, **settings)
         state = torch.get_rng_state()
         first, again, other = (pipe.draw(plan, seed=seed, output_type="pt").images for seed in (1, 1, 2))
         assert torch.equal(first, again)

@@ -46,7 +46,7 @@ def test_only_plans_with_problems_have_others_written_all_at_once():
 
 @pytest.fixture(scope="module")
 def pipe():
-    return GoTPipeline(stirred_system(), (32, 32))
+    return GoTPipeline(stirred_system().model, (32, 32))
 
 
 def test_the_pipeline_writes_the_first_greedily_and_the_others_by_chance(pipe, monkeypatch):
@@ -57,7 +57,7 @@ def test_the_pipeline_writes_the_first_greedily_and_the_others_by_chance(pipe, m
         chains = [LACKING] * len(batch) if len(asked) == 1 else [CLOSE, GOOD, LOST]
         return Reasoning(torch.zeros(len(batch), 1, 1), tuple(chains))
 
-    monkeypatch.setattr(pipe.system, "plan", written)
+    monkeypatch.setattr(pipe.model, "plan", written)
     (best,) = pipe.plan("a star and a cross", best_of=4, seed=5)
     assert best.chain == GOOD
     assert [entry[:2] for entry in asked] == [(1, 0.0), (3, 1.0)]

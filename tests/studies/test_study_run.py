@@ -164,7 +164,7 @@ def test_a_folder_that_another_study_works_on_is_refused(ran, capsys, monkeypatc
     with held([folder]):
         said = refused(capsys, "study", str(ran / "tiny.yaml"), "--output", str(ran / "runs"))
     shutil.move(ran / "kept.json", folder / "metrics.json")
-    assert f"{folder} is being worked on by process" in said
+    assert f"{folder} is being worked on by another study" in said
 
 
 def test_the_same_command_goes_on_and_a_failed_run_is_named(ran, capsys, monkeypatch):

@@ -12,7 +12,7 @@ SIZE = (32, 32)
 @pytest.fixture(scope="session")
 def plumbing():
     """Draws at once, and nothing that means anything."""
-    return GoTPipeline(stirred_system(), SIZE)
+    return GoTPipeline(stirred_system().model, SIZE)
 
 
 @pytest.fixture(scope="session")

@@ -233,6 +233,6 @@ def test_a_crash_ends_no_other_request(open_studio, monkeypatch):
 
     with http.Client(base_url=open_studio.url, timeout=60) as visitor:
         with monkeypatch.context() as patch:
-            patch.setattr(open_studio.pipeline.system, "plan", broken)
+            patch.setattr(open_studio.pipeline.model, "plan", broken)
             ask_event(visitor, "first", "a circle")
         assert ask_event(visitor, "second", "a circle")

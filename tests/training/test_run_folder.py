@@ -10,7 +10,7 @@ from refusals import refused
 from got_core.cli.main import main
 from got_core.errors import UserError
 from got_core.paths import ROOT, Run
-from got_core.training.run_folder import check_replaced, clear, occupied
+from got_core.training.run_folder import begin, check_replaced, is_first_rank, occupied, replacing
 
 HOLDING = """
 import sys
@@ -55,9 +55,33 @@ def test_a_run_is_not_replaced_by_another_one_that_is_resumed(run, tmp_path):
     other = tmp_path / "other.ckpt"
     other.write_text("")
     with pytest.raises(UserError, match="holds a run already"):
-        check_replaced(run, str(other), overwrite=False)
-    check_replaced(run, str(other), overwrite=True)
-    check_replaced(run, str(run.last), overwrite=False)
+        check_replaced(run, str(other), None, overwrite=False)
+    check_replaced(run, str(other), None, overwrite=True)
+    check_replaced(run, str(run.last), None, overwrite=False)
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "tensorboard/checkpoints", "."])
+def test_what_is_read_is_not_replaced(run, monkeypatch, folder):
+    inside = run.folder / folder / "epoch=0.ckpt"
+    inside.parent.mkdir(exist_ok=True)
+    inside.write_text("")
+    monkeypatch.chdir(run.folder)
+    for path in (str(inside), f"./{folder}/epoch=0.ckpt"):
+        with pytest.raises(UserError, match="--ckpt_path reads the run"):
+            check_replaced(run, path, None, overwrite=True)
+    with pytest.raises(UserError, match="--weights reads the run"):
+        check_replaced(run, None, str(run.folder), overwrite=True)
+
+
+def test_a_linked_checkpoint_is_the_runs_own(run, tmp_path):
+    elsewhere = run.last.rename(tmp_path / "elsewhere.ckpt")
+    run.last.symlink_to(elsewhere)
+    check_replaced(run, str(run.last), None, overwrite=False)
+    with pytest.raises(UserError, match="give one of the two"):
+        check_replaced(run, str(run.last), None, overwrite=True)
+    elsewhere.unlink()
+    with pytest.raises(UserError, match="holds a run already"):
+        check_replaced(run, None, None, overwrite=False)
 
 
 def test_a_run_is_replaced_when_that_is_asked_for(run):
@@ -71,10 +95,13 @@ def test_a_run_is_replaced_when_that_is_asked_for(run):
 
 def test_a_folder_of_scores_alone_is_said_to_hold_no_checkpoint(run):
     run.last.unlink()
-    with pytest.raises(UserError, match="no checkpoint to resume: replace them with --overwrite"):
-        check_replaced(run, None, overwrite=False)
+    with pytest.raises(UserError, match="without a newest checkpoint to resume: replace it with --overwrite"):
+        check_replaced(run, None, None, overwrite=False)
     run.metrics.unlink()
-    check_replaced(run, None, overwrite=False)
+    check_replaced(run, None, None, overwrite=False)
+    (run.logs / "epoch=0.ckpt").write_text("")
+    with pytest.raises(UserError, match="without a newest checkpoint"):
+        check_replaced(run, None, None, overwrite=False)
 
 
 def test_a_run_is_either_resumed_or_replaced(run, capsys):
@@ -87,8 +114,32 @@ def test_a_saved_model_is_never_replaced(run, capsys):
     assert "holds a saved model" in refused(capsys, *command(run, "--overwrite"))
 
 
-def test_what_is_not_of_a_run_is_left_when_it_is_cleared(run):
-    clear(run)
+def test_a_run_is_put_back_if_its_successor_does_not_begin(run, capsys):
+    before = content(run)
+    said = refused(capsys, *command(run, "--overwrite", "--data.batch_size=8", "--data.global_batch_size=7"))
+    assert "a global batch of 7" in said
+    after = content(run)
+    after.pop(run.lock.relative_to(run.folder), None)
+    assert after == before
+
+
+def test_a_killed_process_leaves_a_run_that_is_put_back(run):
+    before = content(run)
+    (run.folder / ".replaced").mkdir()
+    for path in (run.last.parent, run.metrics):
+        path.rename(run.folder / ".replaced" / path.name)
+    (run.folder / ".removed").mkdir()
+    with occupied(run):
+        after = content(run)
+    after.pop(run.lock.relative_to(run.folder), None)
+    assert after == before
+    assert not (run.folder / ".removed").exists()
+
+
+def test_what_is_not_of_a_run_is_left_when_it_is_replaced(run):
+    with replacing(run):
+        assert not run.last.exists()
+        begin(run)
     assert [path.name for path in run.folder.iterdir()] == ["note.txt"]
 
 
@@ -115,10 +166,39 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):
 
 def test_other_ranks_leave_the_folder_to_the_first(run, monkeypatch):
     monkeypatch.setenv("NODE_RANK", "1")
-    with occupied(run), occupied(run):
-        check_replaced(run, None, overwrite=False)
-        clear(run)
+    with occupied(run), occupied(run), replacing(run):
+        check_replaced(run, None, None, overwrite=False)
+        begin(run)
     assert run.last.exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "SLURM_PROCID": "2"}, True),
+        ({"RANK": "8", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+        ({"LOCAL_RANK": "0", "SLURM_PROCID": "4"}, False),
+        ({"SLURM_PROCID": "0"}, True),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, False),
+        ({"PMI_RANK": "1"}, False),
+    ],
+)
+def test_launchers_tell_which_rank_is_the_first(environment, first):
+    assert is_first_rank(environment) is first
+
+
+def test_a_folder_of_the_users_is_left(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "link"):
+        with occupied(Run(folder)):
+            pass
+        assert tmp_path.exists()
+    with occupied(Run(tmp_path / "new" / "run")):
+        assert (tmp_path / "new" / "run").exists()
+    assert not (tmp_path / "new" / "run").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

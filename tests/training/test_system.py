@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.diffusion.sampling import GuidanceScales, dropped_conditions
 from got_core.errors import UserError
+from got_core.model import COMPONENTS
 from got_core.training.recipe import build_model
-from got_core.training.system import COMPONENTS, warmup_cosine
+from got_core.training.system import warmup_cosine
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_training_goes_on_after_a_few_and_stops_after_too_many_in_a_row():
 def test_drawing_is_a_function_of_the_seed(system):
     system.eval()
     batch = scenes_batch(system)
-    one, same, other = (system.draw(batch, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (system.model.generate(batch, seed=seed) for seed in (1, 1, 2))
     assert one.images.shape == (6, 3, 32, 32)
     assert float(one.images.abs().max()) <= 1
     assert torch.equal(one.images, same.images)
@@ -180,17 +181,22 @@ def test_drawing_is_a_function_of_the_seed(system):
 
 def test_a_mixed_batch_draws_what_its_parts_draw_alone(system):
     system.eval()
-    system.generation_scales, system.editing_scales = GuidanceScales(3.0, 2.0, 1.0), GuidanceScales(2.0, 1.5, 1.25)
+    system.model.generation_scales, system.editing_scales = (
+        GuidanceScales(3.0, 2.0, 1.0),
+        GuidanceScales(2.0, 1.5, 1.25),
+    )
     torch.nn.init.normal_(system.backbone.head.proj.weight, std=0.05)
     both = scenes_batch(system, 2).samples()
     for samples in (both, both[::-1]):
         mixed, alone = system.processor(samples), system.processor(samples[:1])
-        together = system.draw(mixed, mixed.chains, seed=4).images[:1]
-        torch.testing.assert_close(together, system.draw(alone, alone.chains, seed=4).images, rtol=1e-4, atol=1e-5)
-    scales = system.generation_scales
+        together = system.model.generate(mixed, mixed.chains, seed=4).images[:1]
+        torch.testing.assert_close(
+            together, system.model.generate(alone, alone.chains, seed=4).images, rtol=1e-4, atol=1e-5
+        )
+    scales = system.model.generation_scales
     edit = system.processor(both[1:])
-    other = system.draw(edit, edit.chains, seed=4, scales=scales).images
-    assert not torch.allclose(other, system.draw(edit, edit.chains, seed=4).images, atol=1e-3)
+    other = system.model.generate(edit, edit.chains, seed=4, scales=scales).images
+    assert not torch.allclose(other, system.model.generate(edit, edit.chains, seed=4).images, atol=1e-3)
 
 
 def test_given_chains_are_drawn_and_differ_by_their_boxes(system):
@@ -198,7 +204,7 @@ def test_given_chains_are_drawn_and_differ_by_their_boxes(system):
     torch.nn.init.normal_(system.backbone.head.proj.weight, std=0.2)
     batch = scenes_batch(system, 2)
     chain = "<|object_ref_start|>a red circle<|object_ref_end|><|box_start|>({}),(500,500)<|box_end|> (red)"
-    here, there = (system.draw(batch, [chain.format(corner)] * 2, seed=0) for corner in ("0,0", "250,250"))
+    here, there = (system.model.generate(batch, [chain.format(corner)] * 2, seed=0) for corner in ("0,0", "250,250"))
     assert here.chains == (chain.format("0,0"),) * 2
     assert not torch.equal(here.images, there.images)
 

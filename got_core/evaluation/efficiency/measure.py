@@ -1,4 +1,4 @@
-"""Time by stage, FLOPs and memory of generating one image with a system, measured and put in a table."""
+"""Time by stage, FLOPs and memory of generating one image with a model, measured and put in a table."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from got_core.diffusion.sampling import Branch, branches, sample
 from got_core.inspection.costs import shape_batch, typical_samples
 from got_core.inspection.shapes import META, ShapeRun, in_shape
-from got_core.training.system import PARTS, GoTSystem
+from got_core.model import PARTS, GoTModel
 from got_core.types import Batch, Guidance, Sample
 
 STAGES = ("reason", "guide", "denoise", "decode")
@@ -306,58 +306,58 @@ class SystemDrawer(Drawer):
     over prompt, typical chain and image tokens: written token by token from a cache, the products are the same.
 
     Args:
-        system: Built, on a device or in shape alone.
+        model: Built, on a device or in shape alone.
         name: What tables call it.
         size: (height, width) in pixels.
-        steps: Denoising steps; the system's own when None.
-        dtype: Of the system's weights.
+        steps: Denoising steps; the model's own when None.
+        dtype: Of the model's weights.
     """
 
     def __init__(
         self,
-        system: GoTSystem,
+        model: GoTModel,
         name: str,
         size: tuple[int, int],
         steps: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.system = system.eval()
+        self.model = model.eval()
         self.name, self.size, self.dtype = name, size, dtype
-        self.steps = steps or system.sampling_steps
+        self.steps = steps or model.sampling_steps
         self.asked = branches(
-            system.generation_scales,
+            model.generation_scales,
             1,
             CPU,
-            system.guidance.spatial_channels is not None,
-            system.guidance.reference_channels is not None,
+            model.guidance.spatial_channels is not None,
+            model.guidance.reference_channels is not None,
         )
         self.passes = len(self.asked)
 
     @property
     def most_tokens(self) -> int:
         """Tokens that a chain is cut at."""
-        return min(self.system.max_chain_tokens, CHAIN_TOKENS)
+        return min(self.model.max_chain_tokens, CHAIN_TOKENS)
 
     def modules(self) -> Mapping[str, Sequence[nn.Module]]:
         """By role."""
-        return dict(zip(ROLES, ([getattr(self.system, name)] for name in PARTS), strict=True))
+        return dict(zip(ROLES, ([getattr(self.model, name)] for name in PARTS), strict=True))
 
     @torch.no_grad()
     def flops(self) -> Mapping[str, int]:
         """By stage; each step costs the same."""
-        system, codec = self.system, self.system.codec
-        with in_shape(system, self.dtype):
-            batch = shape_batch(system, self._samples(), self.dtype)
+        model, codec = self.model, self.model.codec
+        with in_shape(model, self.dtype):
+            batch = shape_batch(model, self._samples(), self.dtype)
             with ShapeRun() as run:
-                reasoning = system.reasoner(batch)
+                reasoning = model.reasoner(batch)
                 reasoned = run.flops
-                guidance = system.guidance(reasoning, batch, codec)
+                guidance = model.guidance(reasoning, batch, codec)
                 guided = run.flops
                 parts = Guidance.cat([self._part(guidance, branch) for branch in self.asked])
                 bound = run.flops
                 height, width = (side // codec.downsample for side in self.size)
                 noisy = torch.empty(self.passes, codec.latent_channels, height, width, device=META, dtype=self.dtype)
-                system.backbone(noisy, torch.ones(self.passes, device=META), parts)
+                model.backbone(noisy, torch.ones(self.passes, device=META), parts)
                 step = run.flops - bound
                 codec.decode(noisy[:1])
                 decoding = run.flops - bound - step
@@ -367,34 +367,34 @@ class SystemDrawer(Drawer):
     @torch.no_grad()
     def draw(self, clock: Clock, steps: int) -> None:
         """Reason, guide, denoise and decode."""
-        system, device = self.system, clock.device
+        model, device = self.model, clock.device
         batch = self._batch(device)
-        noise = system.starting_noise(batch, 0).to(self.dtype)
+        noise = model.starting_noise(batch, 0).to(self.dtype)
         mixed = torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
         with mixed:
             clock.start()
-            reasoning = system.reasoner.generate(batch, max_new_tokens=self.most_tokens)
+            reasoning = model.reasoner.generate(batch, max_new_tokens=self.most_tokens)
             clock.mark("reason")
-            guidance = system.guidance(replace(reasoning, chains=batch.chains), batch, system.codec)
+            guidance = model.guidance(replace(reasoning, chains=batch.chains), batch, model.codec)
             clock.mark("guide")
             latents = sample(
-                system.backbone,
-                system.guidance,
+                model.backbone,
+                model.guidance,
                 guidance,
-                system.objective.scheduler(),
+                model.objective.scheduler(),
                 noise,
-                system.generation_scales,
+                model.generation_scales,
                 steps,
             )
             clock.mark("denoise")
-            system.codec.decode(latents)
+            model.codec.decode(latents)
             clock.mark("decode")
 
     def _samples(self) -> list[Sample]:
         return typical_samples(self.size, 1, edit=False)
 
     def _batch(self, device: torch.device) -> Batch:
-        batch = self.system.processor(self._samples())
+        batch = self.model.processor(self._samples())
         inputs = {
             name: value.to(self.dtype) if value.is_floating_point() else value for name, value in batch.inputs.items()
         }
@@ -404,18 +404,18 @@ class SystemDrawer(Drawer):
         """The guidance that a branch is asked with, as `got_core.diffusion.sampling` makes it."""
         kept = (branch.semantic, branch.spatial, branch.reference)
         masks = (torch.full((1,), not part, device=META) for part in kept)
-        return self.system.guidance.drop(guidance, *masks)
+        return self.model.guidance.drop(guidance, *masks)
 
 
-def random_weights(system: GoTSystem, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
-    """Give a system that was built in shape alone small random weights.
+def random_weights(model: GoTModel, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
+    """Give a model that was built in shape alone small random weights.
 
     Buffers that were made in shape alone, such as rotary frequencies, become zeros: time and memory do not depend on
     their values.
     """
     generator = torch.Generator(device).manual_seed(seed)
     made: dict[int, nn.Parameter] = {}
-    for part in system.modules():
+    for part in model.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
                 if id(parameter) not in made:

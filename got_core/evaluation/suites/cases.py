@@ -19,10 +19,10 @@ from got_core.errors import UserError, one_line
 from got_core.evaluation.results import OVERALL, Better, Item, Summary, figures_of, scored_items, summaries
 from got_core.evaluation.scoring import Items, ItemScoring, Keeping
 from got_core.evaluation.suites.generation import take_settings, write_image
+from got_core.model import GoTModel
 from got_core.pipelines.inpainting import Former
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.plan import Plan
-from got_core.training.system import GoTSystem
 from got_core.weights.files import write_whole
 
 CASES, PICTURES, RECORDS = "cases.jsonl", "pictures", "records"
@@ -147,22 +147,22 @@ class CaseDrawing(LightningModule, ABC):
     """`trainer.predict` draws what is wanted; what was written stays, so that a run that was ended can go on.
 
     Args:
-        system: Plans and draws.
+        model: Plans and draws.
         folder: Where to.
         wanted: Cases by groups; the same on all ranks.
         manner: How.
     """
 
-    def __init__(self, system: GoTSystem, folder: CaseFolder, wanted: Sequence[Sequence[Case]], manner: Manner) -> None:
+    def __init__(self, model: GoTModel, folder: CaseFolder, wanted: Sequence[Sequence[Case]], manner: Manner) -> None:
         super().__init__()
-        self.system = system.eval()
+        self.model = model.eval()
         self.folder, self.wanted, self.manner = folder, wanted, manner
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @property
     def pipeline(self) -> GoTPipeline:
-        """The system's, for images of the size."""
-        return GoTPipeline(self.system, self.manner.size)
+        """The model's, for images of the size."""
+        return GoTPipeline(self.model, self.manner.size)
 
     @abstractmethod
     def draw_groups(self, groups: Sequence[Sequence[Case]]) -> None:

@@ -19,7 +19,7 @@ from got_core.diffusion.sampling import GuidanceScales
 from got_core.errors import UserError, one_line
 from got_core.evaluation.results import SETTINGS
 from got_core.evaluation.suites.geneval import CHAINS, FOLDER, METADATA, SAMPLES
-from got_core.training.system import GoTSystem
+from got_core.model import GoTModel
 from got_core.types import Batch, Drawing, Sample
 from got_core.weights.files import write_whole
 
@@ -54,16 +54,16 @@ class DrawingUnderTrainer(LightningModule, ABC):
     """`trainer.predict` draws what is wanted; what was written stays, so that a run that was ended can go on.
 
     Args:
-        system: Plans and draws.
+        model: Plans and draws.
         wanted: What to draw, with its seed and where it is written; the same on all ranks.
         size: (height, width) of the images in pixels.
         batch_size: Images that are drawn at a time.
-        steps, scales: Instead of the system's own.
+        steps, scales: Instead of the model's own.
     """
 
     def __init__(
         self,
-        system: GoTSystem,
+        model: GoTModel,
         wanted: Sequence[Any],
         size: tuple[int, int],
         batch_size: int = 8,
@@ -71,7 +71,7 @@ class DrawingUnderTrainer(LightningModule, ABC):
         scales: GuidanceScales | None = None,
     ) -> None:
         super().__init__()
-        self.system = system.eval()
+        self.model = model.eval()
         self.wanted, self.size, self.batch_size = wanted, size, batch_size
         self.steps, self.scales = steps, scales
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -87,11 +87,11 @@ class DrawingUnderTrainer(LightningModule, ABC):
     def predict_dataloader(self) -> DataLoader:
         """This rank's share."""
         share = self.share(self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(share, batch_size=self.batch_size, collate_fn=self.system.processor)
+        return DataLoader(share, batch_size=self.batch_size, collate_fn=self.model.processor)
 
     def draw(self, batch: Batch, chains: Sequence[str] | None, seeds: Sequence[int]) -> Drawing:
-        """A batch, each image from its own seed; see `GoTSystem.draw`."""
-        return self.system.draw(batch, chains, seed=seeds, steps=self.steps, scales=self.scales)
+        """A batch, each image from its own seed; see `GoTModel.generate`."""
+        return self.model.generate(batch, chains, seed=seeds, steps=self.steps, scales=self.scales)
 
 
 def write_image(file: Path, image: Float[Tensor, "3 H W"]) -> None:
@@ -247,8 +247,8 @@ class PromptDrawing(DrawingUnderTrainer):
         firsts = {entry.folder: sample for entry, sample in zip(wanted, batch.samples(), strict=True)}
         lacking = [folder for folder, chain in chains.items() if chain is None]
         if lacking:
-            asked = self.system.processor([firsts[folder] for folder in lacking]).to(self.device)
-            chains |= zip(lacking, self.system.plan(asked).chains, strict=True)
+            asked = self.model.processor([firsts[folder] for folder in lacking]).to(self.device)
+            chains |= zip(lacking, self.model.plan(asked).chains, strict=True)
         found = [chains[entry.folder] or "" for entry in wanted]
         for entry, chain in zip(wanted, found, strict=True):
             entry.chain.write_bytes(f"{chain}\n".encode())

@@ -1,7 +1,7 @@
 import pytest
 
-from got_core.config import explain
 from got_core.errors import LONGEST, one_line
+from got_core.training.recipe_errors import explain
 
 NESTED = """Parser key "model":
   Does not validate against any of the Union subtypes

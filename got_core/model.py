@@ -1,0 +1,179 @@
+"""GoTModel: components joined to plan in words and boxes and to generate images; all that inference needs."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from got_core.diffusion.sampling import (
+    EDITING,
+    TEXT_TO_IMAGE,
+    Callback,
+    GuidanceScales,
+    sample,
+    sample_seeds,
+    seeded,
+    starting_noise,
+)
+from got_core.interfaces import (
+    ChainListener,
+    Component,
+    DenoisingBackbone,
+    GuidanceEncoder,
+    LatentCodec,
+    NoiseObjective,
+    Processor,
+    Reasoner,
+    Scheduler,
+    check_widths,
+)
+from got_core.types import Batch, Drawing, Reasoning
+from got_core.weights.loading import leave_out_origins
+
+COMPONENTS = ("reasoner", "guidance", "backbone")
+"""The attributes of a model that are trained, in the order samples pass them."""
+
+CODEC = "codec"
+PARTS = (*COMPONENTS, CODEC)
+"""The attributes of a model that have weights."""
+
+
+class GoTModel(nn.Module):
+    """A reasoner, a guidance encoder and a denoising backbone with their codec: reason -> guide -> denoise -> decode.
+
+    Any components that keep to `got_core.interfaces` will do. `got_core.training.system.GoTSystem` trains it.
+
+    Args:
+        reasoner, guidance, backbone, codec, objective: The components, built.
+        generation_scales, editing_scales: Guidance scales (semantic, spatial, reference) at sampling.
+        sampling_steps: Denoising steps at sampling.
+        max_chain_tokens: Longest chain that is written at sampling.
+
+    Raises:
+        ValueError: Widths of two components do not fit.
+
+    Example:
+        >>> model = GoTPipeline.from_pretrained(device="cpu").model
+        >>> batch = model.processor([Sample("a red circle", chain="", size=(32, 32))])
+        >>> model.generate(batch, seed=1).images.shape
+        torch.Size([1, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        guidance: GuidanceEncoder,
+        backbone: DenoisingBackbone,
+        codec: LatentCodec,
+        objective: NoiseObjective,
+        generation_scales: GuidanceScales = TEXT_TO_IMAGE,
+        editing_scales: GuidanceScales = EDITING,
+        sampling_steps: int = 50,
+        max_chain_tokens: int = 1024,
+    ) -> None:
+        super().__init__()
+        check_widths(reasoner, guidance, backbone, codec)
+        self.reasoner = reasoner
+        self.guidance = guidance
+        self.backbone = backbone
+        self.codec = codec
+        self.objective = objective
+        self.generation_scales = generation_scales
+        self.editing_scales = editing_scales
+        self.sampling_steps = sampling_steps
+        self.max_chain_tokens = max_chain_tokens
+        leave_out_origins(self)
+
+    @property
+    def components(self) -> list[Component]:
+        """What is trained, in the order samples pass it."""
+        return [self.reasoner, self.guidance, self.backbone]
+
+    @property
+    def processor(self) -> Processor:
+        """Makes batches, in the loader's workers."""
+        return self.reasoner.processor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @torch.no_grad()
+    def plan(
+        self,
+        batch: Batch,
+        temperature: float = 0.0,
+        seed: int | Sequence[int] = 0,
+        listener: ChainListener | None = None,
+    ) -> Reasoning:
+        """Write a chain for each sample and read its states; deterministic for a seed.
+
+        Args:
+            batch: From the reasoner's processor.
+            temperature: 0 is greedy.
+            seed: Of sampled chains; one for each sample makes a chain independent of the batch.
+            listener: Called with the chains so far after each token.
+        """
+        return self.reasoner.generate(
+            batch,
+            temperature=temperature,
+            max_new_tokens=self.max_chain_tokens,
+            generator=seeded(sample_seeds(seed, len(batch))),
+            listener=listener,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: Batch,
+        chains: Sequence[str] | None = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        temperature: float = 0.0,
+        steps: int | None = None,
+        scales: GuidanceScales | None = None,
+        noise: Float[Tensor, "b c h w"] | None = None,
+        generators: Sequence[Generator] | None = None,
+        scheduler: Scheduler | None = None,
+        callback: Callback | None = None,
+    ) -> Drawing:
+        """Generate images for a batch, from chains that are written here or given.
+
+        Args:
+            batch: From the reasoner's processor; text-to-image and edits may be mixed.
+            chains: Chains to generate from, one a sample; None to have the reasoner write them.
+            seed: Of the noise and of sampled chains; the noise of a sample depends on its index in the batch alone.
+                One for each sample makes both independent of the batch.
+            temperature: Of the written chains; 0 is greedy.
+            steps, scales, noise, scheduler: Instead of the model's own, and of the noise of the seed.
+            generators: Of the noise that some schedulers add on the way, one for each sample, instead of the seed's.
+            callback: Called after each step, as `got_core.diffusion.sampling.sample` does.
+        """
+        noise = self.starting_noise(batch, seed) if noise is None else noise
+        generators = generators or seeded(sample_seeds(seed, len(batch)))
+        scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
+        steps = self.sampling_steps if steps is None else steps
+        reasoning = self.plan(batch, temperature, seed) if chains is None else self.reasoner.summarize(batch, chains)
+        latents = sample(
+            self.backbone,
+            self.guidance,
+            self.guidance(reasoning, batch, self.codec),
+            scheduler=scheduler or self.objective.scheduler(),
+            noise=noise,
+            scales=scales,
+            steps=steps,
+            callback=callback,
+            generators=generators,
+        )
+        return Drawing(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
+
+    def starting_noise(self, batch: Batch, seed: int | Sequence[int]) -> Float[Tensor, "b c h w"]:
+        """The noise of a batch under a seed, or under one for each sample (ValueError: not as many as samples)."""
+        return starting_noise(seeded(sample_seeds(seed, len(batch))), self.latent_shape(batch.size)).to(self.device)
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(c, h, w) of the latents of an image of that (height, width) in pixels."""
+        height, width = (side // self.codec.downsample for side in size)
+        return self.codec.latent_channels, height, width
