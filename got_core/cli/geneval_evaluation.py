@@ -13,7 +13,7 @@ from got_core.cli.suite_options import MASK2FORMER
 from got_core.cli.tables import print_table
 from got_core.detection.base import CATEGORIES
 from got_core.detection.loading import Judge, geneval_judge
-from got_core.evaluation.results import OVERALL, RESULTS, check_writable, origin, write_results
+from got_core.evaluation.results import OVERALL, RESULTS, check_writable, missing_by_category, origin, write_results
 from got_core.evaluation.suites.geneval import (
     METADATA,
     FolderScoring,
@@ -52,7 +52,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
     with interruptible(trainer, f"the verdicts so far are kept in {output}; the same command goes on"):
         trainer.test(scoring, verbose=False)
     if trainer.is_global_zero:
-        result = geneval_result(folder, scoring.found, scoring.reasons, BOOTSTRAP_SEED)
+        result = geneval_result(folder, scoring.found, scoring.details, scoring.notes, BOOTSTRAP_SEED)
         write_results(output / RESULTS, result.as_json() | _origin(folder, judge, options))
         _print(result, judge, output / RESULTS)
 
@@ -83,7 +83,7 @@ def _origin(folder: GenEvalFolder, judge: Judge, options: argparse.Namespace) ->
 
 def _print(result: GenEvalResult, judge: Judge, file: Path) -> None:
     title = f"GenEval, {result.folder.root}, judged by {' and '.join(judge.names.values())}"
-    print_table(score_table(result.scores, result.missing_by_category, result.folder.per_prompt, title))
+    print_table(score_table(result.scores, missing_by_category(result.missing), result.folder.per_prompt, title))
     absent = [name for name in CATEGORIES if name not in result.scores]
     if absent:
         print(f"overall is the mean of {len(CATEGORIES) - len(absent)} categories: none of {', '.join(absent)} is here")

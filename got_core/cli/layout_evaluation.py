@@ -10,7 +10,7 @@ from got_core.cli.suite_drawing import PER_PROMPT, check_drawing, draw_prompts, 
 from got_core.cli.suite_options import GROUNDING_DINO
 from got_core.cli.tables import print_table
 from got_core.detection.loading import PlanJudge, load_plan_judge
-from got_core.evaluation.results import OVERALL, RESULTS, check_writable, origin, write_results
+from got_core.evaluation.results import OVERALL, RESULTS, check_writable, missing_by_category, origin, write_results
 from got_core.evaluation.scoring import Keeping
 from got_core.evaluation.suites.generation import read_drawing_prompts
 from got_core.evaluation.suites.geneval import CHAINS
@@ -68,7 +68,7 @@ def _origin(folder: LayoutFolder, judge: PlanJudge) -> dict[str, Any]:
 
 def _print(result: LayoutResult, judge: PlanJudge, file: Path) -> None:
     title = f"Layout, {result.folder.root}, looked at by {judge.place}"
-    print_table(layout_table(result.scores, result.missing_by_category, title))
+    print_table(layout_table(result.scores, missing_by_category(result.missing), title))
     overall = result.scores[OVERALL]
     if not overall.planned:
         print("no chain has a box that the detector could look for, so there is nothing to hold the images against")

@@ -14,7 +14,7 @@ import os
 import platform
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -137,6 +137,33 @@ class SuiteResults:
     judge: Any
     counts: Mapping[str, Any]
     seeds: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Images that should be there and cannot be scored.
+
+    Attributes:
+        place: Folder or file, within the folder of all prompts.
+        reason: What is the matter.
+        category: Where it is known.
+        images: How many.
+    """
+
+    place: str
+    reason: str
+    category: str | None
+    images: int
+
+
+def missing_by_category(missing: Iterable[Missing]) -> dict[str, int]:
+    """Images that could not be scored, by category where that is known, and overall."""
+    counted: Counter[str] = Counter()
+    for entry in missing:
+        counted[OVERALL] += entry.images
+        if entry.category is not None:
+            counted[entry.category] += entry.images
+    return dict(counted)
 
 
 def scored_items(suite: str, figures: Mapping[str, Better], items: Sequence[Item]) -> dict[str, Any]:

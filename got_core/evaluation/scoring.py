@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,9 @@ from torchmetrics import Metric
 
 from got_core.data.images import load_image
 from got_core.detection.base import FROM
+
+Loaded = tuple[int, Float[Tensor, "3 _ _"] | None, str]
+"""An image's place, the image in [-1, 1] where it can be read, and why where it cannot; sizes differ in a batch."""
 
 
 class FigureTable(Metric):
@@ -198,6 +201,7 @@ class ItemScoring(LightningModule, ABC):
 
     Attributes:
         found: After the test, the figures of each item, NaN where it has none.
+        details: What else was said of an item, by its place.
         notes: What there is to say of an item, by its place; of one without figures, why.
     """
 
@@ -218,6 +222,7 @@ class ItemScoring(LightningModule, ABC):
         self.keeping = keeping
         self.store: VerdictStore | None = None
         self.table = FigureTable(len(items), names)
+        self.details: dict[int, dict[str, Any]] = {}
         self.notes: dict[int, str] = {}
         self.fresh: dict[int, dict[str, Any]] = {}
 
@@ -229,11 +234,24 @@ class ItemScoring(LightningModule, ABC):
         """Take what is known of an item."""
         self.note(place, said)
 
-    def note(self, place: int, figures: Mapping[str, float]) -> None:
-        """Keep figures of an item; those left out stay as they are."""
+    def note(self, place: int, figures: Mapping[str, Any]) -> None:
+        """Keep figures of an item, and what else is said of it in JSON; figures left out stay as they are."""
         self.fresh.setdefault(place, {}).update(figures)
+        self.details[place] = {name: said for name, said in figures.items() if name not in self.names}
         values = torch.tensor([[float(figures.get(name, torch.nan)) for name in self.names]], device=self.device)
         self.table.update(torch.tensor([place], device=self.device), values)
+
+    def readable(self, batch: Sequence[Loaded]) -> Iterator[tuple[list[int], Float[Tensor, "k 3 H W"]]]:
+        """Images that could be read, stacked by size, with their places; of the others it is remarked why not."""
+        alike: dict[torch.Size, list[tuple[int, Tensor]]] = {}
+        for place, image, problem in batch:
+            if image is None:
+                self.remark(place, problem)
+            else:
+                alike.setdefault(image.shape, []).append((place, image.to(self.device)))
+        for group in alike.values():
+            places, images = zip(*group, strict=True)
+            yield list(places), torch.stack(images)
 
     def remark(self, place: int, text: str) -> None:
         """Keep a remark on an item."""
@@ -266,12 +284,9 @@ class ItemScoring(LightningModule, ABC):
         self.found = torch.atleast_2d(self.table.compute()).cpu()  # torchmetrics makes one value a scalar
         if self.trainer.world_size > 1:
             shares: list[Any] = [None] * self.trainer.world_size
-            distributed.all_gather_object(shares, self.notes)
-            self.notes = {place: text for share in shares for place, text in share.items()}
-
-
-Loaded = tuple[int, Float[Tensor, "3 _ _"] | None, str]
-"""An image's place, the image in [-1, 1] where it can be read, and why where it cannot; sizes differ in a batch."""
+            distributed.all_gather_object(shares, (self.details, self.notes))
+            self.details = {place: said for details, _ in shares for place, said in details.items()}
+            self.notes = {place: text for _, notes in shares for place, text in notes.items()}
 
 
 class PictureFiles(Items):

@@ -1,5 +1,6 @@
 """Folders in GenEval's layout are scored on one rank and on several, with the same outcome."""
 
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +17,11 @@ from got_core.detection.base import CATEGORIES
 from got_core.detection.loading import Judge, geneval_judge
 from got_core.detection.scenes import SCENE_RULES, SceneDetector
 from got_core.errors import UserError
+from got_core.evaluation.results import missing_by_category
 from got_core.evaluation.suites.generation import PromptDrawing, still_wanted
 from got_core.evaluation.suites.geneval import (
-    MISSING,
-    RIGHT,
-    UNSEEN,
-    VERDICTS,
-    WRONG,
     FolderScoring,
-    GenEvalMetric,
     PromptVerdicts,
-    Verdicts,
     geneval_result,
     read_folder,
     score_table,
@@ -47,9 +42,21 @@ def score(root: Path, batch_size: int = 4, ranks: int = 1, judge: Judge = SCENES
     return scoring
 
 
+def outcome(root, scoring):
+    return geneval_result(read_folder(root), scoring.found, scoring.details, scoring.notes)
+
+
 def result(root, **settings):
-    scoring = score(root, **settings)
-    return geneval_result(read_folder(root), scoring.found, scoring.reasons)
+    return outcome(root, score(root, **settings))
+
+
+def right(scoring) -> list[bool | None]:
+    """Whether each image is right; None where it cannot be read."""
+    return [None if value != value else bool(value) for value in scoring.found[:, 0].tolist()]
+
+
+def forget(root: Path) -> None:
+    shutil.rmtree(root / "verdicts")
 
 
 class Watched(SceneDetector):
@@ -91,15 +98,14 @@ def test_images_that_cannot_be_read_are_missing_and_not_wrong(tmp_path):
     write_scenes(tmp_path, 6, per_prompt=2)
     spoil(tmp_path)
     scoring = score(tmp_path, batch_size=5)
-    assert scoring.found == [WRONG, RIGHT, MISSING, *[RIGHT] * 9]
-    found = geneval_result(read_folder(tmp_path), scoring.found, scoring.reasons)
-    assert scoring.shares == {name: score.share for name, score in found.scores.items()}
+    assert right(scoring) == [False, True, None, *[True] * 9]
+    found = outcome(tmp_path, scoring)
     assert found.scores["single_object"].share == 0.5
     assert found.scores["single_object"].any_right == 1
     two = found.scores["two_object"]
     assert (two.share, two.images, two.any_right) == (1, 1, None), "one of its two images cannot be read"
     assert found.scores["overall"].any_right is None
-    assert found.missing_by_category == {"overall": 1, "two_object": 1}
+    assert missing_by_category(found.missing) == {"overall": 1, "two_object": 1}
     written = found.as_json()
     assert written["missing"][0]["place"] == "00001/samples/00000.png"
     assert "not a readable image" in written["missing"][0]["reason"]
@@ -116,16 +122,15 @@ def test_scoring_goes_on_after_an_interruption(tmp_path):
         score(tmp_path, batch_size=2, judge=watched(most=4))
     rest = watched()
     again = score(tmp_path, batch_size=2, judge=rest)
-    assert rest.detector.seen == 9 - 4, "nine of ten images can be read, four were judged before"
+    assert rest.detector.seen == 9 - 3, "nine of ten can be read; of four judged before, one is of an unfinished batch"
     once_more = watched()
     whole = score(tmp_path, batch_size=2, judge=once_more)
     assert once_more.detector.seen == 0
-    for file in tmp_path.glob("verdicts-*.jsonl"):
-        file.unlink()
+    forget(tmp_path)
     fresh = score(tmp_path, batch_size=2, judge=watched())
-    assert fresh.found == again.found == whole.found
-    assert fresh.reasons == again.reasons == whole.reasons
-    assert fresh.shares == whole.shares
+    assert right(fresh) == right(again) == right(whole)
+    assert fresh.details == again.details == whole.details
+    assert fresh.notes == again.notes == whole.notes
 
 
 def test_what_has_changed_is_judged_again(tmp_path):
@@ -133,7 +138,7 @@ def test_what_has_changed_is_judged_again(tmp_path):
     score(tmp_path)
     Image.new("RGB", (32, 32), "gray").save(tmp_path / "00001" / "samples" / "00000.png")
     changed = watched()
-    assert score(tmp_path, judge=changed).found == [RIGHT, WRONG, RIGHT]
+    assert right(score(tmp_path, judge=changed)) == [True, False, True]
     assert changed.detector.seen == 3, "a detector of another name"
     Image.new("RGB", (32, 32), "black").save(tmp_path / "00001" / "samples" / "00000.png")
     again = watched()
@@ -173,32 +178,15 @@ def test_scores_are_over_images_and_overall_over_categories():
         scores([], 4)
 
 
-def test_verdicts_of_two_ranks_are_joined_and_count_once():
-    one, two = Verdicts(5), Verdicts(5)
-    one.update(torch.tensor([0, 2, 4]), torch.tensor([RIGHT, WRONG, MISSING]))
-    two.update(torch.tensor([1, 0]), torch.tensor([WRONG, RIGHT]))
-    (reduction,) = one._reductions.values()
-    joined = reduction(torch.stack([one.verdicts, two.verdicts]))
-    assert joined.tolist() == [RIGHT, WRONG, WRONG, UNSEEN, MISSING]
-
-
-def test_shares_are_over_images_that_could_be_read():
-    metric = GenEvalMetric(["colors", "colors", "colors", "position", "counting"])
-    metric.update(torch.arange(5), torch.tensor([RIGHT, WRONG, MISSING, RIGHT, MISSING]))
-    computed = metric.compute()
-    assert computed.pop(VERDICTS).tolist() == [RIGHT, WRONG, MISSING, RIGHT, MISSING]
-    assert {name: float(share) for name, share in computed.items()} == {"colors": 0.5, "position": 1, "overall": 0.75}
-
-
 def test_an_image_that_nobody_looked_at_is_no_result(tmp_path):
     write_scenes(tmp_path, 1, per_prompt=2)
     with pytest.raises(ValueError, match="was not looked at"):
-        geneval_result(read_folder(tmp_path), [RIGHT, UNSEEN], {})
+        geneval_result(read_folder(tmp_path), torch.tensor([[1.0], [torch.nan]]), {0: {"reason": ""}}, {})
 
 
-def scored_by(rank: int, root: str) -> tuple[list[int], dict[int, str], dict[str, float]]:
+def scored_by(rank: int, root: str) -> tuple:
     scoring = score(Path(root), batch_size=2, ranks=2)
-    return scoring.found, scoring.reasons, scoring.shares
+    return right(scoring), scoring.details, scoring.notes
 
 
 @pytest.mark.distributed
@@ -209,13 +197,12 @@ def test_two_ranks_find_what_one_finds(tmp_path, prompts, per_prompt):
     if prompts > 1:
         spoil(root)
     ranks = run_on_ranks(scored_by, tmp_path, str(root))
-    for file in root.glob("verdicts-*.jsonl"):
-        file.unlink()
+    forget(root)
     alone = score(root)
-    for found, reasons, shares in ranks:
-        assert found == alone.found
-        assert reasons == alone.reasons
-        assert shares == alone.shares
+    for found, details, notes in ranks:
+        assert found == right(alone)
+        assert details == alone.details
+        assert notes == alone.notes
 
 
 def drawn_by(rank: int, root: str, prompts: list[dict]) -> int:

@@ -19,6 +19,7 @@ from got_core.detection.base import Detection
 from got_core.detection.loading import load_plan_judge
 from got_core.errors import UserError
 from got_core.evaluation.metrics.boxes import ImageLayout, image_layout
+from got_core.evaluation.results import missing_by_category
 from got_core.evaluation.suites.layout import LayoutScoring, layout_result, layout_scores, layout_table, read_layouts
 
 SCENES = load_plan_judge("scenes").detector
@@ -141,7 +142,7 @@ def test_what_is_missing_is_counted_and_named(tmp_path):
     assert reasons["00000/samples/00001.png"] == "no chain chains/00001.txt"
     assert "not a readable image" in reasons["00002/samples/00000.png"]
     assert len(reasons) == 3
-    assert outcome.missing_by_category["overall"] == 3
+    assert missing_by_category(outcome.missing)["overall"] == 3
     assert outcome.without_boxes == ["00001/samples/00000.png"]
     assert outcome.nothing_found == ["00001/samples/00001.png"]
     assert outcome.scores["overall"].images == 3

@@ -1,89 +1,26 @@
 """GenEval: prompts, folders in its layout, results by category with intervals over prompts."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from lightning import LightningModule
+from jaxtyping import Float
 from rich.table import Table
-from torch import Tensor, distributed
-from torch.utils.data import DataLoader, Dataset
-from torchmetrics import Metric
+from torch import Tensor
 
-from got_core.data.images import load_image
 from got_core.detection.base import CATEGORIES, Detector, coloured, shows
 from got_core.detection.loading import Judge
 from got_core.errors import UserError
-from got_core.evaluation.results import DIGITS, OVERALL, Better, Item, scored_items
-from got_core.evaluation.scoring import Said, VerdictStore, verdict_key
+from got_core.evaluation.results import DIGITS, OVERALL, Better, Item, Missing, missing_by_category, scored_items
+from got_core.evaluation.scoring import ItemScoring, Keeping, Loaded, PictureFiles
 from got_core.evaluation.statistics import Interval, Stratum, overall_interval, stratum
 from got_core.planning.boxes import RELATIONS
-
-UNSEEN, WRONG, RIGHT, MISSING = -1, 0, 1, 2
-"""Verdicts on an image: nobody looked at it; it does not, or does, show what was asked for; it cannot be read."""
-
-
-class Verdicts(Metric):
-    """The verdict on each of a known number of images.
-
-    Ranks hold verdicts on different images. An image that several ranks have looked at counts once: its verdicts are
-    the same, and the highest is kept.
-
-    Args:
-        images: How many there are.
-        **settings: torchmetrics' own settings.
-    """
-
-    full_state_update = False
-    verdicts: Tensor
-
-    def __init__(self, images: int, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.add_state("verdicts", torch.full((images,), UNSEEN), dist_reduce_fx="max")
-
-    def update(self, places: Int[Tensor, " k"], verdicts: Int[Tensor, " k"]) -> None:
-        """Note the verdicts on the images at some places."""
-        self.verdicts[places] = verdicts
-
-    def compute(self) -> Int[Tensor, " images"]:
-        """All verdicts, in order."""
-        return self.verdicts
-
-
-VERDICTS = "verdicts"
-"""In what the metric computes: the verdict on each image."""
-
-
-class GenEvalMetric(Verdicts):
-    """The share of right images in each category and overall, the plain mean of these; and every verdict.
-
-    Args:
-        categories: Of each image.
-        **settings: torchmetrics' own settings.
-    """
-
-    def __init__(self, categories: Sequence[str], **settings: Any) -> None:
-        super().__init__(len(categories), **settings)
-        self.categories = tuple(categories)
-
-    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """`VERDICTS`, the share of each category with an image that could be read, and `OVERALL` where there is one."""
-        shares = {}
-        for category in dict.fromkeys(self.categories):
-            members = torch.tensor([own == category for own in self.categories], device=self.verdicts.device)
-            seen = self.verdicts[members]
-            seen = seen[(seen == RIGHT) | (seen == WRONG)]
-            if len(seen):
-                shares[category] = (seen == RIGHT).double().mean()
-        overall = {OVERALL: torch.stack(list(shares.values())).mean()} if shares else {}
-        return {VERDICTS: self.verdicts, **shares, **overall}
 
 
 @dataclass(frozen=True)
@@ -303,23 +240,6 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """Images that should be there and cannot be scored.
-
-    Attributes:
-        place: Folder or file, within the folder of all prompts.
-        reason: What is the matter.
-        category: Where it is known.
-        images: How many.
-    """
-
-    place: str
-    reason: str
-    category: str | None
-    images: int
-
-
-@dataclass(frozen=True)
 class GenEvalFolder:
     """The prompts of a folder, and what it lacks.
 
@@ -467,20 +387,10 @@ class GenEvalResult:
     missing: tuple[Missing, ...]
     scores: Mapping[str, Score]
 
-    @property
-    def missing_by_category(self) -> dict[str, int]:
-        """Images that could not be scored, by category where that is known, and overall."""
-        counted: Counter[str] = Counter()
-        for entry in self.missing:
-            counted[OVERALL] += entry.images
-            if entry.category is not None:
-                counted[entry.category] += entry.images
-        return dict(counted)
-
     def as_json(self) -> dict[str, Any]:
         """Scores, missing images, and every prompt with its images."""
         items = [self._item(prompt) for prompt in self.folder.prompts if self.images.get(prompt.folder)]
-        lacking = self.missing_by_category.get(OVERALL, 0)
+        lacking = missing_by_category(self.missing).get(OVERALL, 0)
         counts = {"per_prompt": self.folder.per_prompt, "images": self.scores[OVERALL].images, "missing": lacking}
         return {
             **scored_items(SUITE, FIGURES, items),
@@ -500,14 +410,19 @@ class GenEvalResult:
 
 
 def geneval_result(
-    folder: GenEvalFolder, verdicts: Sequence[int], reasons: Mapping[int, str], seed: int = 0
+    folder: GenEvalFolder,
+    found: Float[Tensor, "images 1"],
+    details: Mapping[int, Mapping[str, Any]],
+    notes: Mapping[int, str],
+    seed: int = 0,
 ) -> GenEvalResult:
-    """The outcome of verdicts on a folder's images.
+    """The outcome of a folder's images as `FolderScoring` has scored them.
 
     Args:
-        folder: What was judged.
-        verdicts: Of each image, in order (`got_core.evaluation.suites.geneval`).
-        reasons: What is wrong with an image, by its place.
+        folder: What was scored.
+        found: Whether each image is right, in order; NaN where it could not be read.
+        details: The `reason` for which an image is not right, by its index.
+        notes: Why an image could not be read, by its index.
         seed: Of the bootstrap.
 
     Raises:
@@ -516,18 +431,17 @@ def geneval_result(
     """
     images: dict[str, tuple[ImageVerdict, ...]] = {}
     missing = list(folder.missing)
-    for place, ((prompt, file), verdict) in enumerate(zip(folder.images, verdicts, strict=True)):
-        if verdict == UNSEEN:
-            raise ValueError(f"{file} was not looked at")
+    for place, ((prompt, file), (right,)) in enumerate(zip(folder.images, found.tolist(), strict=True)):
         name = file.relative_to(folder.root).as_posix()
-        reason = reasons.get(place, "")
-        if verdict == MISSING:
-            missing.append(Missing(name, reason, prompt.metadata["tag"], 1))
+        if place in notes:
+            missing.append(Missing(name, notes[place], prompt.metadata["tag"], 1))
+        elif math.isnan(right):
+            raise ValueError(f"{file} was not looked at")
         else:
-            seen = ImageVerdict(name, verdict == RIGHT, reason)
+            seen = ImageVerdict(name, bool(right), details[place]["reason"])
             images[prompt.folder] = (*images.get(prompt.folder, ()), seen)
     if not images:
-        raise UserError(f"{folder.root}: none of {len(verdicts)} images can be read ({missing[-1].reason})")
+        raise UserError(f"{folder.root}: none of {len(found)} images can be read ({missing[-1].reason})")
     tags = {prompt.folder: prompt.metadata["tag"] for prompt in folder.prompts}
     judged = [PromptVerdicts(tags[name], tuple(image.right for image in own)) for name, own in images.items()]
     return GenEvalResult(folder, images, tuple(missing), scores(judged, folder.per_prompt, seed))
@@ -543,124 +457,30 @@ def _plain(score: Score) -> dict[str, Any]:
     }
 
 
-class ImageRead(NamedTuple):
-    """An image on its way to the judge.
-
-    Attributes:
-        place: In the folder's order.
-        key: Stands for its bytes and what is asked of it.
-        said: The verdict that is known of it.
-        image: In [-1, 1]; None where a verdict is known, or it cannot be read.
-        problem: Why it cannot be read.
-    """
-
-    place: int
-    key: str = ""
-    said: Said | None = None
-    image: Float[Tensor, "3 _ _"] | None = None
-    problem: str = ""
-
-
-class ImageFiles(Dataset[ImageRead]):
-    """Images of a folder; those that a verdict is known of are not decoded, and those that cannot be read say why."""
-
-    def __init__(
-        self, pictures: Sequence[tuple[Prompt, Path]], places: Sequence[int], known: Mapping[str, Said]
-    ) -> None:
-        self.pictures, self.places, self.known = pictures, places, known
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> ImageRead:
-        place = self.places[index]
-        prompt, file = self.pictures[place]
-        try:
-            content = file.read_bytes()
-            key = verdict_key(content, prompt.metadata)
-            if key in self.known:
-                return ImageRead(place, key, said=self.known[key])
-            return ImageRead(place, key, image=load_image(content, name=str(file)))
-        except (ValueError, OSError) as error:
-            return ImageRead(place, problem=str(error))
-
-
-class FolderScoring(LightningModule):
-    """`trainer.test` judges every image of a folder; the ranks' verdicts are joined when all have done their share.
-
-    Each verdict is written when it is there, and known ones are not asked for again.
+class FolderScoring(ItemScoring):
+    """`trainer.test` judges every image of a folder: 1 where it is right, with the `reason` where it is not.
 
     Args:
         folder: What to score.
         judge: Who scores it.
-        kept: The folder that verdicts are kept in, from one run to the next.
+        output: Where verdicts are kept, from one run to the next.
         batch_size: Images that the detector is shown at a time; those of other sizes go apart.
         num_workers: Processes that read images.
-
-    Attributes:
-        found: After the test, the verdict on each image, in the folder's order.
-        reasons: What is wrong with an image, by its place.
-        shares: The share of right images of each category and overall.
     """
 
     def __init__(
-        self, folder: GenEvalFolder, judge: Judge, kept: Path, batch_size: int = 8, num_workers: int = 0
+        self, folder: GenEvalFolder, judge: Judge, output: Path, batch_size: int = 8, num_workers: int = 0
     ) -> None:
-        super().__init__()
-        self.pictures = folder.images
-        self.judge = judge
+        self.asked = [prompt.metadata for prompt, _ in folder.images]
+        files = PictureFiles([file for _, file in folder.images], self.asked)
+        super().__init__(files, tuple(FIGURES), batch_size, num_workers, Keeping(output, judge.description))
         self.detector = judge.detector
-        self.kept = kept
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.metric = GenEvalMetric([prompt.metadata["tag"] for prompt, _ in self.pictures])
-        self.found: list[int] = []
-        self.reasons: dict[int, str] = {}
-        self.shares: dict[str, float] = {}
+        self.rules = judge.rules
 
-    def test_dataloader(self) -> DataLoader:
-        """This rank's share, every so many images; one that is scored twice where there is none left for it."""
-        rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        places = range(len(self.pictures))[rank::ranks] or range(1)
-        self.store = VerdictStore(self.kept, self.judge.description, rank)
-        files = ImageFiles(self.pictures, places, self.store.known)
-        return DataLoader(files, batch_size=self.batch_size, collate_fn=list, num_workers=self.num_workers)
-
-    def test_step(self, batch: list[ImageRead], batch_idx: int) -> None:
-        """Judge some images, in full precision whatever the Trainer's."""
-        alike: dict[torch.Size, list[ImageRead]] = {}
-        for read in batch:
-            if read.said is not None:
-                self._note(read.place, RIGHT if read.said["right"] else WRONG, read.said["reason"])
-            elif read.image is None:
-                self._note(read.place, MISSING, read.problem)
-            else:
-                alike.setdefault(read.image.shape, []).append(read)
-        with torch.autocast(self.device.type, enabled=False):
-            for group in alike.values():
-                self._judge(group)
-
-    def on_test_epoch_end(self) -> None:
-        """Join what the ranks have found."""
-        computed = self.metric.compute()
-        self.found = torch.atleast_1d(computed.pop(VERDICTS)).tolist()  # torchmetrics makes one value a scalar
-        self.shares = {name: float(share) for name, share in computed.items()}
-        if self.trainer.world_size > 1:
-            shares: list[Any] = [None] * self.trainer.world_size
-            distributed.all_gather_object(shares, self.reasons)
-            self.reasons = {place: reason for share in shares for place, reason in share.items()}
-
-    def _judge(self, group: Sequence[ImageRead]) -> None:
-        """Judge images of one size."""
-        asked = [self.pictures[read.place][0].metadata for read in group]
-        images = torch.stack([read.image for read in group if read.image is not None])
-        seen = self.detector.look_for(images, [coloured(metadata) for metadata in asked])
-        size = (images.shape[-2], images.shape[-1])
-        for read, metadata, objects in zip(group, asked, seen, strict=True):
-            right, reason = shows(metadata, objects, self.judge.rules, size)
-            self.store.add(read.key, {"right": right, "reason": reason})
-            self._note(read.place, RIGHT if right else WRONG, reason)
-
-    def _note(self, place: int, verdict: int, reason: str) -> None:
-        self.metric.update(*(torch.tensor([value], device=self.device) for value in (place, verdict)))
-        if reason:
-            self.reasons[place] = reason
+    def score(self, batch: list[Loaded]) -> None:
+        """Judge some images."""
+        for places, images in self.readable(batch):
+            seen = self.detector.look_for(images, [coloured(self.asked[place]) for place in places])
+            for place, objects in zip(places, seen, strict=True):
+                right, reason = shows(self.asked[place], objects, self.rules, (images.shape[-2], images.shape[-1]))
+                self.note(place, {"right": float(right), "reason": reason})

@@ -1,24 +1,21 @@
 """Layout: how images of a folder keep to the boxes of their chains, by category and with intervals over prompts."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
-from torch import Tensor
 
 from got_core.chain.parser import parse
 from got_core.detection.base import PhraseDetector
 from got_core.errors import UserError
 from got_core.evaluation.metrics.boxes import COLUMNS, ImageLayout, image_layout
-from got_core.evaluation.results import DIGITS, OVERALL, Better, Item, scored_items
+from got_core.evaluation.results import DIGITS, OVERALL, Better, Item, Missing, missing_by_category, scored_items
 from got_core.evaluation.scoring import ItemScoring, Keeping, Loaded, PictureFiles
 from got_core.evaluation.statistics import Interval, stratum
-from got_core.evaluation.suites.geneval import CHAINS, METADATA, SAMPLES, Missing
+from got_core.evaluation.suites.geneval import CHAINS, METADATA, SAMPLES
 
 UNTAGGED = "untagged"
 """The category of a prompt whose metadata names none, or that has no metadata."""
@@ -154,17 +151,10 @@ class LayoutScoring(ItemScoring):
 
     def score(self, batch: list[Loaded]) -> None:
         """Look at some images."""
-        alike: dict[torch.Size, list[tuple[int, Tensor]]] = {}
-        for place, image, problem in batch:
-            if image is None:
-                self.remark(place, problem)
-            else:
-                alike.setdefault(image.shape, []).append((place, image.to(self.device)))
-        for group in alike.values():
-            labels = [self._labels(place) for place, _ in group]
-            seen = self.detector(torch.stack([image for _, image in group]), labels)
-            for (place, image), found in zip(group, seen, strict=True):
-                size = image.shape[-2], image.shape[-1]
+        for places, images in self.readable(batch):
+            seen = self.detector(images, [self._labels(place) for place in places])
+            for place, found in zip(places, seen, strict=True):
+                size = images.shape[-2], images.shape[-1]
                 self.note(place, asdict(image_layout(self.chains[place].regions, found, self.detector, size)))
 
     def on_test_epoch_end(self) -> None:
@@ -353,15 +343,6 @@ class LayoutResult:
     scores: Mapping[str, LayoutScore]
 
     @property
-    def missing_by_category(self) -> dict[str, int]:
-        """Images that could not be looked at, by category and overall."""
-        counted: Counter[str] = Counter()
-        for entry in self.missing:
-            counted[OVERALL] += entry.images
-            counted[entry.category or OVERALL] += entry.images if entry.category else 0
-        return dict(counted)
-
-    @property
     def without_boxes(self) -> list[str]:
         """Images whose chain has no box that could be looked for."""
         return [self._name(drawn) for drawn, layout in self.images if not layout.planned]
@@ -373,7 +354,7 @@ class LayoutResult:
 
     def as_json(self) -> dict[str, Any]:
         """Scores, what is missing, the figures of every prompt that has a planned box, and those of every image."""
-        lacking = self.missing_by_category.get(OVERALL, 0)
+        lacking = missing_by_category(self.missing).get(OVERALL, 0)
         return {
             **scored_items(SUITE, BETTER, self._items()),
             "counts": {"per_prompt": self.folder.per_prompt, "images": len(self.images), "missing": lacking},
