@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from PIL import ImageColor
 from torch import Tensor, nn
 
-from got_core.chain.parser import Region, colour_of, parse
+from got_core.chain.parser import SIDE, Region, colour_of, parse
 from got_core.interfaces import GuidanceEncoder, LatentCodec
 from got_core.types import BLACK, Batch, Guidance, Reasoning
 
@@ -38,7 +38,6 @@ UNSEEN = "black"
 
 Palette = Literal["order", "words", "named"]
 
-_COORDINATES = 1000
 _BRIGHTEST = 255
 
 
@@ -96,7 +95,7 @@ def _inside(low: Tensor, high: Tensor, side: int) -> Tensor:
 
 def _nearest(coordinate: Tensor, side: int) -> Tensor:
     """The nearest edge between pixels, in whole numbers so that no rounding differs between devices."""
-    return (coordinate * side + _COORDINATES // 2) // _COORDINATES
+    return (coordinate * side + SIDE // 2) // SIDE
 
 
 class SemanticSpatialGuidance(GuidanceEncoder):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from got_core.chain.parser import SIDE
 from got_core.data.scenes.dataset import corpus
 from got_core.data.scenes.render import BACKGROUNDS, COLOURS, SHAPES
 from reasoners.tokenizer import QWEN_TOKENS
@@ -63,7 +64,7 @@ PATH = "recipes/assets/scenes_tokenizer.json"
 VOCAB_SIZE = 600
 DEFAULT_SAMPLES, VARIED_SAMPLES = 4_000, 2_000
 GRID = 32
-COORDINATES = tuple(str(min(999, round(step * 1000 / GRID))) for step in range(GRID + 1))
+COORDINATES = tuple(str(min(SIDE - 1, round(step * SIDE / GRID))) for step in range(GRID + 1))
 """Every coordinate that a 32-pixel scene can have."""
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 from transformers import AutoConfig
 
-from got_core.chain.parser import to_pixels
+from got_core.chain.parser import SIDE
 from got_core.errors import UserError, one_line
 from got_core.paths import locate
-from got_core.planning.boxes import DIRECTION, SHRINK, box_relations
+from got_core.planning.boxes import DIRECTION, SHRINK, AnyBox, box_relations
 from got_core.weights.loading import load_whole
 
 CONFIG = "config.json"
@@ -67,11 +67,6 @@ def weights_of(place: str) -> list[Path]:
     return sorted(where.glob("*.safetensors"))
 
 
-Number = int | float
-
-Box = Sequence[Number]
-"""(x1, y1, x2, y2) in 0 to 1000, relative to image width and height."""
-
 FROM = "from"
 """In the description of a judge: the places it was loaded from, which say nothing of what was there."""
 
@@ -92,7 +87,7 @@ class Detection:
 
     label: str
     colour: str | None
-    box: tuple[Number, Number, Number, Number]
+    box: tuple[float, float, float, float]
     score: float
 
 
@@ -123,31 +118,6 @@ class Detector(ABC):
             coloured: For each image, the classes whose colour matters, and of how many of their most confident objects.
         """
         return self(images)
-
-
-def box_iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes; 0 where they do not meet or have no area."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    intersection = width * height
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
-    return intersection / union
-
-
-def pixels_of(box: Box, size: tuple[int, int], margin: int = 0) -> tuple[slice, slice]:
-    """(rows, columns) of the pixels that a box covers in an image of `size` (height, width), edges at the nearest.
-
-    With a margin, so many pixels more on every side, as far as the image goes.
-    """
-    left, top, right, bottom = (round(edge) for edge in to_pixels(box, *size))
-    return slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin)
-
-
-def box_centre(box: Box) -> tuple[float, float]:
-    """(x, y) of a box's centre."""
-    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -222,7 +192,7 @@ def coloured(metadata: Mapping[str, Any]) -> dict[str, int]:
     return asked
 
 
-def relations(a: Box, b: Box, rules: Rules = MASK2FORMER, size: tuple[int, int] = (1, 1)) -> frozenset[str]:
+def relations(a: AnyBox, b: AnyBox, rules: Rules = MASK2FORMER, size: tuple[int, int] = (1, 1)) -> frozenset[str]:
     """Where box `a` lies relative to box `b`: none, one or two of `got_core.planning.boxes.RELATIONS`."""
     return box_relations(a, b, size, rules.shrink, rules.direction)
 
@@ -376,7 +346,7 @@ class OpenVocabulary(nn.Module, PhraseDetector):
 
     def _find(self, image: Float[Tensor, "3 H W"], labels: Sequence[str]) -> list[Detection]:
         boxes, scores, places = self.look(image, labels)
-        boxes = 1000 * boxes.float().clamp(0, 1)
+        boxes = SIDE * boxes.float().clamp(0, 1)
         kept = batched_nms(boxes, scores.float(), torch.tensor(places, device=boxes.device).long(), self.same_object)
         found = []
         for i in kept.tolist():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize, pad
 from transformers import CLIPModel, CLIPProcessor, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
 
+from got_core.chain.parser import SIDE
 from got_core.detection.base import MASK2FORMER, Detection, Detector, load_judge
 from got_core.errors import UserError
 
@@ -290,7 +291,7 @@ class Mask2FormerDetector(nn.Module, Detector):
         height, width = image.shape[-2:]
         boxes = [mask_box(mask) for mask in found.masks]
         return [
-            Detection(label, colour, (1000 * x1 / width, 1000 * y1 / height, 1000 * x2 / width, 1000 * y2 / height), s)
+            Detection(label, colour, (SIDE * x1 / width, SIDE * y1 / height, SIDE * x2 / width, SIDE * y2 / height), s)
             for label, colour, (x1, y1, x2, y2), s in zip(labels, colours, boxes, scores, strict=True)
         ]
 

@@ -14,7 +14,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from got_core.data.scenes.render import COLOURS, SHAPES, shape_mask
+from got_core.chain.parser import SIDE
+from got_core.data.scenes.render import COLOURS, SHAPES, PixelBox, shape_mask
 from got_core.detection.base import UNKNOWN, Detection, Detector, Rules
 
 SAME_COLOUR = 60.0
@@ -104,8 +105,6 @@ FULL_QUANTILE = 0.8
 
 NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
-PixelBox = tuple[int, int, int, int]
-
 
 class SceneDetector(Detector):
     """Finds coloured shapes on a plain background.
@@ -176,7 +175,7 @@ class SceneDetector(Detector):
         return Detection(
             label=shape if fits else UNKNOWN,
             colour=colours.colours[index],
-            box=(1000 * x1 / width, 1000 * y1 / height, 1000 * x2 / width, 1000 * y2 / height),
+            box=(SIDE * x1 / width, SIDE * y1 / height, SIDE * x2 / width, SIDE * y2 / height),
             score=score,
         )
 

@@ -3,12 +3,19 @@
 from collections.abc import Mapping, Sequence
 from math import hypot
 
-from got_core.chain.parser import SIDE, Box
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from got_core.chain.parser import SIDE, Box, to_pixels
 
 AnyBox = Sequence[float | int]
 """(x1, y1, x2, y2) in 0 to 1000, relative to image width and height."""
 
-RELATIONS = ("left of", "right of", "above", "below")
+DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+"""GenEval's relations: the direction (x, y), y downwards, in which the first box lies from the second."""
+
+RELATIONS = tuple(DIRECTIONS)
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -41,6 +48,24 @@ def box_relations(
     return frozenset(name for name, strength in strengths.items() if strength > direction)
 
 
+def relation_strength(
+    relation: str,
+    centre: tuple[Float[ndarray, "..."], Float[ndarray, "..."]],
+    side: int,
+    anchor: AnyBox,
+) -> Float[ndarray, "..."]:
+    """How clearly square boxes of that centre (x, y) and side lie in `relation` to the anchor, by GenEval's rule.
+
+    It holds above `DIRECTION`; boxes of the same centre give 0.
+    """
+    x1, y1, x2, y2 = anchor
+    across, down = centre[0] - (x1 + x2) / 2, centre[1] - (y1 + y2) / 2
+    direction = DIRECTIONS[relation]
+    along = across * direction[0] + down * direction[1]
+    sizes = side + (x2 - x1 if direction[0] else y2 - y1)
+    return np.maximum(along - SHRINK * sizes, 0) / np.maximum(np.hypot(across, down), 1e-9)
+
+
 def gaps(a: AnyBox, b: AnyBox) -> tuple[float, float]:
     """The room between two boxes across and down; negative where they share that much on an axis."""
     return max(a[0] - b[2], b[0] - a[2]), max(a[1] - b[3], b[1] - a[3])
@@ -55,6 +80,26 @@ def shared(a: AnyBox, b: AnyBox) -> float:
 def area(box: AnyBox) -> float:
     """Of a box."""
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def box_iou(a: AnyBox, b: AnyBox) -> float:
+    """Intersection over union of two boxes; 0 where they do not meet or have no area."""
+    intersection = shared(a, b)
+    return intersection / (area(a) + area(b) - intersection) if intersection else 0.0
+
+
+def box_centre(box: AnyBox) -> tuple[float, float]:
+    """(x, y) of a box's centre."""
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def pixels_of(box: AnyBox, size: tuple[int, int], margin: int = 0) -> tuple[slice, slice]:
+    """(rows, columns) of the pixels that a box covers in an image of `size` (height, width), edges at the nearest.
+
+    With a margin, so many pixels more on every side, as far as the image goes.
+    """
+    left, top, right, bottom = (round(edge) for edge in to_pixels(box, *size))
+    return slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin)
 
 
 def _shorten(offset: float, by: float) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from got_core.chain.parser import Box, Region, format_chain
-from got_core.planning.boxes import OPPOSITE, Pair, area, box_relations, gaps, separated, shared
+from got_core.planning.boxes import OPPOSITE, Pair, area, box_iou, box_relations, gaps, separated, shared
 from got_core.planning.plan import Plan
 from got_core.planning.prompts import (
     BASIC_COLOURS,
@@ -215,7 +215,7 @@ def _told(plan: Plan, asked: Asked) -> Iterator[PlanProblem]:
             elif flat and max(gaps(one.box, other.box)) < TOO_CLOSE:
                 yield PlanProblem(CLOSE, f"the boxes of {names} nearly touch: move them apart", (i, j))
         elif unread:
-            iou = common / (area(one.box) + area(other.box) - common)
+            iou = box_iou(one.box, other.box)
             if iou >= ONE_PLACE and not (plan.source is not None and _one_object(one, other, iou)):
                 yield PlanProblem(OVERLAP, f"{names} are planned in one place: move one", (i, j))
 

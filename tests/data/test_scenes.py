@@ -11,7 +11,7 @@ import torch
 
 from got_core.chain.parser import parse
 from got_core.data.scenes.dataset import DEFAULT_TASKS, ScenesDataset, corpus
-from got_core.data.scenes.layout import RELATIONS, Layout
+from got_core.data.scenes.layout import Layout
 from got_core.data.scenes.render import (
     BACKGROUNDS,
     COLOURS,
@@ -31,6 +31,7 @@ from got_core.data.scenes.requests import (
     split_drawings,
     split_edits,
 )
+from got_core.planning.boxes import RELATIONS
 
 TAGS = (*DRAWING_TAGS, *EDIT_TAGS)
 COUNT = 12 * len(TAGS)

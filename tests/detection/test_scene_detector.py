@@ -6,8 +6,9 @@ from torchvision.transforms.functional import gaussian_blur
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.data.scenes.layout import Layout
 from got_core.data.scenes.render import BACKGROUNDS, COLOURS, SHAPES, Scene, SceneObject, render
-from got_core.detection.base import UNKNOWN, box_iou
+from got_core.detection.base import UNKNOWN
 from got_core.detection.scenes import MIN_SHAPE_IOU, SceneDetector, border_colour, colour_map, eight_bit
+from got_core.planning.boxes import box_iou
 
 HARD = {"shapes": tuple(SHAPES), "colours": tuple(COLOURS), "backgrounds": tuple(BACKGROUNDS), "max_objects": 4}
 DETECTOR = SceneDetector()

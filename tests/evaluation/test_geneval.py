@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from got_core.detection.base import Detection, Rules, box_centre, box_iou, coloured, relations, shows
-from got_core.planning.boxes import RELATIONS
+from got_core.detection.base import Detection, Rules, coloured, relations, shows
+from got_core.planning.boxes import RELATIONS, box_centre, box_iou
 
 LEFT, RIGHT, TOP = (100, 400, 300, 600), (700, 400, 900, 600), (100, 0, 300, 200)
 boxes = st.tuples(*[st.integers(0, 400)] * 4).map(lambda v: (v[0], v[1], v[0] + v[2] + 1, v[1] + v[3] + 1))

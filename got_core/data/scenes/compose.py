@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from got_core.data.scenes.language import Step, pick
-from got_core.data.scenes.layout import ATTEMPTS, Layout, relation_holds
-from got_core.data.scenes.render import Box, Scene, SceneObject, relative_box
+from got_core.data.scenes.layout import ATTEMPTS, Layout
+from got_core.data.scenes.render import PixelBox, Scene, SceneObject, relative_box
 from got_core.data.scenes.requests import Drawing, Edit, Requests, Thing, Vocabulary
+from got_core.planning.boxes import box_relations
 
 
 def drawing_meta(drawing: Drawing, scene: Scene) -> dict[str, Any]:
@@ -219,18 +220,18 @@ class Composer:
         relation: str | None,
         before: SceneObject | None,
         anchor: SceneObject | None,
-        taken: Sequence[Box],
+        taken: Sequence[PixelBox],
         rng: np.random.Generator,
-    ) -> Box | None:
+    ) -> PixelBox | None:
         """A box in relation to the anchor, or None: also where the object stands so already."""
         related = [] if relation is None or anchor is None else [(relation, anchor.box)]
-        if before is not None and any(relation_holds(name, before.box, box) for name, box in related):
+        if before is not None and any(name in box_relations(before.box, box) for name, box in related):
             return None
         side = None if before is None else before.box[2] - before.box[0]
         return self.layout.place(rng, taken, related, side)
 
 
-def _placed(thing: Thing, box: Box) -> SceneObject:
+def _placed(thing: Thing, box: PixelBox) -> SceneObject:
     if thing.colour is None:
         raise ValueError(f"{thing} needs a colour before it can be placed")
     return SceneObject(thing.shape, thing.colour, box)

@@ -10,14 +10,14 @@ from torch.utils.data import Dataset
 
 from got_core.data.scenes.compose import Composer, drawing_meta, edit_meta
 from got_core.data.scenes.language import drawing_chain, edit_chain, instruction, listing, pick, prompt
-from got_core.data.scenes.layout import ATTEMPTS, Layout, relation_holds
+from got_core.data.scenes.layout import ATTEMPTS, Layout
 from got_core.data.scenes.render import (
     BACKGROUNDS,
     COLOURS,
     DEFAULT_COLOURS,
     DEFAULT_SHAPES,
     SHAPES,
-    Box,
+    PixelBox,
     Scene,
     render,
 )
@@ -33,6 +33,7 @@ from got_core.data.scenes.requests import (
     split_drawings,
     split_edits,
 )
+from got_core.planning.boxes import box_relations
 from got_core.types import Sample
 
 FOLLOW_UP = "follow_up"
@@ -56,7 +57,7 @@ FURTHER_TAGS = (FOLLOW_UP, KEEP, NEXT_TURN, SEVERAL)
 FOLLOWED_UP = ("remove", "recolour", "replace", "move")
 """Operations on an object that is there already."""
 
-Standing = dict[Thing, Box | None]
+Standing = dict[Thing, PixelBox | None]
 """The objects of a picture and their places in pixels, where these are known."""
 
 NO_CHANGE = ("describe the picture", "keep the picture as it is", "change nothing")
@@ -157,7 +158,7 @@ def _holds(request: Edit, there: Standing) -> bool:
     if request.anchor is None or request.after is None or request.relation is None:
         return True
     box, anchor = there[request.after], there[request.anchor]
-    return box is not None and anchor is not None and relation_holds(request.relation, box, anchor)
+    return box is not None and anchor is not None and request.relation in box_relations(box, anchor)
 
 
 def _undone(there: Standing, request: Edit) -> Standing:

@@ -4,55 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from numpy import ndarray
 
-from got_core.data.scenes.render import Box
-
-RELATIONS: dict[str, tuple[int, int]] = {
-    "left of": (-1, 0),
-    "right of": (1, 0),
-    "above": (0, -1),
-    "below": (0, 1),
-}
-"""GenEval's relations: the direction (x, y), y downwards, in which the first object lies from the second."""
-
-SHRINK = 0.1
-"""GenEval: each axis of the offset is shrunk by this share of the two sizes on it."""
-
-HOLDS = 0.5
-"""GenEval: a relation holds where its strength is above this."""
+from got_core.data.scenes.render import PixelBox
+from got_core.planning.boxes import relation_strength
 
 CLEAR = 0.65
 """Strength that a drawn relation has at least, so that a found box may be off by a pixel."""
 
 ATTEMPTS = 200
 """Layouts begun before giving up."""
-
-
-def relation_strength(
-    relation: str,
-    centre: tuple[Float[ndarray, "..."], Float[ndarray, "..."]],
-    side: int,
-    anchor: Box,
-) -> Float[ndarray, "..."]:
-    """How clearly square boxes of that centre (x, y) and side lie in `relation` to the anchor, by GenEval's rule.
-
-    It holds above `HOLDS`; boxes of the same centre give 0.
-    """
-    x1, y1, x2, y2 = anchor
-    across, down = centre[0] - (x1 + x2) / 2, centre[1] - (y1 + y2) / 2
-    direction = RELATIONS[relation]
-    along = across * direction[0] + down * direction[1]
-    sizes = side + (x2 - x1 if direction[0] else y2 - y1)
-    return np.maximum(along - SHRINK * sizes, 0) / np.maximum(np.hypot(across, down), 1e-9)
-
-
-def relation_holds(relation: str, box: Box, anchor: Box) -> bool:
-    """Whether a square box lies in `relation` to the anchor, by GenEval's rule."""
-    x1, y1, x2, y2 = box
-    centre = np.array([(x1 + x2) / 2]), np.array([(y1 + y2) / 2])
-    return bool(relation_strength(relation, centre, x2 - x1, anchor).item() > HOLDS)
 
 
 @dataclass(frozen=True)
@@ -73,8 +35,8 @@ class Layout:
     def free(
         self,
         side: int,
-        taken: Sequence[Box],
-        relations: Sequence[tuple[str, Box]] = (),
+        taken: Sequence[PixelBox],
+        relations: Sequence[tuple[str, PixelBox]] = (),
     ) -> Bool[ndarray, "rows columns"]:
         """Which upper left corners (y, x) keep a box of that side off the taken ones and in every relation."""
         corners = np.arange(self.size - side + 1)
@@ -90,10 +52,10 @@ class Layout:
     def place(
         self,
         rng: np.random.Generator,
-        taken: Sequence[Box] = (),
-        relations: Sequence[tuple[str, Box]] = (),
+        taken: Sequence[PixelBox] = (),
+        relations: Sequence[tuple[str, PixelBox]] = (),
         side: int | None = None,
-    ) -> Box | None:
+    ) -> PixelBox | None:
         """One more box beside the taken ones, evenly among those allowed, or None where nothing fits.
 
         Args:
@@ -109,14 +71,14 @@ class Layout:
         y, x = divmod(int(allowed[rng.integers(len(allowed))]), self.size - side + 1)
         return x, y, x + side, y + side
 
-    def boxes(self, rng: np.random.Generator, count: int, relation: str | None = None) -> list[Box]:
+    def boxes(self, rng: np.random.Generator, count: int, relation: str | None = None) -> list[PixelBox]:
         """`count` boxes that do not touch; with a relation, the first clearly stands so to the second.
 
         Raises:
             ValueError: So many boxes do not fit the image.
         """
         for _ in range(ATTEMPTS):
-            found: list[Box] = []
+            found: list[PixelBox] = []
             while len(found) < count:
                 related = [(relation, found[0])] if relation is not None and len(found) == 1 else []
                 box = self.place(rng, found, related)

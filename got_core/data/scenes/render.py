@@ -11,7 +11,9 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-Box = tuple[int, int, int, int]
+from got_core.chain.parser import SIDE
+
+PixelBox = tuple[int, int, int, int]
 """(x1, y1, x2, y2), the right and lower ends exclusive."""
 
 RGB = tuple[int, int, int]
@@ -41,9 +43,6 @@ BACKGROUNDS: dict[str, RGB] = {
 
 DEFAULT_SHAPES = ("circle", "square", "triangle")
 DEFAULT_COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
-
-BOX_UNITS = 1000
-"""Boxes in chains and metadata run over [0, 1000), whatever the image's size (GoT, section 3)."""
 
 SUPERSAMPLING = 8
 """Points a pixel, along each side, that its coverage is counted from."""
@@ -80,7 +79,7 @@ class SceneObject:
 
     shape: str
     colour: str
-    box: Box
+    box: PixelBox
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,9 @@ class Scene:
     size: int = 32
 
 
-def relative_box(box: Box, size: int) -> Box:
+def relative_box(box: PixelBox, size: int) -> PixelBox:
     """A box in pixels of a square image of side `size` as integers in [0, 1000)."""
-    x1, y1, x2, y2 = (min(round(edge * BOX_UNITS / size), BOX_UNITS - 1) for edge in box)
+    x1, y1, x2, y2 = (min(round(edge * SIDE / size), SIDE - 1) for edge in box)
     return x1, y1, x2, y2
 
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from got_core.data.scenes.layout import RELATIONS
+from got_core.planning.boxes import RELATIONS
 
 DRAWING_TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's six categories, by its own names."""

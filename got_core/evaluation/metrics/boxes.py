@@ -7,10 +7,11 @@ from math import hypot
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from got_core.chain.parser import Region
+from got_core.chain.parser import SIDE, Region
 from got_core.data.scenes.render import SHAPES, shape_mask
-from got_core.detection.base import Box, Detection, PhraseDetector, box_centre, box_iou, pixels_of
+from got_core.detection.base import AnyBox, Detection, PhraseDetector
 from got_core.detection.scenes import ColourMap
+from got_core.planning.boxes import box_centre, box_iou, pixels_of
 
 TIE_BREAK = 1e-6
 """Weight of the distance between centres in a matching: too small to outweigh overlap, it settles pairs without any."""
@@ -41,7 +42,7 @@ class Match:
     deviation: float
 
 
-def match_boxes(planned: Sequence[Box], found: Sequence[Box], size: tuple[int, int]) -> list[Match]:
+def match_boxes(planned: Sequence[AnyBox], found: Sequence[AnyBox], size: tuple[int, int]) -> list[Match]:
     """One found box at most for each planned one, so that the sum of the overlaps is the highest possible.
 
     Pairs that do not overlap are matched too, the nearer the better. In an image of `size` (height, width).
@@ -57,11 +58,11 @@ def match_boxes(planned: Sequence[Box], found: Sequence[Box], size: tuple[int, i
     return [pairs[i][j] for i, j in zip(rows, columns, strict=True)]
 
 
-def centre_deviation(a: Box, b: Box, size: tuple[int, int]) -> float:
+def centre_deviation(a: AnyBox, b: AnyBox, size: tuple[int, int]) -> float:
     """The distance between the centres of two boxes over the diagonal of an image of `size` (height, width)."""
     height, width = size
     (ax, ay), (bx, by) = box_centre(a), box_centre(b)
-    return hypot((ax - bx) / 1000 * width, (ay - by) / 1000 * height) / hypot(width, height)
+    return hypot((ax - bx) / SIDE * width, (ay - by) / SIDE * height) / hypot(width, height)
 
 
 def colour_dominates(colours: ColourMap, planned: Detection) -> bool:

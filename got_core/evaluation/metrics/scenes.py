@@ -14,9 +14,10 @@ from torchmetrics import Metric
 
 from got_core.chain.parser import Chain, Region, parse
 from got_core.data.scenes.render import COLOURS, SHAPES
-from got_core.detection.base import CATEGORIES, UNKNOWN, Box, Detection, Rules, box_iou, pixels_of, relations, shows
+from got_core.detection.base import CATEGORIES, UNKNOWN, Detection, Rules, relations, shows
 from got_core.detection.scenes import SCENE_RULES, ColourMap, SceneDetector
 from got_core.evaluation.metrics.boxes import colour_dominates, match_boxes
+from got_core.planning.boxes import AnyBox, box_iou, pixels_of
 
 TEXT_TO_IMAGE, EDIT = "t2i", "edit"
 """The kinds of samples, by `kind` in their metadata."""
@@ -220,7 +221,7 @@ def _result(found: Sequence[Detection], edit: Mapping[str, Any], size: tuple[int
     return next((entry for entry in alike if _stands_right(entry.box, edit, size)), None)
 
 
-def _stands_right(box: Box, edit: Mapping[str, Any], size: tuple[int, int]) -> bool:
+def _stands_right(box: AnyBox, edit: Mapping[str, Any], size: tuple[int, int]) -> bool:
     if edit["position"] is not None:
         relation, other = edit["position"]
         return relation in relations(box, other, size=size)

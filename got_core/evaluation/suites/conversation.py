@@ -16,13 +16,13 @@ from got_core.data.scenes.conversations import talk
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.data.scenes.requests import SINGLE_EDIT_TAGS
 from got_core.data.visualization import to_picture
-from got_core.detection.base import Box, Detection
+from got_core.detection.base import Detection
 from got_core.detection.scenes import SceneDetector
 from got_core.evaluation.metrics.scenes import edit_succeeds, view_scenes
 from got_core.evaluation.results import Better
 from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, Pictures, Record
 from got_core.evaluation.suites.generation import image_seed
-from got_core.planning.boxes import box_relations
+from got_core.planning.boxes import AnyBox, box_relations
 from got_core.planning.plan import Plan
 
 Pixels = Float[Tensor, "3 H W"]
@@ -74,7 +74,7 @@ def composed(turns: Sequence[Mapping[str, Any]], last: Pixels, detector: SceneDe
     return True
 
 
-def _lasting(edit: Mapping[str, Any], at: Mapping[tuple[int, ...], Box | None]) -> tuple[Box, Box] | None:
+def _lasting(edit: Mapping[str, Any], at: Mapping[tuple[int, ...], AnyBox | None]) -> tuple[AnyBox, AnyBox] | None:
     """The drawn boxes of the objects that stand in an edit's relation; None where it has none that lasts."""
     if edit["position"] is None or edit["result"] is None:
         return None
@@ -101,7 +101,7 @@ def _as_drawn(
     return {**edit, "object": entry, "position": position}
 
 
-def _one(found: Sequence[Detection], wanted: Mapping[str, Any]) -> Box | None:
+def _one(found: Sequence[Detection], wanted: Mapping[str, Any]) -> AnyBox | None:
     """The box of the object of a shape and colour."""
     return next((e.box for e in found if (e.label, e.colour) == (wanted["shape"], wanted["color"])), None)
 

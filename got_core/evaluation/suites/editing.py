@@ -17,7 +17,6 @@ from got_core.chain.parser import parse
 from got_core.data.images import load_image
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.data.scenes.requests import EDIT_TAGS
-from got_core.detection.base import pixels_of
 from got_core.detection.scenes import SceneDetector
 from got_core.errors import UserError, one_line
 from got_core.evaluation.metrics.chat_judge import HIGHEST, JudgeError, SavedAnswers
@@ -37,6 +36,7 @@ from got_core.evaluation.suites.edit_datasets import (
     picture_bytes,
 )
 from got_core.evaluation.suites.generation import DrawingUnderTrainer, image_seed, take_settings, write_image
+from got_core.planning.boxes import pixels_of
 from got_core.types import Batch, Sample
 from got_core.weights.files import write_whole
 

@@ -8,8 +8,8 @@ import torch
 
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.data.scenes.language import pick, with_article
-from got_core.data.scenes.render import Box, Scene, SceneObject, relative_box
-from got_core.detection.base import Detection, box_iou
+from got_core.data.scenes.render import PixelBox, Scene, SceneObject, relative_box
+from got_core.detection.base import Detection
 from got_core.detection.scenes import SceneDetector
 from got_core.evaluation.metrics.boxes import match_boxes
 from got_core.evaluation.metrics.scenes import IN_PLACE
@@ -17,6 +17,7 @@ from got_core.evaluation.results import Better
 from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, Pictures, Record
 from got_core.evaluation.suites.generation import image_seed
 from got_core.pipelines.output import GoTPipelineOutput
+from got_core.planning.boxes import box_iou
 from got_core.planning.plan import Plan
 
 SEVERAL = ("two_object", "counting", "position", "color_attr")
@@ -88,7 +89,7 @@ class SceneChanges:
         """The object."""
         return self.plan.remove(self.index), None
 
-    def _moved(self, box: Box) -> Changed:
+    def _moved(self, box: PixelBox) -> Changed:
         after = SceneObject(self.object.shape, self.object.colour, box)
         return self.plan.resize(self.index, relative_box(box, self.scene.size)), after
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from got_core.data.records import open_tables
 from got_core.data.scenes.dataset import ScenesDataset
-from got_core.data.scenes.layout import RELATIONS
 from got_core.data.scenes.render import DEFAULT_COLOURS
 from got_core.errors import UserError, one_line
 from got_core.evaluation.results import DIGITS, Better, Item, scored_items
@@ -24,6 +23,7 @@ from got_core.evaluation.statistics import AGREE, FEWEST, SIGNIFICANT, Interval,
 from got_core.evaluation.statistics import chance as by_chance
 from got_core.evaluation.suites.edit_datasets import Cell, Picture, load_picture, picture_bytes
 from got_core.interfaces import Processor, Reasoner
+from got_core.planning.boxes import RELATIONS
 from got_core.types import Batch, Sample
 
 CHAINS, TEXTS = "chains", "texts"
