@@ -1,4 +1,4 @@
-"""The README's worked example does what it says, as printed."""
+"""The worked example of backbones/README.md does what it says, as printed; the README is short."""
 
 import json
 import re
@@ -26,7 +26,7 @@ SHORT = (
 @pytest.fixture
 def example(tmp_path, monkeypatch):
     """The example's files in an empty working directory; the texts by name."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "backbones" / "README.md").read_text()
     blocks = dict(re.findall(r"<!-- example: ([\w.]+) -->\n```\w+\n(.*?)```", text, flags=re.DOTALL))
     for name in ("my_backbones.py", "my_conv.yaml"):
         (tmp_path / name).write_text(blocks[name])
@@ -41,7 +41,7 @@ def test_the_example_is_short(example):
 
 
 def test_the_example_keeps_the_contract(example):
-    exec(compile(example["check"], "README.md", "exec"), {})
+    exec(compile(example["check"], "backbones/README.md", "exec"), {})
 
 
 def test_the_example_trains_and_is_scored(example, tmp_path):
@@ -51,3 +51,12 @@ def test_the_example_trains_and_is_scored(example, tmp_path):
     assert json.loads((run / "metrics.json").read_text())["seconds"] > 0
     main(["generate", "a red circle", "--checkpoint", str(run), "--output", "out", "--steps", "2"])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"image.png", "layout.png", "chain.txt"}
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert text.count("\n") <= 200
+    for file in ROOT.rglob("README.md"):
+        if not {"runs", "fixtures"} & set(file.parts):
+            for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
+                assert (file.parent / link).exists(), (file, link)
