@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_model
 from torch import Generator, Tensor, device, nn
 
@@ -85,12 +85,27 @@ class Reasoner(Component, ABC):
         num_tokens: Number N of states.
         processor: Makes batches for this reasoner.
         reads_earlier: Whether edits are told what was asked in earlier turns (`Batch.earlier`).
+        question_processor: Makes batches of plain questions, with an image or without, and answers in the place of
+            chains, for `likelihood`; None for a reasoner that answers none.
     """
 
     dim: int
     num_tokens: int
     processor: Processor
     reads_earlier: bool = False
+
+    @property
+    def question_processor(self) -> Processor | None:
+        """None, unless a reasoner answers questions."""
+        return None
+
+    def likelihood(self, batch: Batch) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
+        """The log-likelihood in nats of each chain, without what ends it, and its number of tokens.
+
+        Raises:
+            NotImplementedError: The reasoner has no such thing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how likely a text is")
 
     @abstractmethod
     def forward(self, batch: Batch) -> Reasoning:

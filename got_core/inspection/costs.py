@@ -97,7 +97,11 @@ def typical_samples(size: tuple[int, int], number: int, edit: bool) -> list[Samp
 
 def shape_batch(system: GoTSystem | GoTModel, samples: Sequence[Sample], dtype: torch.dtype) -> Batch:
     """A batch whose images are on the meta device and whose ids and masks are real."""
-    batch = system.processor(samples)
+    return on_meta(system.processor(samples), dtype)
+
+
+def on_meta(batch: Batch, dtype: torch.dtype) -> Batch:
+    """A batch with its images on the meta device; its ids and masks, which decide about shapes, stay real."""
     inputs = {name: _image_like(value, dtype) for name, value in batch.inputs.items()}
     target = None if batch.target is None else _image_like(batch.target, dtype)
     return replace(batch, source=_image_like(batch.source, dtype), target=target, inputs=inputs)

@@ -8,7 +8,17 @@ that says in words what does not hold.
 """
 
 from got_core.testing.backbone import check_backbone
+from got_core.testing.codec import check_codec
+from got_core.testing.dataset import check_dataset
 from got_core.testing.guidance import check_guidance_encoder
+from got_core.testing.objective import check_objective
 from got_core.testing.reasoner import check_reasoner
 
-__all__ = ["check_backbone", "check_guidance_encoder", "check_reasoner"]
+__all__ = [
+    "check_backbone",
+    "check_codec",
+    "check_dataset",
+    "check_guidance_encoder",
+    "check_objective",
+    "check_reasoner",
+]

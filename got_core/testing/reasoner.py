@@ -7,6 +7,8 @@ from copy import deepcopy
 import torch
 from torch import Generator, Tensor, nn
 
+from got_core.inspection.costs import on_meta
+from got_core.inspection.shapes import ShapeRun, in_shape
 from got_core.interfaces import Reasoner
 from got_core.testing.common import (
     check_attributes,
@@ -39,8 +41,10 @@ def check_reasoner(
     Raises:
         AssertionError: What does not hold: declared widths, a picklable processor without weights, shapes of states,
             chains and loss, the same result twice in eval mode, one sample untouched by another, states that follow
-            the chain and are the same however the chain came, gradients to every trainable parameter, `blocks()`,
-            state dict.
+            the chain and are the same however the chain came, sampled chains that follow from each sample's own
+            generator, a listener that hears the chains grow, a chain cut at the maximum length, shapes on the meta
+            device (`got inspect`), gradients to every trainable parameter, `blocks()`, state dict; and the likelihood
+            of chains where the reasoner has one.
     """
     check_attributes(reasoner, ("dim", "num_tokens"))
     check_blocks(reasoner)
@@ -52,6 +56,9 @@ def check_reasoner(
         _check_forward(model, taught, batch, samples)
         _check_summaries(model, taught, batch)
     _check_generation(deepcopy(reasoner).eval(), batch, max_new_tokens, rereads_itself)
+    _check_sampling(deepcopy(reasoner).eval(), samples, max_new_tokens)
+    _check_likelihood(model, samples)
+    _check_in_shape(deepcopy(reasoner), batch)
     taught = model(batch)
     check_gradients(model, [taught.states, _loss(model, taught)])
     check_state_dict(reasoner, lambda part: [part(batch).states])
@@ -137,3 +144,56 @@ def _check_generation(reasoner: Reasoner, batch: Batch, max_new_tokens: int, rer
     require(sampled[0] == sampled[1], f"{name}.generate writes two chains for the same seed")
     words = f"the states of {name}.generate are not those of summarize after the chains it wrote"
     require(same(greedy.states, reread.states), words)
+
+
+@torch.no_grad()
+def _check_sampling(reasoner: Reasoner, samples: Sequence[Sample], max_new_tokens: int) -> None:
+    """As a system generates: one generator a sample, a listener, and chains that are cut."""
+    name, batch = _name(reasoner), reasoner.processor(samples)
+    heard: list[tuple[str, ...]] = []
+    sampled = reasoner.generate(
+        batch, temperature=WARM, max_new_tokens=max_new_tokens, generator=_generators(len(batch)), listener=heard.append
+    )
+    _check_reasoning(reasoner, sampled, batch, "generate")
+    require(bool(heard), f"{name}.generate calls no listener")
+    require(heard[-1] == sampled.chains, f"{name}.generate gives its listener other chains than it returns")
+    for place, sample in enumerate(samples):
+        alone = reasoner.generate(
+            reasoner.processor([sample]),
+            temperature=WARM,
+            max_new_tokens=max_new_tokens,
+            generator=_generators(len(batch))[place : place + 1],
+        )
+        words = f"{name}.generate samples another chain from a sample's own generator when others share its batch"
+        require(alone.chains == sampled.chains[place : place + 1], words)
+    for length in (1, 2):
+        cut = reasoner.generate(batch, max_new_tokens=length)
+        _check_reasoning(reasoner, cut, batch, "generate")
+
+
+def _generators(number: int) -> list[Generator]:
+    return [Generator().manual_seed(seed) for seed in range(number)]
+
+
+@torch.no_grad()
+def _check_likelihood(reasoner: Reasoner, samples: Sequence[Sample]) -> None:
+    if reasoner.question_processor is None:
+        return
+    name = _name(reasoner)
+    likelihood, tokens = reasoner.likelihood(reasoner.question_processor(samples))
+    shapes = likelihood.shape == tokens.shape == (len(samples),)
+    require(shapes, f"{name}.likelihood gives shapes {tuple(likelihood.shape)} and {tuple(tokens.shape)}")
+    words = f"{name}.likelihood is not a finite number below 0 a chain, with a number of tokens above 0"
+    require(bool(((likelihood < 0) & likelihood.isfinite() & (tokens > 0)).all()), words)
+
+
+def _check_in_shape(reasoner: Reasoner, batch: Batch) -> None:
+    """As `got inspect` runs it: images and weights on the meta device, ids and masks real."""
+    name = _name(reasoner)
+    try:
+        with in_shape(reasoner, torch.float32), ShapeRun():
+            found = tuple(reasoner(on_meta(batch, torch.float32)).states.shape)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise AssertionError(f"{name} cannot be run on the meta device, as got inspect does: {error}") from error
+    wanted = (len(batch), reasoner.num_tokens, reasoner.dim)
+    require(found == wanted, f"{name} gives states of shape {found} on the meta device, but declares {wanted}")

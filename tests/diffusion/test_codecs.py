@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from tiny_models import TINY_AUTOENCODER as TINY
 
 from got_core.diffusion.codecs import AutoencoderCodec, PixelCodec
 
@@ -12,13 +13,6 @@ KL = {
     "up_block_types": ["UpDecoderBlock2D"] * 2,
     "norm_num_groups": 4,
     "latent_channels": 4,
-}
-TINY = {
-    "encoder_block_out_channels": [8, 8, 8],
-    "decoder_block_out_channels": [8, 8, 8],
-    "num_encoder_blocks": [1, 1, 1],
-    "num_decoder_blocks": [1, 1, 1],
-    "latent_channels": 5,
 }
 
 

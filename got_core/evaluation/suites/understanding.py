@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from rich.table import Table
 from torch import Tensor
@@ -24,7 +24,7 @@ from got_core.evaluation.statistics import chance as by_chance
 from got_core.evaluation.suites.edit_datasets import Cell, Picture, load_picture, picture_bytes
 from got_core.interfaces import Processor, Reasoner
 from got_core.planning.boxes import RELATIONS
-from got_core.types import Batch, Sample
+from got_core.types import Sample
 
 CHAINS, TEXTS = "chains", "texts"
 """Categories of texts to read."""
@@ -128,20 +128,6 @@ Loaded = tuple[int, Float[Tensor, "3 H W"] | None, str]
 """A probe's place, its image if there is one, and why it cannot be read."""
 
 
-@runtime_checkable
-class Answering(Protocol):
-    """What a reasoner must be able to do, beside `Reasoner`, to be probed."""
-
-    @property
-    def question_processor(self) -> Processor:
-        """Makes batches of plain questions, with an image or without, and answers in the place of chains."""
-        ...
-
-    def likelihood(self, batch: Batch) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
-        """The log-likelihood in nats of each chain, without what ends it, and its number of tokens."""
-        ...
-
-
 class ProbeImages(Items):
     """The images of probes, those that cannot be read with the reason."""
 
@@ -187,11 +173,12 @@ class UnderstandingScoring(ItemScoring):
         self, reasoner: Reasoner, probes: Sequence[Probe], num_workers: int = 0, keeping: Keeping | None = None
     ) -> None:
         super().__init__(ProbeImages(probes), (RIGHT, SPENT, TOKENS), 1, num_workers, keeping)
-        if not isinstance(reasoner, Answering):
-            raise UserError(f"{type(reasoner).__name__} cannot be probed: it has no `likelihood`, `question_processor`")
+        questions = reasoner.question_processor
+        if questions is None:
+            raise UserError(f"{type(reasoner).__name__} cannot be probed: it has no `question_processor`")
         self.reasoner = reasoner.eval()
         self.probes = probes
-        self.processors: dict[bool, Processor] = {False: reasoner.question_processor, True: reasoner.processor}
+        self.processors: dict[bool, Processor] = {False: questions, True: reasoner.processor}
 
     @torch.no_grad()
     def score(self, batch: list[Loaded]) -> None:
