@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+import torch
 
 from got_core.cli.main import main
 from got_core.paths import ROOT
@@ -60,3 +61,31 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
         if not {"runs", "fixtures"} & set(file.parts):
             for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
                 assert (file.parent / link).exists(), (file, link)
+
+
+EXAMPLES = {
+    f"{file.parent.relative_to(ROOT)}: {names}": (file, names.split(), code)
+    for file in sorted(ROOT.glob("*/README.md")) + sorted(ROOT.glob("got_core/*/README.md"))
+    for names, code in re.findall(r"<!-- check: ([\w. ]+) -->\n```python\n(.*?)```", file.read_text(), flags=re.DOTALL)
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_components_written_outside_the_package_keep_the_contract(name, tmp_path, monkeypatch):
+    file, modules, check = EXAMPLES[name]
+    blocks = dict(re.findall(r"<!-- example: ([\w.]+) -->\n```python\n(.*?)```", file.read_text(), flags=re.DOTALL))
+    for module in modules:
+        assert blocks[module].count("\n") <= LONGEST
+        (tmp_path / module).write_text(blocks[module])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    torch.manual_seed(0)
+    try:
+        exec(compile(check, str(file), "exec"), {})
+    finally:
+        for module in modules:
+            sys.modules.pop(module.removesuffix(".py"), None)
+
+
+def test_each_kind_of_component_has_an_example():
+    modules = {module for _, names, _ in EXAMPLES.values() for module in names}
+    assert modules == {"my_dataset.py", "my_objective.py", "my_codec.py", "my_guidance.py", "my_reasoner.py"}
