@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, sqrt
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.stats import t
+from scipy.stats import bootstrap, permutation_test, ttest_1samp
 
 DRAWS = 10_000
-"""Times that the items are drawn anew."""
+"""Resamples of a bootstrap, and random signs of a test."""
 
 LEVEL = 0.95
 """Share of the draws that an interval holds."""
@@ -19,8 +19,8 @@ LEVEL = 0.95
 FEWEST = 20
 """With fewer items than this, resampling them says too little: no interval is given."""
 
-RESAMPLES_AT_ONCE = 250
-"""Draws that are made together, which bounds the memory it takes."""
+NUMBERS_AT_ONCE = 2**20
+"""Numbers that are drawn together, which bounds the memory that a bootstrap or a test takes."""
 
 AGREE = 1e-9
 """Values no further apart are the same."""
@@ -66,19 +66,30 @@ def stratum(values: Sequence[float], weights: Sequence[float], seed: int) -> Str
 def resampled(
     values: Float[ndarray, " p"], weights: Float[ndarray, " p"], seed: int, draws: int = DRAWS
 ) -> Float[ndarray, " draws"]:
-    """Weighted means of as many items as there are, drawn with replacement, many times; the same for a seed.
+    """Weighted means of the bootstrap's resamples (`scipy.stats.bootstrap`); the same for a seed.
 
     Raises:
         ValueError: No item, or one without weight.
     """
     if not len(values) or not (weights > 0).all():
         raise ValueError(f"{len(values)} items: a bootstrap needs at least one, each of a positive weight")
-    rng = np.random.default_rng(seed)
-    means = []
-    for first in range(0, draws, RESAMPLES_AT_ONCE):
-        drawn = rng.integers(0, len(values), (min(RESAMPLES_AT_ONCE, draws - first), len(values)))
-        means.append((values * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1))
-    return np.concatenate(means)
+    if len(values) == 1:
+        return np.full(draws, values[0], dtype=np.float64)
+    result = bootstrap(
+        (values, weights),
+        lambda value, weight, axis: np.average(value, weights=weight, axis=axis),
+        paired=True,
+        n_resamples=draws,
+        batch=_batch(len(values)),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return np.asarray(result.bootstrap_distribution)
+
+
+def _batch(items: int) -> int:
+    """How many resamples of so many items are drawn together."""
+    return max(1, NUMBERS_AT_ONCE // items)
 
 
 def interval(means: Float[ndarray, " draws"], level: float = LEVEL) -> Interval:
@@ -150,28 +161,23 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     mean, number = fmean(values), len(values)
     if max(values) - min(values) <= AGREE:
         return Estimate(mean, None, None, number, None)
-    error = stdev(values) / number**0.5
-    half = float(t.ppf((1 + LEVEL) / 2, number - 1)) * error
-    return Estimate(mean, mean - half, mean + half, number, 2 * float(t.sf(abs(mean) / error, number - 1)))
+    test = ttest_1samp(values, 0.0)
+    low, high = test.confidence_interval(LEVEL)
+    return Estimate(mean, float(low), float(high), number, float(test.pvalue))
 
-
-FLIPS = 10_000
-"""Times that signs are drawn."""
-
-FLIPS_AT_ONCE = 250
-"""Draws that are made together, which bounds the memory it takes."""
 
 SIGNIFICANT = 0.05
 """Chance below which a difference is called significant."""
 
-ROUNDING = 1e-12
-"""A drawn mean this much nearer to zero than the one found counts as no nearer."""
+DECIMALS = 12
+"""Decimals of a mean that are compared, so that equal means with other rounding errors are equal."""
 
 
 def chance(strata: Sequence[Float[ndarray, " _"]], seed: int) -> float:
     """How likely a mean so far from zero is when each difference might as well have the other sign; two-sided.
 
-    The test of Fisher ("The Design of Experiments", 1935) by drawing; it holds for any number of differences.
+    The test of Fisher ("The Design of Experiments", 1935) by `scipy.stats.permutation_test`: with all signs where
+    there are at most `DRAWS` ways to choose them, else with random ones. It holds for any number of differences.
 
     Args:
         strata: The differences, by category; what is tested is the plain mean of the categories' means.
@@ -184,15 +190,19 @@ def chance(strata: Sequence[Float[ndarray, " _"]], seed: int) -> float:
         raise ValueError("a test needs at least one difference in each category")
     weighted = np.concatenate([differences / len(differences) for differences in strata])
     moved = weighted[weighted != 0]
-    if not len(moved):
+    if len(moved) < 2:
         return 1.0
-    found = abs(moved.sum()) - ROUNDING
-    rng = np.random.default_rng(seed)
-    extreme = 0
-    for first in range(0, FLIPS, FLIPS_AT_ONCE):
-        signs = rng.integers(0, 2, (min(FLIPS_AT_ONCE, FLIPS - first), len(moved)), dtype=np.int8) * 2 - 1
-        extreme += int((np.abs(signs @ moved) >= found).sum())
-    return (extreme + 1) / (FLIPS + 1)
+    test = permutation_test(
+        (moved,),
+        lambda differences, axis: np.abs(differences.sum(axis=axis)).round(DECIMALS),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=DRAWS,
+        batch=_batch(len(moved)),
+        alternative="greater",
+        rng=np.random.default_rng(seed),
+    )
+    return float(test.pvalue)
 
 
 def holm(chances: Sequence[float]) -> list[float]:

@@ -68,7 +68,7 @@ def test_a_seed_gives_the_same_interval_and_the_number_at_once_changes_nothing(m
     assert len(first) == 1001
     assert (first == resampled(values, np.ones(7), seed=3, draws=1001)).all()
     assert (first != resampled(values, np.ones(7), seed=4, draws=1001)).any()
-    monkeypatch.setattr("got_core.evaluation.statistics.RESAMPLES_AT_ONCE", 10)
+    monkeypatch.setattr("got_core.evaluation.statistics.NUMBERS_AT_ONCE", 70)
     assert (first == resampled(values, np.ones(7), seed=3, draws=1001)).all()
 
 
@@ -78,6 +78,33 @@ def test_categories_count_alike_and_their_doubts_add_up():
     both = stratified({"one": one, "two": two})
     assert both == pytest.approx((one + two) / 2)
     assert both.std() == pytest.approx(np.sqrt(0.25 / 40 / 2), rel=0.05)
+
+
+def plain_means(values, weights, seed, draws=20_000):
+    """The bootstrap in five lines of numpy."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(values), (draws, len(values)))
+    return (values * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_intervals_are_those_of_a_plain_bootstrap(seed):
+    """The ends differ by no more than the Monte Carlo error of two quantiles; weights count as they should."""
+    rng = np.random.default_rng(seed)
+    values, weights = rng.gamma(2.0, 1.0, 60), rng.integers(1, 5, 60).astype(float)
+    means, expected = resampled(values, weights, seed), plain_means(values, weights, seed + 100)
+    spread = expected.std()
+    for quantile in (0.025, 0.975):
+        error = np.sqrt(quantile * (1 - quantile) / len(means)) * spread / norm.pdf(norm.ppf(quantile))
+        assert np.quantile(means, quantile) == pytest.approx(np.quantile(expected, quantile), abs=5 * error)
+
+
+def test_one_item_and_equal_items_have_means_without_spread():
+    assert (resampled(np.array([0.3]), np.ones(1), seed=0, draws=7) == 0.3).all()
+    alike = resampled(np.full(30, 0.25), np.arange(1.0, 31), seed=0)
+    assert alike == pytest.approx(np.full(len(alike), 0.25))
+    assert of([0.3]).mean == 0.3
+    assert of([0.3]).interval is None
 
 
 @pytest.mark.parametrize(("values", "weights"), [([], []), ([1.0, 0.0], [1.0, 0.0])])
