@@ -52,7 +52,7 @@ def add_quality(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("quality", "FID and KID of --images against another folder")
     group.add_argument("--reference", metavar="FOLDER", help="images that --images is compared with")
     group.add_argument(
-        "--inception", metavar="FILE", help="Inception v3: pt_inception-2015-12-05-6726825d.pth, or torchvision's"
+        "--inception", metavar="FILE", help="FID's own Inception v3: pt_inception-2015-12-05-6726825d.pth"
     )
 
 

@@ -1,15 +1,14 @@
 """FID and KID: their network, their formulas, and the command."""
 
 import json
+import sys
 import warnings
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from edit_sets import edit_samples
 from lightning import Trainer
-from torch.nn.functional import avg_pool2d
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchvision.models import inception
 from two_ranks import run_on_ranks
@@ -20,7 +19,6 @@ from got_core.errors import UserError
 from got_core.evaluation.metrics.fid_kid import (
     FeatureStore,
     InceptionFeatures,
-    fid_inception,
     frechet_distance,
     kernel_distance,
 )
@@ -31,8 +29,11 @@ def features(seed, number, width=4, shift=0.0):
     return torch.randn(number, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
 
 
-def random_weights(network, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+@pytest.fixture(scope="module")
+def weights():
+    """Random weights of FID's network: its names and shapes are torchvision's, with 1008 classes."""
+    generator = torch.Generator().manual_seed(0)
+    network = inception.Inception3(1008, aux_logits=False, init_weights=False)
     return {
         name: torch.randn(tensor.shape, generator=generator) * (2 / tensor[0].numel()) ** 0.5
         if tensor.ndim == 4
@@ -42,53 +43,80 @@ def random_weights(network, seed=0):
 
 
 @pytest.fixture(scope="module")
-def fid_file(tmp_path_factory):
+def fid_file(tmp_path_factory, weights):
     file = tmp_path_factory.mktemp("inception") / "fid.pth"
-    torch.save(random_weights(fid_inception()), file)
+    torch.save(weights, file)
     return file
-
-
-@torch.no_grad()
-def test_fids_blocks_are_torchvisions_with_other_poolings(monkeypatch):
-    """The published network differs in how its pooling branch treats the border, and in the last block."""
-    network = fid_inception().eval()
-    plain = inception.Inception3(1008, aux_logits=False, init_weights=False).eval()
-    plain.load_state_dict(random_weights(plain))
-    network.load_state_dict(plain.state_dict())
-    blocks = {"Mixed_5b": 192, "Mixed_5d": 288, "Mixed_6c": 768, "Mixed_7b": 1280, "Mixed_7c": 2048}
-    inputs = {
-        name: torch.rand(1, width, 5, 5, generator=torch.Generator().manual_seed(1)) for name, width in blocks.items()
-    }
-    assert not torch.allclose(network.Mixed_5b(inputs["Mixed_5b"]), plain.Mixed_5b(inputs["Mixed_5b"]))
-    monkeypatch.setattr(inception.F, "avg_pool2d", partial(avg_pool2d, count_include_pad=False))
-    for name in list(blocks)[:-1]:
-        torch.testing.assert_close(getattr(network, name)(inputs[name]), getattr(plain, name)(inputs[name]))
-    monkeypatch.setattr(inception.F, "avg_pool2d", torch.nn.functional.max_pool2d)
-    torch.testing.assert_close(network.Mixed_7c(inputs["Mixed_7c"]), plain.Mixed_7c(inputs["Mixed_7c"]))
 
 
 def test_features_are_of_images_of_any_size_one_by_one(fid_file):
     network = InceptionFeatures.from_file(fid_file)
-    samples = edit_samples(2)
+    samples = edit_samples(3)
     wide = torch.cat([samples[0].target, samples[1].target], dim=2)
-    both = network([samples[0].target, wide])
-    assert both.shape == (2, 2048)
-    torch.testing.assert_close(network([wide])[0], both[1], rtol=1e-4, atol=1e-4)
-    assert network.kind == "fid"
+    several = network([samples[0].target, wide, samples[2].target])
+    assert several.shape == (3, 2048)
+    torch.testing.assert_close(network([wide])[0], several[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network([samples[2].target])[0], several[2], rtol=1e-4, atol=1e-4)
+    assert network.kind.startswith("torch-fidelity ")
 
 
-def test_torchvisions_weights_are_read_and_others_refused(tmp_path):
-    weights = random_weights(inception.Inception3(init_weights=False))
-    torch.save(weights, tmp_path / "torchvision.pth")
-    assert InceptionFeatures.from_file(tmp_path / "torchvision.pth").kind == "torchvision"
+def tensorflows_resize(image, side):
+    """TensorFlow 1's bilinear resize: pixel i of the result is at i times the ratio, without antialiasing."""
+    _, height, width = image.shape
+    rows, columns = (torch.arange(side, dtype=torch.float64) * (length / side) for length in (height, width))
+    above, left = rows.floor().long(), columns.floor().long()
+    below, right = (above + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)
+    down, along = (rows - above)[:, None], (columns - left)[None]
+    top = image[:, above][:, :, left] * (1 - along) + image[:, above][:, :, right] * along
+    bottom = image[:, below][:, :, left] * (1 - along) + image[:, below][:, :, right] * along
+    return top * (1 - down) + bottom * down
+
+
+@pytest.mark.parametrize("size", [(40, 64), (400, 350)])
+def test_images_are_resized_as_fids_authors_do(fid_file, size):
+    network = InceptionFeatures.from_file(fid_file)
+    pixels = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(1))
+    seen = []
+    network.network.Conv2d_1a_3x3.register_forward_pre_hook(lambda _, given: seen.append(given[0][0]))
+    network([pixels / 127.5 - 1])
+    torch.testing.assert_close(
+        seen[0].double(), (tensorflows_resize(pixels.double(), 299) - 128) / 128, atol=2e-4, rtol=0
+    )
+
+
+def test_other_weights_are_refused_and_code_in_a_file_is_not_run(tmp_path, weights):
+    torch.save(inception.Inception3(init_weights=False).state_dict(), tmp_path / "torchvision.pth")
     torch.save({"fc.weight": weights["fc.weight"]}, tmp_path / "part.pth")
-    with pytest.raises(UserError, match=r"no Inception v3 of FID or torchvision: \d+ missing"):
-        InceptionFeatures.from_file(tmp_path / "part.pth")
+    for name in ("torchvision.pth", "part.pth"):
+        with pytest.raises(UserError, match=r"not FID's own Inception v3: ") as refused:
+            InceptionFeatures.from_file(tmp_path / name)
+        assert "\n" not in str(refused.value)
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match="not readable as weights"):
         InceptionFeatures.from_file(tmp_path / "text.pth")
-    with pytest.raises(UserError, match=r"no such file; FID and KID need Inception v3: pt_inception"):
+    torch.save({"fc.weight": Touch(tmp_path / "mark")}, tmp_path / "code.pth")
+    with pytest.raises(UserError, match="not readable as weights"):
+        InceptionFeatures.from_file(tmp_path / "code.pth")
+    assert not (tmp_path / "mark").exists()
+    with pytest.raises(UserError, match=r"no such file; FID and KID need FID's own Inception v3: pt_inception"):
         InceptionFeatures.from_file(tmp_path / "nowhere.pth")
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_missing_library_is_one_line(fid_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(UserError, match=r"FID and KID need torch-fidelity: pip install") as refused:
+        InceptionFeatures.from_file(fid_file)
+    assert "\n" not in str(refused.value)
 
 
 def test_frechet_distance_in_closed_form():
@@ -185,7 +213,7 @@ def test_two_folders_are_compared(tmp_path, fid_file, capsys):
     low, high = found["scores"]["kid"]["interval"]
     assert low < found["scores"]["kid"]["mean"] < high
     assert set(found["checksums"]) == {"reference", "images"}
-    assert found["judge"]["kind"] == "fid"
+    assert found["judge"]["kind"].startswith("torch-fidelity ")
     assert set(found["judge"]["weights"]) == {"inception"}
     kept = tmp_path / "ours" / "verdicts" / "verdicts-0.jsonl"
     lines = kept.read_text().splitlines(keepends=True)

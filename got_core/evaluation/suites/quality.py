@@ -156,8 +156,6 @@ def quality_result(scoring: QualityScoring, files: Sequence[Path], reference: in
     notes = []
     if min(len(first), len(second)) < ENOUGH:
         notes.append(f"FID of fewer than {ENOUGH:,} images is too high, and the fewer the higher: compare like numbers")
-    if scoring.network.kind != "fid":
-        notes.append("not FID's own Inception weights: not to be held against published scores")
     low, high = kernel.interval
     scores: dict[str, dict[str, Any]] = {
         "fid": {"mean": round(frechet, DIGITS)},
