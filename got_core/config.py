@@ -46,6 +46,9 @@ OWN_PACKAGES = ("got_core", "backbones", "reasoners", "guidance")
 MOVED = {"got_core.codecs.": "got_core.diffusion.codecs.", "got_core.objectives.": "got_core.diffusion.objectives."}
 """Modules of component classes in configurations of version 0.1.0, and where they are now."""
 
+REMOVED = {"got_core.diffusion.objectives.EpsilonDiffusion": {"snr_gamma": None, "solver": "dpm_solver"}}
+"""Arguments that classes had in version 0.1.0 and their defaults, which a configuration may still have."""
+
 LARGEST_FILE = 2**20
 """Bytes of a configuration."""
 
@@ -212,7 +215,8 @@ def _class_and_arguments(settings: Any, folder: Path, part: str) -> tuple[str, d
     path = settings[_CLASS]
     for old, new in MOVED.items():
         path = new + path.removeprefix(old) if path.startswith(old) else path
-    return path, arguments
+    removed = REMOVED.get(path, {})
+    return path, {name: value for name, value in arguments.items() if name not in removed or value != removed[name]}
 
 
 def _check_bounds(values: Any, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from typing import Any, Literal, cast
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Generator, Tensor, device
@@ -33,17 +33,13 @@ class _Denoising(NoiseObjective):
             noise = noise + self.noise_offset * torch.randn(*x0.shape[:2], 1, 1, generator=generator, device=place)
         return noise.to(x0)
 
-    def weight(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Weight of each sample's error."""
-        return torch.ones_like(t)
-
     def loss(
         self, predict: Predict, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
-        """Weighted mean squared error of the prediction, in float32."""
+        """Mean squared error of the prediction, in float32."""
         x_t, target = self.corrupt(x0, noise, t)
         error = (predict(x_t, t).float() - target.float()).square()
-        return self.weight(t) * reduce(error, "b c h w -> b", "mean")
+        return reduce(error, "b c h w -> b", "mean")
 
 
 class EpsilonDiffusion(_Denoising):
@@ -54,8 +50,6 @@ class EpsilonDiffusion(_Denoising):
         beta_start, beta_end: First and last beta; not used by `squaredcos_cap_v2`.
         prediction: What the backbone predicts: the noise, or v = alpha noise - sigma x0 (Salimans and Ho, 2022).
         noise_offset: Strength of the per-channel offset added to the noise; GoT trains with 0.1.
-        snr_gamma: Cap of min-SNR weighting (Hang et al., 2023); None weighs all times alike.
-        solver: Sampler: DPM-Solver++ of second order, or DDIM, which leaves some noise unless its steps divide 1000.
     """
 
     def __init__(
@@ -65,16 +59,12 @@ class EpsilonDiffusion(_Denoising):
         beta_end: float = 0.012,
         prediction: Literal["epsilon", "v_prediction"] = "epsilon",
         noise_offset: float = 0.0,
-        snr_gamma: float | None = None,
-        solver: Literal["dpm_solver", "ddim"] = "dpm_solver",
     ):
         super().__init__(noise_offset)
         self.schedule = schedule
         self.beta_start = beta_start
         self.beta_end = beta_end
         self.prediction = prediction
-        self.snr_gamma = snr_gamma
-        self.solver = solver
         self.signal = self._solver().alphas_cumprod
         """Squared signal level at each time, from the sampler itself, so that training and sampling cannot differ."""
 
@@ -96,26 +86,18 @@ class EpsilonDiffusion(_Denoising):
         target = noise if self.prediction == "epsilon" else alpha * noise - sigma * x0
         return alpha * x0 + sigma * noise, target
 
-    def weight(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """1, or min-SNR's min(snr, gamma) / snr, for v min(snr, gamma) / (snr + 1)."""
-        if self.snr_gamma is None:
-            return torch.ones_like(t)
-        alpha, sigma = self.levels(t)
-        snr = (alpha / sigma).square()
-        return snr.clamp(max=self.snr_gamma) / (snr if self.prediction == "epsilon" else snr + 1)
-
     def scheduler(self) -> Scheduler:
-        """A fresh scheduler, as `solver` says."""
+        """A fresh DPM-Solver++ of second order."""
         return self._solver()
 
     def _solver(self) -> Any:
-        betas = {"beta_schedule": self.schedule, "beta_start": self.beta_start, "beta_end": self.beta_end}
-        if self.solver == "ddim":
-            return DDIMScheduler(
-                **betas, prediction_type=self.prediction, clip_sample=False, timestep_spacing="trailing"
-            )
-        floor = COSINE_LOG_SNR_FLOOR if self.schedule == "squaredcos_cap_v2" else -float("inf")
-        return DPMSolverMultistepScheduler(**betas, prediction_type=self.prediction, lambda_min_clipped=floor)
+        return DPMSolverMultistepScheduler(
+            beta_schedule=self.schedule,
+            beta_start=self.beta_start,
+            beta_end=self.beta_end,
+            prediction_type=self.prediction,
+            lambda_min_clipped=COSINE_LOG_SNR_FLOOR if self.schedule == "squaredcos_cap_v2" else -float("inf"),
+        )
 
 
 class RectifiedFlow(_Denoising):

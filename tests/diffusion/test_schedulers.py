@@ -87,5 +87,5 @@ def test_no_scheduler_of_that_name(name):
 
 
 def test_an_objectives_own_scheduler_fits():
-    for objective in (NOISE, VELOCITY, FLOW, EpsilonDiffusion(solver="ddim")):
+    for objective in (NOISE, VELOCITY, FLOW):
         check_scheduler(objective, objective.scheduler())
