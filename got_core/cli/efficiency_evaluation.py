@@ -21,13 +21,7 @@ from got_core.evaluation.efficiency.measure import (
     random_weights,
     why_not,
 )
-from got_core.evaluation.efficiency.references import (
-    REFERENCES,
-    SMALL_SIDE,
-    Reference,
-    ReferenceDrawer,
-    build_reference,
-)
+from got_core.evaluation.efficiency.references import REFERENCES, Reference, ReferenceDrawer, build_reference
 from got_core.evaluation.results import RESULTS, check_writable, processor, versions, write_results
 from got_core.inspection.shapes import META
 from got_core.pipelines.pipeline import default_device
@@ -36,9 +30,6 @@ from got_core.training.recipe import ResolvedRecipe, build_model
 from got_core.training.system import GoTSystem
 from got_core.weights.files import checksum
 from got_core.weights.loading import without_weights
-
-SMALL = "small"
-"""The scale of the narrow counterparts."""
 
 
 def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -60,7 +51,6 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
         "suite": SUITE,
         "machine": machine,
         "dtype": str(dtype).removeprefix("torch."),
-        "scale": options.scale,
         "repeats": options.repeats,
         "warm_up": options.warm_up,
         "most_chain_tokens": CHAIN_TOKENS,
@@ -71,7 +61,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
     file = output / RESULTS
     write_results(file, content)
     runs = f"{options.repeats} repeats after {options.warm_up}"
-    title = f"One image; {machine}; {content['dtype']}; {runs}; pipelines of diffusers at {options.scale} scale"
+    title = f"One image; {machine}; {content['dtype']}; {runs}"
     print_table(efficiency_table(found, title))
     for entry in found:
         if entry.reason:
@@ -140,7 +130,5 @@ def _references(options: argparse.Namespace, device: torch.device, dtype: torch.
 
 
 def _drawer(reference: Reference, device: torch.device, dtype: torch.dtype, options: argparse.Namespace) -> Drawer:
-    small = options.scale == SMALL
-    side = SMALL_SIDE if small else reference.side
-    pipeline = build_reference(reference, device, dtype, small)
-    return ReferenceDrawer(reference, pipeline, (side, side), options.steps)
+    pipeline = build_reference(reference, device, dtype)
+    return ReferenceDrawer(reference, pipeline, (reference.side, reference.side), options.steps)

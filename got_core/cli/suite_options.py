@@ -78,7 +78,6 @@ def add_efficiency(
         "efficiency", "one image on one device: --checkpoint or --config, and --output for results.json"
     )
     group.add_argument("--config", "-c", action="append", default=[], metavar="FILE", help="a recipe, not a checkpoint")
-    group.add_argument("--scale", choices=["full", "small"], default="full", help="of the pipelines it stands beside")
     group.add_argument("--repeats", type=positive, default=5, help="that times are the median of; 5")
     group.add_argument("--warm-up", type=whole, default=1, metavar="N", help="runs that are not timed before; 1")
 

@@ -31,7 +31,7 @@ OPTIONS = {
     "quality": {*_SCORING, "reference", "inception"},
     "understanding": {"checkpoint", "prompts", "output", "seed", "size", "number", "before", "texts"}
     | {"num_workers", "accelerator", "devices", "num_nodes"},
-    "efficiency": {"checkpoint", "config", "output", "size", "steps", "scale", "repeats", "warm_up", "accelerator"},
+    "efficiency": {"checkpoint", "config", "output", "size", "steps", "repeats", "warm_up", "accelerator"},
     "interaction": _CASES,
     "plans": {*_CASES, "best_of", "temperature"},
     "conversation": {*_CASES, "keep_rest"},

@@ -31,7 +31,6 @@ from transformers import (
     T5EncoderModel,
 )
 
-from got_core.evaluation.efficiency import references as configs
 from got_core.evaluation.efficiency.measure import ROLES, Clock, Drawer
 from got_core.inspection.shapes import META, ShapeRun, in_shape
 
@@ -191,55 +190,11 @@ SCALED_LINEAR: Config = {
     "steps_offset": 1,
 }
 
-NARROW_TEXT: Config = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "projection_dim": 64,
-    "vocab_size": 1000,
-    "bos_token_id": 998,
-    "eos_token_id": 999,
-}
-NARROW_T5: Config = {"vocab_size": 1000, "d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_heads": 4}
-NARROW_KL: Config = {"sample_size": 64, "block_out_channels": [32, 32, 64, 64], "layers_per_block": 1}
-NARROW_UNET: Config = {
-    "sample_size": 8,
-    "block_out_channels": [32, 64, 128, 128],
-    "layers_per_block": 1,
-    "attention_head_dim": 4,
-    "cross_attention_dim": 64,
-}
-NARROW_UNET_SDXL: Config = {
-    "sample_size": 8,
-    "block_out_channels": [32, 64, 128],
-    "layers_per_block": 1,
-    "transformer_layers_per_block": [1, 1, 2],
-    "attention_head_dim": [1, 2, 4],
-    "cross_attention_dim": 128,
-    "addition_time_embed_dim": 32,
-    "projection_class_embeddings_input_dim": 64 + 6 * 32,
-}
-NARROW_TRANSFORMER: Config = {
-    "sample_size": 8,
-    "num_layers": 2,
-    "num_attention_heads": 4,
-    "attention_head_dim": 32,
-    "joint_attention_dim": 128,
-    "caption_projection_dim": 128,
-    "pooled_projection_dim": 128,
-    "pos_embed_max_size": 16,
-}
-
-
 CLIP_TOKENS, T5_TOKENS = 77, 256
 """Tokens of a prompt, padding included, as the pipelines have them."""
 
 PIXELS_A_LATENT = 8
 """Image pixels to a latent pixel along each side, in all of these."""
-
-SMALL_SIDE = 64
-"""Pixels along each side at small scale."""
 
 
 @dataclass(frozen=True)
@@ -248,14 +203,13 @@ class Text:
 
     Attributes:
         model, config: Classes of the model and of its configuration.
-        values, narrow: Its configuration, and what differs at small scale.
+        values: Its configuration.
         tokens: That it is given.
     """
 
     model: Any
     config: Any
     values: Config
-    narrow: Config
     tokens: int = CLIP_TOKENS
 
 
@@ -268,7 +222,7 @@ class Reference:
         source: The hub's id that its configurations are from.
         pipeline: Its class; the denoiser is its component `denoiser`.
         texts: Its text encoders, in its own order.
-        backbone, values, narrow: Class of the denoiser, its configuration, and what differs at small scale.
+        backbone, values: Class of the denoiser and its configuration.
         autoencoder: Configuration of the autoencoder.
         scheduler, schedule: Class of the scheduler and its configuration.
         side: Pixels of an image along each side.
@@ -285,7 +239,6 @@ class Reference:
     texts: tuple[Text, ...]
     backbone: Any
     values: Config
-    narrow: Config
     autoencoder: Config
     scheduler: Any
     schedule: Config
@@ -302,35 +255,35 @@ class Reference:
         return "transformer" if issubclass(self.backbone, SD3Transformer2DModel) else "unet"
 
 
-_CLIP = Text(CLIPTextModel, CLIPTextConfig, configs.CLIP_L, configs.NARROW_TEXT)
-_CLIP_PROJECTED = Text(CLIPTextModelWithProjection, CLIPTextConfig, configs.CLIP_L, configs.NARROW_TEXT)
-_BIGG = Text(CLIPTextModelWithProjection, CLIPTextConfig, configs.OPENCLIP_BIGG, configs.NARROW_TEXT)
-_T5 = Text(T5EncoderModel, T5Config, configs.T5_XXL, configs.NARROW_T5, T5_TOKENS)
+_CLIP = Text(CLIPTextModel, CLIPTextConfig, CLIP_L)
+_CLIP_PROJECTED = Text(CLIPTextModelWithProjection, CLIPTextConfig, CLIP_L)
+_BIGG = Text(CLIPTextModelWithProjection, CLIPTextConfig, OPENCLIP_BIGG)
+_T5 = Text(T5EncoderModel, T5Config, T5_XXL, T5_TOKENS)
 
 REFERENCES = (
     Reference(
         "SD 1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5", StableDiffusionPipeline, (_CLIP,),
-        UNet2DConditionModel, configs.UNET_SD15, configs.NARROW_UNET, configs.KL,
-        PNDMScheduler, {**configs.SCALED_LINEAR, "skip_prk_steps": True}, side=512, steps=50,
+        UNet2DConditionModel, UNET_SD15, KL,
+        PNDMScheduler, {**SCALED_LINEAR, "skip_prk_steps": True}, side=512, steps=50,
         embed=one_text, arguments=unet_arguments,
     ),
     Reference(
         "SDXL", "stabilityai/stable-diffusion-xl-base-1.0", StableDiffusionXLPipeline, (_CLIP, _BIGG),
-        UNet2DConditionModel, configs.UNET_SDXL, configs.NARROW_UNET_SDXL, configs.KL_XL,
-        EulerDiscreteScheduler, {**configs.SCALED_LINEAR, "timestep_spacing": "leading"}, side=1024, steps=50,
+        UNet2DConditionModel, UNET_SDXL, KL_XL,
+        EulerDiscreteScheduler, {**SCALED_LINEAR, "timestep_spacing": "leading"}, side=1024, steps=50,
         embed=two_texts, arguments=sdxl_arguments,
     ),
     Reference(
         "SD 3 Medium", "stabilityai/stable-diffusion-3-medium-diffusers", StableDiffusion3Pipeline,
         (_CLIP_PROJECTED, _BIGG, _T5),
-        SD3Transformer2DModel, configs.TRANSFORMER_SD3, configs.NARROW_TRANSFORMER, configs.KL_SD3,
+        SD3Transformer2DModel, TRANSFORMER_SD3, KL_SD3,
         FlowMatchEulerDiscreteScheduler, {"shift": 3.0}, side=1024, steps=28,
         embed=three_texts, arguments=sd3_arguments,
     ),
     Reference(
         "InstructPix2Pix", "timbrooks/instruct-pix2pix", StableDiffusionInstructPix2PixPipeline, (_CLIP,),
-        UNet2DConditionModel, configs.UNET_IP2P, configs.NARROW_UNET, configs.KL,
-        EulerAncestralDiscreteScheduler, configs.SCALED_LINEAR, side=512, steps=100,
+        UNet2DConditionModel, UNET_IP2P, KL,
+        EulerAncestralDiscreteScheduler, SCALED_LINEAR, side=512, steps=100,
         embed=one_text, arguments=unet_arguments, passes=3, edits=True,
     ),
 )  # fmt: skip
@@ -338,7 +291,7 @@ REFERENCES = (
 
 
 def build_reference(
-    reference: Reference, device: torch.device, dtype: torch.dtype = torch.float32, small: bool = False, seed: int = 0
+    reference: Reference, device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> DiffusionPipeline:
     """The pipeline with random weights, without tokenizers: it is given token ids or their embeddings.
 
@@ -346,17 +299,13 @@ def build_reference(
         reference: Which one.
         device: Where its weights are; the meta device for its shape alone.
         dtype: Of its weights.
-        small: Its narrow counterpart.
         seed: Of its weights.
     """
-    texts = [text.config(**{**text.values, **(text.narrow if small else {})}) for text in reference.texts]
-    values = {**reference.values, **(reference.narrow if small else {})}
-    autoencoder = {**reference.autoencoder, **(configs.NARROW_KL if small else {})}
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
-        encoders = [text.model(config) for text, config in zip(reference.texts, texts, strict=True)]
-        denoiser = reference.backbone(**values)
-        vae = AutoencoderKL(**autoencoder)
+        encoders = [text.model(text.config(**text.values)) for text in reference.texts]
+        denoiser = reference.backbone(**reference.values)
+        vae = AutoencoderKL(**reference.autoencoder)
     parts: dict[str, Any] = {"vae": vae, reference.denoiser: denoiser}
     for place, encoder in enumerate(encoders):
         ending = f"_{place + 1}" if place else ""
