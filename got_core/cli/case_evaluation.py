@@ -1,4 +1,4 @@
-"""`got evaluate --suite interaction`, `--suite plans` and `--suite conversation`: cases of drawn scenes."""
+"""`got evaluate interaction`, `got evaluate plans` and `got evaluate conversation`: cases of drawn scenes."""
 
 import argparse
 from collections.abc import Sequence
@@ -48,7 +48,9 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
         UserError: Options that do not go together, or a folder that cannot be written to.
     """
     if not (options.checkpoint and options.output):
-        raise UserError(f"--suite {options.suite} needs --checkpoint RUN to draw with and --output FOLDER to draw into")
+        raise UserError(
+            f"got evaluate {options.suite} needs --checkpoint RUN to draw with and --output FOLDER to draw into"
+        )
     suite, trainer = CASE_SUITES[options.suite], evaluation_trainer(options)
     drawn = drawn_from(options, (*OF_GENERATION, REFERENCE))
     if drawn.size[0] != drawn.size[1]:

@@ -1,4 +1,4 @@
-"""`got evaluate --suite editing`."""
+"""`got evaluate editing`."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning import Trainer
 
+from got_core.cli.evaluate import NONE, SCENES
 from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, KEPT, evaluation_trainer, interruptible, print_entries
 from got_core.cli.suite_drawing import OF_GENERATION, check_drawing, drawn_from, run_drawing
-from got_core.cli.suite_options import NONE, SCENES
 from got_core.cli.tables import print_table
 from got_core.detection.base import FROM, weights_of
 from got_core.errors import UserError

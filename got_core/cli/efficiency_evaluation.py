@@ -1,4 +1,4 @@
-"""`got evaluate --suite efficiency`: what drawing an image costs, beside well-known pipelines."""
+"""`got evaluate efficiency`: what drawing an image costs, beside well-known pipelines."""
 
 import argparse
 from collections.abc import Iterator, Sequence

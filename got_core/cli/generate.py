@@ -1,13 +1,14 @@
 """`got generate`, `got edit` and `got reason`."""
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from got_core.cli.options import Count, Seed, Size
 from got_core.data.images import open_image
 from got_core.data.visualization import draw_layout
 from got_core.diffusion.schedulers import scheduler_named
@@ -26,76 +27,180 @@ OF_THE_CHAIN = (MALFORMED, OUTSIDE, NO_BOX)
 """Problems that are told of the chain, with its text."""
 
 
-def generate(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Draw a picture from a prompt or from a chain."""
-    _draw(options, None)
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which model it is.
+
+    Attributes:
+        checkpoint: Run folder or checkpoint, or a hub id; by default the small bundled model of coloured shapes.
+        size: Of images as HEIGHTxWIDTH in pixels; by default as trained.
+        device: Such as cuda or cpu; by default the best there is.
+    """
+
+    checkpoint: str = BUNDLED_MODEL
+    size: Size | None = None
+    device: str | None = None
 
 
-def edit(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Edit a picture by an instruction or by a chain."""
-    _draw(options, options.source)
+@dataclass(frozen=True, kw_only=True)
+class Planning(Model):
+    """Which model plans, and how.
+
+    Attributes:
+        checkpoint: Run folder or checkpoint, or a hub id; by default the small bundled model of coloured shapes.
+        size: Of images as HEIGHTxWIDTH in pixels; by default as trained.
+        device: Such as cuda or cpu; by default the best there is.
+        seed: Of the chain and of the image.
+        temperature: Of the chain; 0 is greedy.
+        best_of: Plans to choose the one with the fewest problems from.
+        repair: Swap and move boxes where that mends the plan.
+    """
+
+    seed: Seed = 0
+    temperature: float = 0.0
+    best_of: Count = 1
+    repair: bool = False
 
 
-def reason(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Print the chain of a prompt, or of an instruction with its source image."""
-    source = _read_source(options.source)
-    plan = _plan(options, open_pipeline(options), source)
-    print(plan.chain)
-    _comment(plan)
-    _tell_of_bundled(options, plan)
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What is generated, and how.
+
+    Attributes:
+        output: Folder that gets image.png, layout.png and chain.txt.
+        chain: File with the chain to generate from; none is written then.
+        change: Change the plan first, several times if need be: 'move N DX DY', 'move N to X Y',
+            'resize N X1 Y1 X2 Y2', 'replace N WORDS', 'recolour N COLOUR', 'add WORDS at X1 Y1 X2 Y2', 'remove N'.
+            Regions are counted from 0; positions are thousandths of the image.
+        keep: An image generated before: only what differs from the chain.txt beside it is generated again, or all
+            boxes where there is none.
+        steps: Denoising steps.
+        scheduler: Of diffusers, such as UniPCMultistepScheduler; by default the model's own.
+        semantic_scale: Guidance by the reasoning's summary.
+        spatial_scale: Guidance by the planned boxes.
+        reference_scale: Guidance by the source image.
+    """
+
+    output: str = "out"
+    chain: str | None = None
+    change: Sequence[str] = ()
+    keep: str | None = None
+    steps: Count | None = None
+    scheduler: str | None = None
+    semantic_scale: float | None = None
+    spatial_scale: float | None = None
+    reference_scale: float | None = None
 
 
-def _draw(options: argparse.Namespace, file: str | None) -> None:
-    """Plan where no chain is given, change, draw, and write image, layout and chain."""
-    chain = _read_chain(options)
-    source = _read_source(file)
-    pipeline = open_pipeline(options)
+def generate(prompt: str, planning: Planning, generation: Generation) -> None:
+    """Generate an image from a prompt.
+
+    Args:
+        prompt: What to generate; may be empty with --chain.
+        planning: Which model plans, and how.
+        generation: What is generated, and how.
+
+    Raises:
+        UserError: What is wrong with the model, the chain or a change.
+
+    Example:
+        got generate "a red circle and a blue square" --seed 1 --output out
+    """
+    _generate(prompt, planning, generation)
+
+
+def edit(source: str, instruction: str, planning: Planning, generation: Generation, *, keep_rest: bool = False) -> None:
+    """Edit an image by an instruction.
+
+    Args:
+        source: Image file.
+        instruction: What to change; may be empty with --chain.
+        planning: Which model plans, and how.
+        generation: What is generated, and how.
+        keep_rest: Keep the source as it is outside the planned boxes.
+
+    Raises:
+        UserError: What is wrong with the source, the model, the chain or a change.
+
+    Example:
+        got edit image.png "make the circle green" --output edited
+    """
+    _generate(instruction, planning, generation, source, keep_rest)
+
+
+def reason(prompt: str, planning: Planning, *, source: str | None = None) -> None:
+    """Print the reasoning chain alone.
+
+    Args:
+        prompt: A prompt, or an instruction with --source.
+        planning: Which model plans, and how.
+        source: Image to edit.
+
+    Raises:
+        UserError: What is wrong with the source or the model.
+
+    Example:
+        got reason "a red circle and a blue square"
+    """
+    image = _read_source(source)
+    plan = _write_plan(prompt, planning, open_pipeline(planning), image)
+    _show(planning, repaired(plan) if planning.repair else plan)
+
+
+def _generate(
+    prompt: str, planning: Planning, generation: Generation, source: str | None = None, keep_rest: bool = False
+) -> None:
+    """Plan where no chain is given, change, generate, and write image, layout and chain."""
+    chain = _read_chain(prompt, generation)
+    image = _read_source(source)
+    pipeline = open_pipeline(planning)
     with _users_to_mend():
-        if options.scheduler is not None:
-            pipeline.scheduler = scheduler_named(pipeline.model.objective, options.scheduler)
-        plan = _plan(options, pipeline, source, chain)
+        if generation.scheduler is not None:
+            pipeline.scheduler = scheduler_named(pipeline.model.objective, generation.scheduler)
+        if chain is not None:
+            plan = pipeline.given_plan(chain, prompt, image)
+        else:
+            plan = _write_plan(prompt, planning, pipeline, image)
+        for change in generation.change:
+            plan = changed(plan, change)
+        plan = repaired(plan) if planning.repair else plan
         drawn = pipeline.draw(
             plan,
-            keep=_former(options, plan, source),
-            seed=options.seed,
-            num_inference_steps=options.steps,
-            semantic_scale=options.semantic_scale,
-            spatial_scale=options.spatial_scale,
-            reference_scale=options.reference_scale,
+            keep=(image if keep_rest else None) if generation.keep is None else _former(generation.keep, plan),
+            seed=planning.seed,
+            num_inference_steps=generation.steps,
+            semantic_scale=generation.semantic_scale,
+            spatial_scale=generation.spatial_scale,
+            reference_scale=generation.reference_scale,
         )
-    (image,) = drawn.images
-    folder = Path(options.output)
+    (result,) = drawn.images
+    folder = Path(generation.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        image.save(folder / "image.png")
-        draw_layout(image, plan.chain).save(folder / "layout.png")
+        result.save(folder / "image.png")
+        draw_layout(result, plan.chain).save(folder / "layout.png")
         (folder / CHAIN).write_text(plan.chain + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error})") from error
+    _show(planning, plan)
+
+
+def _write_plan(prompt: str, planning: Planning, pipeline: GoTPipeline, source: Image.Image | None) -> Plan:
+    (plan,) = pipeline.plan(
+        prompt, source, seed=planning.seed, temperature=planning.temperature, best_of=planning.best_of
+    )
+    return plan
+
+
+def _show(model: Model, plan: Plan) -> None:
     print(plan.chain)
     _comment(plan)
-    _tell_of_bundled(options, plan)
+    _tell_of_bundled(model, plan)
 
 
-def _plan(
-    options: argparse.Namespace, pipeline: GoTPipeline, source: Image.Image | None, chain: str | None = None
-) -> Plan:
-    """The plan that the pipeline writes, or that of a given chain; changed and repaired as asked."""
-    if chain is not None:
-        plan = pipeline.given_plan(chain, options.prompt, source)
-    else:
-        writing = {"seed": options.seed, "temperature": options.temperature, "best_of": options.best_of}
-        (plan,) = pipeline.plan(options.prompt, source, **writing)
-    for change in getattr(options, "change", ()):
-        plan = changed(plan, change)
-    return repaired(plan) if options.repair else plan
-
-
-def _former(options: argparse.Namespace, plan: Plan, source: Image.Image | None) -> Former | None:
-    """What stays as it is: an image that was drawn before with the plan beside it, if it is there, or the source."""
-    if options.keep is None:
-        return source if getattr(options, "keep_rest", False) else None
-    image, chain = _read_source(options.keep), Path(options.keep).with_name(CHAIN)
+def _former(file: str, plan: Plan) -> Former | None:
+    """An image that was generated before, with the plan beside it if it is there."""
+    image, chain = _read_source(file), Path(file).with_name(CHAIN)
     if image is None or not chain.is_file():
         return image
     return GoTPipelineOutput([image], (plan.with_chain(_read_text(chain)),), None)
@@ -121,31 +226,31 @@ def _comment(plan: Plan) -> None:
             print(f"got: plan: {told.message}", file=sys.stderr)
 
 
-def _tell_of_bundled(options: argparse.Namespace, plan: Plan) -> None:
+def _tell_of_bundled(model: Model, plan: Plan) -> None:
     """Say what the small model knows where it planned nothing of what was asked for."""
     asked, named = plan.prompt.lower(), [region.phrase.split()[-1] for region in plan.regions if region.phrase.strip()]
-    if options.checkpoint == BUNDLED_MODEL and plan.source is None and asked and not any(n in asked for n in named):
+    if model.checkpoint == BUNDLED_MODEL and plan.source is None and asked and not any(n in asked for n in named):
         print("got: the model that comes along knows coloured circles, squares and triangles alone", file=sys.stderr)
 
 
-def open_pipeline(options: argparse.Namespace) -> GoTPipeline:
+def open_pipeline(model: Model) -> GoTPipeline:
     """The pipeline that is named on the command line."""
     try:
-        return GoTPipeline.from_pretrained(options.checkpoint, options.device, options.size)
+        return GoTPipeline.from_pretrained(model.checkpoint, model.device, model.size)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(one_line(error)) from error
     except RuntimeError as error:
-        if options.device is None:
+        if model.device is None:
             raise
-        raise UserError(f"--device {options.device}: {one_line(error)}") from error
+        raise UserError(f"--device {model.device}: {one_line(error)}") from error
 
 
-def _read_chain(options: argparse.Namespace) -> str | None:
-    if options.chain is None:
-        if not options.prompt.strip():
+def _read_chain(prompt: str, generation: Generation) -> str | None:
+    if generation.chain is None:
+        if not prompt.strip():
             raise UserError("an empty prompt needs a chain to draw from: --chain FILE")
         return None
-    return _read_text(Path(options.chain))
+    return _read_text(Path(generation.chain))
 
 
 def _read_text(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""`got evaluate --suite geneval`."""
+"""`got evaluate geneval`."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning import Trainer
 
+from got_core.cli.evaluate import MASK2FORMER
 from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, evaluation_trainer, interruptible, print_entries
 from got_core.cli.suite_drawing import PER_PROMPT, check_drawing, draw_prompts, drawn_from
-from got_core.cli.suite_options import MASK2FORMER
 from got_core.cli.tables import print_table
 from got_core.detection.base import CATEGORIES
 from got_core.detection.loading import Judge, geneval_judge

@@ -1,12 +1,12 @@
 """`got inspect`: what a recipe's training costs, before anything is trained or downloaded but configurations."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+from got_core.cli.options import Count, Memory, Rate, Size
 from got_core.data.datamodule import accumulated_batches
 from got_core.errors import UserError
 from got_core.inspection.costs import (
@@ -59,16 +59,55 @@ class Plan:
     edits: bool
 
 
-def inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Print parameters, FLOPs, memory and time of a recipe."""
-    if not options.config:
+@dataclass(frozen=True)
+class Rates:
+    """What a device computes in TFLOP/s, and exchanges with the others in GB/s."""
+
+    tflops: float
+    bandwidth: float
+
+
+def inspect(
+    *overrides: str,
+    config: Sequence[str] = (),
+    nodes: Count = 1,
+    devices: Count = 1,
+    memory: Memory | None = None,
+    tflops: Rate | None = None,
+    bandwidth: Rate = 50.0,
+    price: Rate | None = None,
+    size: Size | None = None,
+    text_to_image: bool = False,
+) -> None:
+    """Print what training a recipe costs, without weights or data.
+
+    Args:
+        overrides: Options of the recipe.
+        config: A recipe; of several, the later ones win.
+        nodes: Machines.
+        devices: Devices of each machine.
+        memory: Memory of a device such as 80GB, to say whether it fits.
+        tflops: Sustained TFLOP/s of a device, to predict the time.
+        bandwidth: GB/s of a device to the others.
+        price: Of a device-hour, to predict the cost of the whole run.
+        size: Of images as HEIGHTxWIDTH in pixels; by default the recipe's.
+        text_to_image: Take samples without a source image instead of edits.
+
+    Raises:
+        UserError: What is wrong with the recipe, or what is missing for a prediction.
+
+    Example:
+        got inspect --config recipes/got_sdxl_finetune.yaml --devices 8 --memory 80GB
+    """
+    if not config:
         raise UserError("got inspect needs a recipe: --config FILE")
-    if options.price is not None and not options.tflops:
-        raise UserError("--price foretells a whole run, which needs --tflops, the rate it is computed at")
-    recipe, console = ResolvedRecipe(options.config, overrides), Console()
-    if options.price is not None and recipe.config.trainer.max_steps < 1:
-        raise UserError("--price foretells a whole run, but the recipe's trainer.max_steps names no end")
-    plan, system = _plan(recipe, options), _in_shape(recipe).train()
+    if price is not None and not tflops:
+        raise UserError("--price predicts a whole run, which needs --tflops, the rate it is computed at")
+    recipe, console = ResolvedRecipe(config, overrides), Console()
+    steps = recipe.config.trainer.max_steps
+    if price is not None and steps < 1:
+        raise UserError("--price predicts a whole run, but the recipe's trainer.max_steps names no end")
+    plan, system = _plan(recipe, nodes * devices, size, not text_to_image), _in_shape(recipe).train()
     console.print(_parameter_table({name: parameters(getattr(system, name)) for name in PARTS}))
     system.configure_model()
     cost = _cost(system, plan)
@@ -78,13 +117,14 @@ def inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         for name, sharded in _strategies(plan.devices).items()
     }
     console.print(_memory_table(uses, plan))
-    if options.tflops:
-        console.print(_time_table(system, plan, cost, options))
-        if options.price is not None:
-            console.print(_outlook_table(system, plan, cost, recipe.config.trainer.max_steps, options))
-    if options.memory:
+    if tflops:
+        rates = Rates(tflops, bandwidth)
+        console.print(_time_table(system, plan, cost, rates))
+        if price is not None:
+            console.print(_outlook_table(system, plan, cost, steps, rates, price))
+    if memory:
         for name, use in uses.items():
-            console.print(_verdict(name, use, options.memory), highlight=False)
+            console.print(_verdict(name, use, memory), highlight=False)
 
 
 def _in_shape(recipe: ResolvedRecipe) -> GoTSystem:
@@ -96,13 +136,12 @@ def _in_shape(recipe: ResolvedRecipe) -> GoTSystem:
     return system
 
 
-def _plan(recipe: ResolvedRecipe, options: argparse.Namespace) -> Plan:
+def _plan(recipe: ResolvedRecipe, devices: int, size: tuple[int, int] | None, edits: bool) -> Plan:
     data = (recipe.config.data.as_dict() if recipe.config.data else {}).get("init_args", {})
-    size = options.size or trained_size({"data": data})
+    size = size or trained_size({"data": data})
     if size is None:
         raise UserError("the recipe does not say how large its images are: give --size HEIGHTxWIDTH")
     trainer = recipe.config.trainer
-    devices = options.nodes * options.devices
     batch_size = data.get("batch_size", 1)
     batches = trainer.accumulate_grad_batches
     if data.get("global_batch_size") is not None:
@@ -110,9 +149,7 @@ def _plan(recipe: ResolvedRecipe, options: argparse.Namespace) -> Plan:
             batches = accumulated_batches(data["global_batch_size"], batch_size, devices)
         except ValueError as error:
             raise UserError(str(error)) from None
-    return Plan(
-        devices, batch_size, batches, size, Precision.named(trainer.precision or "32-true"), not options.text_to_image
-    )
+    return Plan(devices, batch_size, batches, size, Precision.named(trainer.precision or "32-true"), edits)
 
 
 def _strategies(devices: int) -> dict[str, bool]:
@@ -163,24 +200,24 @@ def _memory_table(uses: Mapping[str, DeviceMemory], plan: Plan) -> Table:
     return table
 
 
-def _time_table(system: GoTSystem, plan: Plan, cost: StepCost, options: argparse.Namespace) -> Table:
+def _time_table(system: GoTSystem, plan: Plan, cost: StepCost, rates: Rates) -> Table:
     """An optimizer step, by what is computed and what is sent, as far as one hides behind the other."""
-    computing = cost.total * plan.batches / (options.tflops * TERA)
+    computing = cost.total * plan.batches / (rates.tflops * TERA)
     title = (
         f"Seconds of an optimizer step of {plan.devices * plan.batch_size * plan.batches} samples at "
-        f"{options.tflops:g} TFLOP/s a device"
+        f"{rates.tflops:g} TFLOP/s a device"
     )
     table = Table("strategy", "computing", "sending", "predicted step", title=title, title_justify="left")
     for name, sharded in _strategies(plan.devices).items():
         sent = communicated(system, plan.precision, plan.devices, sharded, plan.batches)
-        sending = sent / (options.bandwidth * GIGA)
+        sending = sent / (rates.bandwidth * GIGA)
         table.add_row(name, *(f"{seconds:,.3g}" for seconds in (computing, sending, max(computing, sending))))
     return table
 
 
-def _outlook_table(system: GoTSystem, plan: Plan, cost: StepCost, steps: int, options: argparse.Namespace) -> Table:
+def _outlook_table(system: GoTSystem, plan: Plan, cost: StepCost, steps: int, rates: Rates, price: float) -> Table:
     """The whole run on more and more devices, sharded; the global batch grows where there is no sample for each."""
-    title = f"{steps:,} steps under FSDP2, {options.bandwidth:g} GB/s between devices, {options.price:g} a device-hour"
+    title = f"{steps:,} steps under FSDP2, {rates.bandwidth:g} GB/s between devices, {price:g} a device-hour"
     table = Table(title=title, title_justify="left")
     for heading in ("devices", "batch", "compute s", "send s", "step s", "days", "device h", "cost"):
         table.add_column(heading, justify="right")
@@ -188,13 +225,13 @@ def _outlook_table(system: GoTSystem, plan: Plan, cost: StepCost, steps: int, op
     for devices in OUTLOOK:
         samples = max(1, round(plan.devices * plan.batch_size * plan.batches / devices))
         batches = -(-samples // plan.batch_size)
-        computing = sample * samples / (options.tflops * TERA)
-        sending = communicated(system, plan.precision, devices, True, batches) / (options.bandwidth * GIGA)
+        computing = sample * samples / (rates.tflops * TERA)
+        sending = communicated(system, plan.precision, devices, True, batches) / (rates.bandwidth * GIGA)
         step = max(computing, sending)
         hours = devices * steps * step / HOUR
         row = (computing, sending, step, steps * step / DAY)
         numbers = (f"{number:,.3g}" for number in row)
-        table.add_row(f"{devices}", f"{samples * devices}", *numbers, f"{hours:,.0f}", f"{hours * options.price:,.0f}")
+        table.add_row(f"{devices}", f"{samples * devices}", *numbers, f"{hours:,.0f}", f"{hours * price:,.0f}")
     return table
 
 

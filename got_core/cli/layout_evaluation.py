@@ -1,13 +1,13 @@
-"""`got evaluate --suite layout`: how far drawings keep to the boxes that their chains planned."""
+"""`got evaluate layout`: how far drawings keep to the boxes that their chains planned."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from got_core.cli.evaluate import GROUNDING_DINO
 from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, KEPT, evaluation_trainer, interruptible, print_entries
 from got_core.cli.suite_drawing import PER_PROMPT, check_drawing, draw_prompts, drawn_from
-from got_core.cli.suite_options import GROUNDING_DINO
 from got_core.cli.tables import print_table
 from got_core.detection.loading import PlanJudge, load_plan_judge
 from got_core.evaluation.results import OVERALL, RESULTS, check_writable, missing_by_category, origin, write_results

@@ -1,4 +1,4 @@
-"""`got evaluate --suite quality`."""
+"""`got evaluate quality`."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
         UserError: A folder or the weights are not there, too few images can be read, or results cannot be written.
     """
     if not (options.images and options.reference and options.inception):
-        raise UserError("--suite quality needs --images FOLDER, --reference FOLDER and --inception FILE")
+        raise UserError("got evaluate quality needs --images FOLDER, --reference FOLDER and --inception FILE")
     folders = Path(options.reference), Path(options.images)
     sets = [image_files(folder) for folder in folders]
     files = [*sets[0], *sets[1]]

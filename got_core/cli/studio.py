@@ -1,35 +1,67 @@
 """`got studio`."""
 
-import argparse
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from threading import Event
 
-from got_core.cli.generate import open_pipeline
+from got_core.cli.generate import Model, open_pipeline
+from got_core.cli.options import Count
 from got_core.errors import UserError
 
 
-def studio(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Serve the page until Ctrl-C."""
+def studio(
+    model: Model,
+    *,
+    host: str = "127.0.0.1",
+    port: Count = 7860,
+    password_from: str | None = None,
+    max_seconds: Count | None = None,
+    max_queue: Count | None = None,
+    max_steps: Count | None = None,
+    max_megabytes: Count | None = None,
+    max_megapixels: Count | None = None,
+    max_boxes: Count | None = None,
+    max_characters: Count | None = None,
+) -> None:
+    """Serve a web page to plan, generate, change and edit images.
+
+    Args:
+        model: Which model it is.
+        host: Address to listen at; by default only this machine's own.
+        port: Port to listen at.
+        password_from: Environment variable with a password that visitors have to give.
+        max_seconds: Seconds of the model's work on one request; 120 by default.
+        max_queue: Requests that may wait; 32 by default.
+        max_steps: Denoising steps of a request; 100 by default.
+        max_megabytes: Of an uploaded image; 12 by default.
+        max_megapixels: Of an uploaded image; 25 by default.
+        max_boxes: Of a plan; 24 by default.
+        max_characters: Of a prompt; 500 by default.
+
+    Raises:
+        UserError: Gradio or the password is missing, or the model cannot be opened.
+
+    Example:
+        got studio --port 8000
+    """
     if find_spec("gradio") is None:
         raise UserError('got studio needs Gradio: pip install "got-framework[studio]"')
     from got_core.studio.server import Door, serve
     from got_core.studio.settings import Limits
 
-    asked = {
-        "seconds": options.max_seconds,
-        "queue": options.max_queue,
-        "steps": options.max_steps,
-        "image_bytes": options.max_megabytes and options.max_megabytes * 10**6,
-        "image_pixels": options.max_megapixels and options.max_megapixels * 10**6,
-        "boxes": options.max_boxes,
-        "prompt": options.max_characters,
+    given = {
+        "seconds": max_seconds,
+        "queue": max_queue,
+        "steps": max_steps,
+        "image_bytes": max_megabytes and max_megabytes * 10**6,
+        "image_pixels": max_megapixels and max_megapixels * 10**6,
+        "boxes": max_boxes,
+        "prompt": max_characters,
     }
-    limits = replace(Limits(), **{name: value for name, value in asked.items() if value is not None})
-    door = Door(options.host, options.port, _password(options.password_from))
-    served = serve(open_pipeline(options), limits, door)
+    limits = replace(Limits(), **{name: value for name, value in given.items() if value is not None})
+    door = Door(host, port, _password(password_from))
+    served = serve(open_pipeline(model), limits, door)
     print(f"GoT Studio: {door.address}", flush=True)
     try:
         Event().wait()

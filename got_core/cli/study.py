@@ -1,6 +1,5 @@
 """`got study`: trains variants x backbones x seeds, scores them, and says which differences their intervals support."""
 
-import argparse
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from got_core.cli.options import Count
 from got_core.cli.tables import print_table
 from got_core.errors import UserError
 from got_core.evaluation.results import check_writable
@@ -24,22 +24,30 @@ from got_core.training.recipe import RUNS
 from got_core.weights.files import write_whole
 
 
-def study(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Run a study, or what is left of it, and write its results.
+def study(file: str, *, jobs: Count | None = None, output: str = str(RUNS)) -> None:
+    """Train and score variants x backbones x seeds, or what is left of them.
+
+    Args:
+        file: A study, such as recipes/studies/components.yaml.
+        jobs: Runs at a time; by default one a GPU, else one a core.
+        output: Gets a folder a study.
 
     Raises:
         UserError: The study or one of its recipes is wrong, or another study works on one of its runs, before anything
             is trained; or some runs failed, after the results of the others were written.
         KeyboardInterrupt: Ctrl-C; every run has ended.
+
+    Example:
+        got study recipes/studies/components.yaml --jobs 2
     """
     if find_spec("matplotlib") is None:
         raise UserError("a study's figures need matplotlib: pip install 'got-framework[study]'")
-    plan, root, console = read_study(options.file), Path(options.output), Console()
-    places = slots(options.jobs)
+    plan, root, console = read_study(file), Path(output), Console()
+    places = slots(jobs)
     try:
         planned = plan_runs(plan, root, workers=0 if crowded(places) else None)
     except UserError as error:
-        raise UserError(f"{options.file}: {error}") from error
+        raise UserError(f"{file}: {error}") from error
     check_writable(root / plan.name)
     console.print(f"{plan.title}: {len(planned)} runs of {plan.steps:,} steps, {len(places)} at a time")
     versions = {run.folder: made_with(run.settings) for run in planned}
@@ -54,7 +62,7 @@ def study(options: argparse.Namespace, rest: Sequence[str]) -> None:
         raise KeyboardInterrupt("the same command goes on; what has finished is kept") from None
     results = collect(plan, planned, errors)
     mixed = mixed_versions(planned)
-    _write(results, planned, mixed, root / plan.name, options)
+    _write(results, planned, mixed, root / plan.name, file, _command(file, output))
     for table in terminal_tables(results):
         print_table(table)
     for line in mixed:
@@ -100,23 +108,22 @@ def _do(
 
 
 def _write(
-    results: Results, planned: Sequence[TrainedRun], mixed: Sequence[str], folder: Path, options: argparse.Namespace
+    results: Results, planned: Sequence[TrainedRun], mixed: Sequence[str], folder: Path, file: str, command: str
 ) -> None:
     """Figures, `results.md` and `results.json`."""
     from got_core.studies.report import draw_grid, draw_means
 
     folder.mkdir(parents=True, exist_ok=True)
-    command = _command(options)
     pictures = ["results.png"] if draw_means(results, folder / "results.png") else []
     for backbone, variant in results.study.combinations if results.study.grid.axes else ():
         pictures.append(f"grid-{backbone}-{variant}.png")
         draw_grid(results, backbone, variant, folder / pictures[-1])
     write_whole(folder / "results.md", markdown(results, command, pictures, mixed))
-    content = as_json(results, planned, command, options.file, mixed)
+    content = as_json(results, planned, command, file, mixed)
     write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
 
 
-def _command(options: argparse.Namespace) -> str:
+def _command(file: str, output: str) -> str:
     """The command that makes the results again, without what only concerns the machine."""
-    output = [] if Path(options.output) == RUNS else ["--output", options.output]
-    return shlex.join(["got", "study", options.file, *output])
+    elsewhere = [] if Path(output) == RUNS else ["--output", output]
+    return shlex.join(["got", "study", file, *elsewhere])

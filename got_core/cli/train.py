@@ -1,6 +1,6 @@
 """`got fit` and `got validate`."""
 
-import argparse
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -21,29 +21,49 @@ from got_core.weights.checkpoints import SAFETENSORS, check_fits, load_weights
 _FETCHING = "torch/utils/data/_utils/fetch.py"
 
 
-def fit(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Train a recipe, from its start or from a checkpoint, then score it on its validation set."""
-    if not options.config:
+def fit(
+    *overrides: str,
+    config: Sequence[str] = (),
+    ckpt_path: str | None = None,
+    weights: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Train a recipe, then score it.
+
+    Args:
+        overrides: Options of the recipe.
+        config: A recipe; of several, the later ones win.
+        ckpt_path: Checkpoint to resume from, or `last` of this run's folder.
+        weights: Begin with the weights of a run, folder or checkpoint.
+        overwrite: Replace the run that the run folder holds already.
+
+    Raises:
+        UserError: What is wrong with the recipe, its data or its checkpoint.
+
+    Example:
+        got fit --config recipes/scenes_dit.yaml --trainer.max_steps 100
+    """
+    started = time.monotonic()
+    if not config:
         raise UserError("got fit needs a recipe: --config FILE")
-    if options.weights and options.ckpt_path:
+    if weights and ckpt_path:
         raise UserError("--weights begins a new run and --ckpt_path goes on with one: give one of the two")
     with ExitStack() as until_ended:
 
         def prepare(run: Run, checkpoint: str | None) -> None:
             until_ended.enter_context(occupied(run))
-            check_replaced(run, checkpoint, options.weights, options.overwrite)
+            check_replaced(run, checkpoint, weights, overwrite)
 
-        recipe = _recipe(options, overrides, prepare)
-        _fit(recipe, options)
+        _fit(_recipe(config, overrides, ckpt_path, weights, prepare), started, overwrite)
 
 
-def _fit(recipe: Recipe, options: argparse.Namespace) -> None:
+def _fit(recipe: Recipe, started: float, overwrite: bool) -> None:
     trainer = recipe.trainer
     going_on = f", going on from {recipe.checkpoint}" if recipe.checkpoint else ""
     print(f"run folder: {recipe.run_files.folder}{going_on}")
     for scores in (callback for callback in trainer.callbacks if isinstance(callback, FinalScores)):  # type: ignore[attr-defined]
-        scores.started(options.started)
-    with replacing(recipe.run_files) if options.overwrite else nullcontext(), _running(recipe) as begun:
+        scores.started(started)
+    with replacing(recipe.run_files) if overwrite else nullcontext(), _running(recipe) as begun:
         trainer.fit(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, weights_only=True)
         if any(trainer.num_val_batches):
             trainer.validate(recipe.model, datamodule=recipe.datamodule, verbose=False)
@@ -52,21 +72,41 @@ def _fit(recipe: Recipe, options: argparse.Namespace) -> None:
             _score(recipe)
 
 
-def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Score a run's checkpoint, or a recipe's, on the recipe's validation set."""
-    if options.checkpoint is not None:
-        found = _found(options.checkpoint)
+def validate(
+    *overrides: str,
+    checkpoint: str | None = None,
+    config: Sequence[str] = (),
+    ckpt_path: str | None = None,
+    weights: str | None = None,
+) -> None:
+    """Score a checkpoint on its recipe's validation set.
+
+    Args:
+        overrides: Options of the recipe.
+        checkpoint: Run folder or checkpoint, with its own recipe.
+        config: A recipe; of several, the later ones win.
+        ckpt_path: Checkpoint to load, or `last` of this run's folder.
+        weights: Score the weights of a run, folder or checkpoint.
+
+    Raises:
+        UserError: What is wrong with the recipe, its data or its checkpoint.
+
+    Example:
+        got validate --checkpoint runs/scenes_dit
+    """
+    if checkpoint is not None:
+        found = _found(checkpoint)
         if found.inside is not None:
             raise UserError(f"{found.run.folder} is a saved model, which has no data to be scored on: use got evaluate")
-        overrides = [f"--trainer.default_root_dir={found.run.folder}", *overrides]
-        files = [str(found.run.recipe), *options.config]
+        given = [f"--trainer.default_root_dir={found.run.folder}", *overrides]
+        files = [str(found.run.recipe), *config]
         if found.weights.suffix == SAFETENSORS:
-            recipe = Recipe(files, overrides)
+            recipe = Recipe(files, given)
             load_weights(recipe.model, found.weights)
         else:
-            recipe = Recipe(files, overrides, str(found.weights))
-    elif options.config and bool(options.ckpt_path) != bool(options.weights):
-        recipe = _recipe(options, overrides)
+            recipe = Recipe(files, given, str(found.weights))
+    elif config and bool(ckpt_path) != bool(weights):
+        recipe = _recipe(config, overrides, ckpt_path, weights)
     else:
         raise UserError("got validate needs --checkpoint RUN, or --config FILE with --ckpt_path FILE or --weights RUN")
     with _running(recipe):
@@ -74,15 +114,17 @@ def validate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _recipe(
-    options: argparse.Namespace,
+    config: Sequence[str],
     overrides: Sequence[str],
+    ckpt_path: str | None,
+    weights: str | None,
     prepare: Callable[[Run, str | None], None] | None = None,
 ) -> Recipe:
     """The recipe of `--config`, with the weights of another run where they are asked for."""
-    weights = _found(options.weights).weights if options.weights else None
-    recipe = Recipe(options.config, overrides, options.ckpt_path, prepare)
-    if weights is not None:
-        load_weights(recipe.model, weights)
+    found = _found(weights).weights if weights else None
+    recipe = Recipe(config, overrides, ckpt_path, prepare)
+    if found is not None:
+        load_weights(recipe.model, found)
     return recipe
 
 

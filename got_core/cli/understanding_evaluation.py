@@ -1,4 +1,4 @@
-"""`got evaluate --suite understanding`."""
+"""`got evaluate understanding`."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from got_core.cli.evaluate import SCENES
 from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, KEPT, evaluation_trainer, interruptible, print_entries
 from got_core.cli.suite_drawing import find_run
-from got_core.cli.suite_options import SCENES
 from got_core.cli.tables import print_table
 from got_core.errors import UserError
 from got_core.evaluation.results import RESULTS, check_writable, origin, write_results
@@ -41,7 +41,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """
     if not (options.checkpoint and options.output and (options.prompts or options.texts)):
         raise UserError(
-            "--suite understanding needs --checkpoint RUN, --output FOLDER, and --prompts scenes, --prompts QUESTIONS "
+            "got evaluate understanding needs --checkpoint RUN, --output FOLDER, and --prompts scenes, --prompts QUESTIONS "
             "or --texts FILE"
         )
     files = find_run(options.checkpoint)

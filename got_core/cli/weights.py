@@ -1,11 +1,10 @@
 """`got import-official`, the released checkpoint as a folder of ours, and `got export`, for use elsewhere."""
 
-import argparse
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
@@ -20,6 +19,9 @@ from got_core.weights.files import new_folder
 from got_core.weights.loading import all_weights, origins, without_weights
 from got_core.weights.official import MLLM, PREFIXES, UNET, VAE, Import, Source, Target, account, check
 
+OFFICIAL_RECIPE = "recipes/got_sdxl_finetune.yaml"
+"""The recipe that the released checkpoint is read into; the import sets its palette to the released one."""
+
 RELEASED = ("--model.guidance.palette=named",)
 """What holds for the released weights whatever the recipe says: only boxes with a colour behind them are painted."""
 
@@ -27,53 +29,85 @@ FROM_BASE = {MLLM: "reasoner", UNET: "backbone", VAE: "codec"}
 """The components of a recipe that have weights from base folders, by the released prefixes."""
 
 
-def import_official(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Write a folder that `got generate`, `edit` and `reason` open, from the released checkpoint.
+def import_official(
+    weights: str,
+    *overrides: str,
+    output: str,
+    qwen: str | None = None,
+    sdxl: str | None = None,
+    config: Sequence[str] = (),
+) -> None:
+    """Turn the released GoT checkpoint into a folder of ours.
+
+    `got generate`, `edit` and `reason` open it.
+
+    Args:
+        weights: A .bin, .pt or .safetensors file, an index of shards, or a folder.
+        overrides: Options of the recipe.
+        output: A new folder.
+        qwen: Folder of Qwen2.5-VL-3B-Instruct, or its hub id; by default the recipe's.
+        sdxl: Folder of SDXL's pipeline, or its hub id; by default the recipe's.
+        config: A recipe, of several the later ones win; by default recipes/got_sdxl_finetune.yaml.
 
     Raises:
         UserError: The checkpoint does not fit the recipe (names are listed), or the folder cannot be written; nothing
             is written then.
+
+    Example:
+        got import-official GoT-6B/pytorch_model.bin --output runs/official
     """
-    recipe = ResolvedRecipe(options.config or [options.default_config], [*RELEASED, *overrides])
-    _name_bases(recipe.config.model, {"reasoner": options.qwen, "backbone": options.sdxl, "codec": options.sdxl})
-    with new_folder(options.output) as folder:
-        result = converted(recipe.config.model.as_dict(), options.weights)
+    recipe = ResolvedRecipe(config or [OFFICIAL_RECIPE], [*RELEASED, *overrides])
+    _name_bases(recipe.config.model, {"reasoner": qwen, "backbone": sdxl, "codec": sdxl})
+    with new_folder(output) as folder:
+        result = converted(recipe.config.model.as_dict(), weights)
         recipe.parser.save(recipe.config, str(Run(folder).recipe), skip_unset=False)
         write_system_weights(
             Run(folder).weights, SystemWeights(result.weights, frozenset(result.in_base), result.origins)
         )
-    print(f"{options.output}: {len(result.weights)} tensors written, {len(result.in_base)} left to the base folders")
+    print(f"{output}: {len(result.weights)} tensors written, {len(result.in_base)} left to the base folders")
     print(
         f"of the checkpoint's, {len(result.taken)} were taken, {len(result.equal)} are equal to the base folders' "
         f"and {len(result.replaced)} had been replaced in training"
     )
 
 
-def export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Write a run's components, each into a folder of its own, in the layouts of transformers and diffusers.
+def export(
+    *,
+    checkpoint: str,
+    output: str,
+    pipeline: bool = False,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+) -> None:
+    """Write a run's components in the layouts of transformers and diffusers.
 
-    Or all of it as a folder that `GoTPipeline.from_pretrained` opens, and nothing else is needed for.
+    Args:
+        checkpoint: Run folder or checkpoint.
+        output: A new folder.
+        pipeline: Write one folder that GoTPipeline opens and that needs nothing else instead.
+        dtype: Of the pipeline's weights; by default as they are.
 
     Raises:
         UserError: There is no such run, or the folder cannot be written; nothing is written then.
+
+    Example:
+        got export --checkpoint runs/scenes_dit --output exported
     """
     try:
-        recipe = find_model(options.checkpoint).run.recipe
+        recipe = find_model(checkpoint).run.recipe
     except FileNotFoundError as error:
         raise UserError(one_line(error)) from error
-    if options.dtype and not options.pipeline:
+    if dtype and not pipeline:
         raise UserError("--dtype is of --pipeline: the libraries' layouts keep the weights as they are")
-    if options.pipeline:
-        dtype = options.dtype and getattr(torch, options.dtype)
-        save_pipeline(open_model(options.checkpoint), options.output, dtype)
-        _list_sizes(Path(options.output))
+    if pipeline:
+        save_pipeline(open_model(checkpoint), output, dtype and getattr(torch, dtype))
+        _list_sizes(Path(output))
         return
-    with new_folder(options.output) as folder:
-        model = open_model(options.checkpoint).model
+    with new_folder(output) as folder:
+        model = open_model(checkpoint).model
         for part in PARTS:
             getattr(model, part).export(folder / part)
         shutil.copy(recipe, Run(folder).recipe)
-    _list_sizes(Path(options.output))
+    _list_sizes(Path(output))
 
 
 def _list_sizes(folder: Path) -> None:

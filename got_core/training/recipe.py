@@ -10,6 +10,7 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from got_core.config import add_working_directory, read_recipe
@@ -97,6 +98,8 @@ class ResolvedRecipe(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Trainer, data and model, built in this order: data that is not there is missed before weights load."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
+        # Lightning says `str | Strategy`, of which every class path is the first.
+        vars(parser._option_string_actions["--trainer.strategy"])["_typehint"] = Strategy | str
         parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
         parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True, required=False)
 

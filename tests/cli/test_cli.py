@@ -1,6 +1,8 @@
 """The command line in-process: one-line errors, training with resume, and drawing from a run."""
 
 import json
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from PIL import Image
 from refusals import refused
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from got_core.cli.main import main
+from got_core.cli.main import COMMANDS, function_of, main
+from got_core.cli.parsing import parser_of
 from got_core.paths import ROOT
+from got_core.training.recipe import Recipe, ResolvedRecipe
 
 TINY = str(Path(__file__).parents[1] / "fixtures" / "tiny_scenes.yaml")
 RECIPE = ("--config", str(ROOT / "recipes" / "scenes_dit.yaml"), "--config", TINY)
@@ -28,19 +33,64 @@ def _in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def test_help_imports_nothing_heavy():
-    script = "import sys; from got_core.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    script += "sys.exit('torch' in sys.modules or 'lightning' in sys.modules or 'jsonargparse' in sys.modules)"
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["evaluate"], ["evaluate", "--help"]])
+def test_help_comes_from_the_table_alone(arguments):
+    script = f"import sys; from got_core.cli.main import main; main({arguments})\n"
+    script += "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'jsonargparse', 'yaml')))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("fit", "validate", "generate", "edit", "reason"))
+    named = [name for name in COMMANDS if name.startswith(" ".join(arguments[:1]).replace("--help", ""))]
+    assert all(name in done.stdout for name in named)
+    assert done.stdout.strip()
+
+
+def test_help_costs_little():
+    def spent(*words):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *words], capture_output=True, check=True, cwd=ROOT)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(spent("-m", "got_core.cli.main", "--help") for _ in range(3)) < 0.15 + spent("-c", "pass")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_a_sentence_options_and_an_example(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith(f"usage: got {name} ")
+    assert COMMANDS[name].help in said
+    assert f"example: got {name} " in said
+    parser = parser_of(name, function_of(name))
+    assert all(action.help for action in parser._actions)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_commands_and_options(shell, capsys):
+    main(["completion", shell])
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("import-official", "geneval", "--per-prompt", "--semantic-scale"))
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
+def test_a_strategy_is_named_by_its_class_path():
+    kind = "lightning.pytorch.strategies.ModelParallelStrategy"
+    recipe = ["--config", "recipes/scenes_dit.yaml", "--trainer.accelerator=cpu", "--trainer.strategy", kind]
+    built = Recipe(recipe[1:2], recipe[2:])
+    assert isinstance(built.trainer.strategy, ModelParallelStrategy)
+    assert ResolvedRecipe(recipe[1:2], ["--trainer.strategy=ddp"]).config.trainer.strategy == "ddp"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "COMMAND"),
-        (("paint",), "paint"),
+        (("paint",), "paint is no command of got; known: compare, "),
+        (("generat", "a circle"), "did you mean generate?"),
+        (("fit", *RECIPE, "--overwite"), "unknown option --overwite; did you mean --overwrite?"),
+        (("fit", "recipes/scenes_dit.yaml"), "got fit takes no recipes/scenes_dit.yaml"),
         (("fit",), "--config FILE"),
         (("fit", "--config", "nowhere.yaml"), "nowhere.yaml: no such recipe"),
         (("fit", "--config", "pyproject.toml"), "pyproject.toml, line"),
@@ -58,7 +108,7 @@ def test_help_imports_nothing_heavy():
         (("validate", "--checkpoint", "runs/nowhere"), "runs/nowhere: no such run"),
         (("validate", *RECIPE, "--weights", "runs/nowhere"), "runs/nowhere: no such run"),
         (("validate", *RECIPE), "--ckpt_path FILE or --weights RUN"),
-        (("generate", "a circle", "--checkpoint", "x", "--output", "y", "--sed", "1"), "--sed"),
+        (("generate", "a circle", "--checkpoint", "x", "--output", "y", "--sed", "1"), "did you mean --seed?"),
         (
             ("generate", "a circle", "--checkpoint", "no/where", "--output", "y"),
             "'no/where' is not a folder here",
@@ -216,7 +266,7 @@ def test_a_size_that_does_not_divide_is_one_line(run, tmp_path, capsys):
     common = ("generate", "a circle", "--checkpoint", str(run), "--output", str(tmp_path / "out"))
     assert "30x30" in refused(capsys, *common, "--size", "30x30")
     assert "0x0" in refused(capsys, *common, "--size", "0x0")
-    assert "not in 0.." in refused(capsys, *common, "--seed", "-1")
+    assert "a whole number in 0.." in refused(capsys, *common, "--seed", "-1")
     assert not (tmp_path / "out").exists()
 
 

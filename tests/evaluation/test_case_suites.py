@@ -215,7 +215,7 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize("suite", [INTERACTION, PLANS, CONVERSATION], ids=lambda suite: suite.name)
 def test_suites_are_drawn_looked_at_and_gone_on_with(suite, run, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["evaluate", "--suite", suite.name, "--checkpoint", str(run), "--output", str(out), "--number", "2"]
+    command = ["evaluate", suite.name, "--checkpoint", str(run), "--output", str(out), "--number", "2"]
     main([*command, "--accelerator", "cpu", "--seed", "1"])
     results = json.loads((out / "results.json").read_text())
     assert results["suite"] == suite.name
@@ -243,7 +243,7 @@ def test_suites_are_drawn_looked_at_and_gone_on_with(suite, run, tmp_path, capsy
 def test_a_conversation_is_drawn_as_the_class_draws_it(run, tmp_path):
     """Each turn edits the picture of the one before, and is told of the requests before it."""
     out = tmp_path / "out"
-    command = ["evaluate", "--suite", "conversation", "--checkpoint", str(run), "--output", str(out), "--number", "1"]
+    command = ["evaluate", "conversation", "--checkpoint", str(run), "--output", str(out), "--number", "1"]
     main([*command, "--accelerator", "cpu"])
     (case,) = CONVERSATION.cases(1, SIZE, 0, "test")
     chains = json.loads((out / "records" / "00000.json").read_text())["chains"]
@@ -257,7 +257,7 @@ def test_a_conversation_is_drawn_as_the_class_draws_it(run, tmp_path):
 
 def test_edits_of_a_conversation_can_keep_the_rest(run, tmp_path):
     """The untrained reasoner plans no box, so that all of the first picture stays."""
-    command = ["evaluate", "--suite", "conversation", "--checkpoint", str(run), "--number", "1", "--accelerator", "cpu"]
+    command = ["evaluate", "conversation", "--checkpoint", str(run), "--number", "1", "--accelerator", "cpu"]
     for name, options in {"plain": [], "kept": ["--keep-rest"]}.items():
         main([*command, *options, "--output", str(tmp_path / name)])
     first, second, third = sorted((tmp_path / "kept" / "pictures").iterdir())
@@ -268,7 +268,7 @@ def test_edits_of_a_conversation_can_keep_the_rest(run, tmp_path):
 def test_a_written_plan_stands_in_for_one_that_cannot_be_disturbed(run, tmp_path):
     """The untrained reasoner writes no boxes: nothing can be disturbed, and such cases have no figures."""
     out = tmp_path / "out"
-    command = ["evaluate", "--suite", "plans", "--checkpoint", str(run), "--output", str(out), "--number", "2"]
+    command = ["evaluate", "plans", "--checkpoint", str(run), "--output", str(out), "--number", "2"]
     main([*command, "--accelerator", "cpu", "--best-of", "2"])
     results = json.loads((out / "results.json").read_text())
     scores = results["scores"]

@@ -1,4 +1,4 @@
-"""`got evaluate --suite editing`: sets of anyone's edits, and edits drawn from a checkpoint."""
+"""`got evaluate editing`: sets of anyone's edits, and edits drawn from a checkpoint."""
 
 import json
 import warnings
@@ -52,7 +52,7 @@ def models(tmp_path_factory):
 
 
 def evaluate(*arguments):
-    main(["evaluate", "--suite", "editing", "--accelerator", "cpu", *map(str, arguments)])
+    main(["evaluate", "editing", "--accelerator", "cpu", *map(str, arguments)])
 
 
 def refused(capsys, *arguments):

@@ -187,7 +187,7 @@ def test_a_checkpoint_stands_beside_the_pipelines(tmp_path, capsys):
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump({"model": small_settings(), "data": {"size": 32}}))
     torch.save({"global_step": 0, "state_dict": small_system().state_dict()}, run / "checkpoints" / "last.ckpt")
-    common = ("evaluate", "--suite", "efficiency", "--accelerator", "cpu")
+    common = ("evaluate", "efficiency", "--accelerator", "cpu")
     few = ("--steps", "2", "--repeats", "1", "--warm-up", "0")
     main([*common, "--checkpoint", str(run), "--output", str(tmp_path / "out"), *few])
     printed = capsys.readouterr().out
@@ -213,7 +213,7 @@ def test_a_checkpoint_stands_beside_the_pipelines(tmp_path, capsys):
 def test_a_device_that_is_not_there_is_one_line(tmp_path, capsys):
     for name in ("gpu", "cuda", "nonsense"):
         with pytest.raises(SystemExit):
-            main(["evaluate", "--suite", "efficiency", "--accelerator", name, "--config", "recipes/scenes_dit.yaml",
+            main(["evaluate", "efficiency", "--accelerator", name, "--config", "recipes/scenes_dit.yaml",
                   "--output", str(tmp_path)])  # fmt: skip
         assert f"--accelerator {name}: there is no such device here" in capsys.readouterr().err
 

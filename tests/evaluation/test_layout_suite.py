@@ -198,7 +198,7 @@ def test_two_ranks_find_what_one_finds(tmp_path, number):
 
 
 def evaluate(*arguments):
-    main(["evaluate", "--suite", "layout", "--accelerator", "cpu", "--detector", "scenes", *map(str, arguments)])
+    main(["evaluate", "layout", "--accelerator", "cpu", "--detector", "scenes", *map(str, arguments)])
 
 
 def test_a_folder_is_looked_at_and_a_checkpoint_is_drawn_first(tmp_path, capsys):

@@ -195,7 +195,7 @@ def write_images(root: Path, number: int, first: int = 0) -> Path:
 
 
 def evaluate(*arguments):
-    main(["evaluate", "--suite", "quality", "--accelerator", "cpu", *map(str, arguments)])
+    main(["evaluate", "quality", "--accelerator", "cpu", *map(str, arguments)])
 
 
 def test_two_folders_are_compared(tmp_path, fid_file, capsys):

@@ -243,7 +243,7 @@ def runs(tmp_path_factory):
 
 
 def evaluate(*arguments):
-    main(["evaluate", "--suite", "understanding", "--accelerator", "cpu", *map(str, arguments)])
+    main(["evaluate", "understanding", "--accelerator", "cpu", *map(str, arguments)])
 
 
 def refused(capsys, *arguments):

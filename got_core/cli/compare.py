@@ -1,8 +1,6 @@
 """`got compare`."""
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from got_core.cli.tables import print_table
@@ -13,13 +11,20 @@ BOOTSTRAP_SEED = 0
 """Of the intervals and the signs that are drawn."""
 
 
-def compare(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Print the differences of two results of any suite over the items that both have.
+def compare(a: str, b: str) -> None:
+    """Say whether one results.json is better than another, item by item.
+
+    Args:
+        a: Results of got evaluate.
+        b: Results of the same suite.
 
     Raises:
         UserError: They cannot be compared.
+
+    Example:
+        got compare first/results.json second/results.json
     """
-    first, second = (read_results(Path(file)) for file in (options.first, options.second))
+    first, second = (read_results(Path(file)) for file in (a, b))
     found = differences(first, second, BOOTSTRAP_SEED)
     judged_alike = first.judge == second.judge
     for figure, parts in found.items():
