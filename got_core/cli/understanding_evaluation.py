@@ -41,8 +41,8 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """
     if not (options.checkpoint and options.output and (options.prompts or options.texts)):
         raise UserError(
-            "got evaluate understanding needs --checkpoint RUN, --output FOLDER, and --prompts scenes, --prompts QUESTIONS "
-            "or --texts FILE"
+            "got evaluate understanding needs --checkpoint RUN, --output FOLDER, and --prompts scenes, "
+            "--prompts QUESTIONS or --texts FILE"
         )
     files = find_run(options.checkpoint)
     probes = _probes(options, files.recipe)
