@@ -97,13 +97,13 @@ def _do(
             if task not in left:
                 display.kept(task.name)
         for task in left:
-            task.asked.begin(task.folder, versions[task.run])
+            task.identity.begin(task.folder, versions[task.run])
         jobs = [Job(task.name, got_command(task.arguments), task.folder) for task in left]
         errors = run_jobs(jobs, places, display)
     for task in left:
         if task.name not in errors and task.state is not State.FINISHED:
             reached = (read_figures(Run(task.folder).metrics) or {}).get(STEP, "none")
-            errors[task.name] = f"it ended with figures of step {reached}, not {task.asked.steps} ({task.folder})"
+            errors[task.name] = f"it ended with figures of step {reached}, not {task.identity.steps} ({task.folder})"
     return errors
 
 

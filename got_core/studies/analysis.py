@@ -74,7 +74,7 @@ class Results:
     """The figures of a study.
 
     Attributes:
-        study: What was asked.
+        study: The study.
         figures: Of each arm; the arms are in the study's order, each followed by its scorings.
         errors: Why runs and scorings that failed did, by name.
     """
@@ -138,7 +138,7 @@ def collect(study: Study, planned: Sequence[TrainedRun], errors: Mapping[str, st
     """Read the figures of all runs and scorings that have finished.
 
     Args:
-        study: What was asked.
+        study: The study.
         planned: Its runs.
         errors: Why others have no figures.
     """

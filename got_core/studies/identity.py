@@ -1,79 +1,29 @@
 """What makes a run of a study what it is: its resolved recipe and the code it names, recorded in its folder."""
 
-import ast
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
-from importlib.util import find_spec
-from os.path import commonpath
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import yaml
 
+from got_core.config import OWN_PACKAGES
 from got_core.errors import UserError
 from got_core.evaluation.results import PACKAGES, versions
 from got_core.evaluation.suites.callbacks import STEP, read_figures
-from got_core.paths import Run
+from got_core.paths import ROOT, Run
 from got_core.training.recipe import ResolvedRecipe
-from got_core.weights.files import checksum_of, write_whole
+from got_core.weights.files import checksum, write_whole
 
-
-def files_of(names: Iterable[str]) -> dict[str, list[Path]]:
-    """The Python files that names lead to within their own top-level packages, by package.
-
-    Every import counts, also one inside a function; a module whose name is put together as the code runs does not.
-
-    Args:
-        names: Dotted names of modules, or of what stands in them.
-    """
-    waiting = list(names)
-    found: dict[str, set[Path]] = {name.partition(".")[0]: set() for name in waiting}
-    while waiting:
-        package, *parts = waiting.pop().split(".")
-        if package not in found:
-            continue
-        for file, inside in _files(package, parts):
-            if file not in found[package]:
-                found[package].add(file)
-                waiting += _imports(file, inside, file.stat().st_mtime_ns)
-    return {package: sorted(files) for package, files in found.items()}
-
-
-def _files(package: str, parts: list[str]) -> Iterator[tuple[Path, str]]:
-    """The file of a module and those of the packages it lies in, each with the package that it lies in."""
-    spec = find_spec(package)
-    if spec is not None and spec.submodule_search_locations is None:
-        yield Path(str(spec.origin)), ""
-    for folder in (spec and spec.submodule_search_locations) or ():
-        for depth in range(len(parts) + 1):
-            inner = Path(folder, *parts[:depth])
-            for file, above in ((inner / "__init__.py", depth), (inner.with_suffix(".py"), depth - 1)):
-                if file.is_file():
-                    yield file, ".".join([package, *parts[: max(above, 0)]])
-
-
-@cache
-def _imports(file: Path, inside: str, changed: int) -> list[str]:
-    """The names that a file imports; read anew when it has changed."""
-    found: list[str] = []
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            found += (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = inside.split(".")[: inside.count(".") + 2 - node.level] if node.level else []
-            base = [*above, *filter(None, [node.module])]
-            found += (".".join([*base, name.name]) for name in node.names)
-    return found
-
-
-ASKED = "asked.json"
-"""The file in a folder that says what was asked of it."""
+RECORD = "asked.json"
+"""The file in a folder that says what it holds."""
 
 
 class State(Enum):
@@ -85,7 +35,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Identity:
     """What makes a run or a scoring what it is; machine and code are no part of it.
 
     Attributes:
@@ -107,13 +57,13 @@ class Asked:
         Raises:
             UserError: It holds something else.
         """
-        record, run = folder / ASKED, Run(folder)
+        record, run = folder / RECORD, Run(folder)
         if not (run.last.exists() or run.metrics.exists()):
             return State.NEW
         if not record.exists():
             raise UserError(f"{folder} holds a run that no study made: move it away, or choose another --output")
         if _read(record)["digest"] != self.digest:
-            raise UserError(f"{folder} holds another run (its {ASKED} says of what settings): move it away")
+            raise UserError(f"{folder} holds another run (its {RECORD} says of what settings): move it away")
         if (read_figures(run.metrics) or {}).get(STEP) == self.steps:
             return State.FINISHED
         return State.BEGUN if run.last.exists() else State.NEW
@@ -124,12 +74,12 @@ class Asked:
         before = made_by(folder) if self.state(folder) is State.BEGUN else []
         made = before if versions in before else [*before, dict(versions)]
         content = {"digest": self.digest, "steps": self.steps, "settings": self.settings, "made_with": made}
-        write_whole(folder / ASKED, json.dumps(content, indent=2) + "\n")
+        write_whole(folder / RECORD, json.dumps(content, indent=2) + "\n")
 
 
 def made_by(folder: Path) -> list[dict[str, str]]:
     """The versions that a folder's content was made with: several if it was gone on with by others."""
-    found: list[dict[str, str]] = _read(folder / ASKED)["made_with"]
+    found: list[dict[str, str]] = _read(folder / RECORD)["made_with"]
     return found
 
 
@@ -164,14 +114,14 @@ ELSEWHERE = {
 SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches")
 """Of the Trainer, a number or a share: `1` is read as either, by which module was imported first; told as a share."""
 
-TRAINING = "got_core.cli.train"
-"""The module of `got fit` and `got validate`."""
-
 PRINTED_STEPS = "got_core.studies.runner.PrintedSteps"
 """The callback that a study adds to each run."""
 
 CODE = "code of "
-"""Begins the keys among the versions under which checksums of code stand, and is followed by a package's name."""
+"""Begins the keys among the versions that tell of code, and is followed by the name of a package or module."""
+
+GIT_SECONDS = 60
+"""Longest that one call of git may take."""
 
 
 def essentials(recipe: ResolvedRecipe) -> dict[str, Any]:
@@ -223,26 +173,47 @@ def class_paths(settings: Any) -> Iterator[str]:
 
 
 def made_with(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The versions of the libraries, and by package a checksum of the other code that a recipe's run comes with.
+    """Tell the versions of the libraries, and of the other code that a recipe's run comes with.
 
-    That is all that the recipe's classes and `got fit` import: commands and suites that no run imports are left out.
+    This project's packages are told by the git commit of their checkout, or by the installed version; a class from
+    elsewhere by that of its module: the commit of the checkout that has its file, or the file's checksum.
     """
-    known = versions()
-    loaded = {name: _code_sum(files) for name, files in code_of(settings).items()}
-    return {**known, **{f"{CODE}{name}": loaded[name] for name in sorted(loaded)}}
+    libraries = versions()
+    code = {"got_core": git_commit(ROOT, OWN_PACKAGES) or libraries[PACKAGES[0]]}
+    for path in class_paths(settings):
+        if path.partition(".")[0] in (*OWN_PACKAGES, *PACKAGES):
+            continue
+        module = resolve_name(path).__module__
+        if file := getattr(sys.modules[module], "__file__", None):
+            code[module] = git_commit(Path(file).parent, [Path(file).name]) or checksum(Path(file))[:DIGITS]
+    return {**libraries, **{f"{CODE}{name}": code[name] for name in sorted(code)}}
 
 
-def code_of(settings: Mapping[str, Any]) -> dict[str, list[Path]]:
-    """The Python files that a recipe's run comes with, by package, without the libraries whose versions are known."""
-    classes = (path for path in class_paths(settings) if path.partition(".")[0] not in PACKAGES)
-    return files_of([TRAINING, PRINTED_STEPS, *classes])
+def git_commit(folder: Path, paths: Sequence[str]) -> str | None:
+    """Name the commit of the checkout that files or folders lie in.
+
+    Args:
+        folder: Where git is run.
+        paths: Tracked files or folders in it; changes elsewhere in the checkout do not count.
+
+    Returns:
+        The commit's first digits, followed by `-dirty-` and a checksum of the changes where there are any; None where
+        there is no git, no commit of these paths, or a checkout that git refuses to read for its owner.
+    """
+    try:
+        commit = _git(folder, "rev-parse", f"--short={DIGITS}", "HEAD").decode().strip()
+        _git(folder, "ls-files", "--error-unmatch", "--", *paths)
+        changes = _git(folder, "diff", "--no-ext-diff", "--no-textconv", "HEAD", "--", *paths)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}-dirty-{hashlib.sha256(changes).hexdigest()[:DIGITS]}" if changes else commit
 
 
-def _code_sum(files: Sequence[Path]) -> str:
-    """The first digits of a checksum of Python files of one package."""
-    if not files:
-        return "missing"
-    return checksum_of(Path(commonpath([file.parent for file in files])), files)[:DIGITS]
+def _git(folder: Path, *arguments: str) -> bytes:
+    command = ("git", "--no-optional-locks", "-C", str(folder), *arguments)
+    return subprocess.run(
+        command, capture_output=True, check=True, stdin=subprocess.DEVNULL, timeout=GIT_SECONDS
+    ).stdout
 
 
 def _plain(default: Any) -> Any:
@@ -254,4 +225,4 @@ def _plain(default: Any) -> Any:
 
 
 DIGITS = 10
-"""Of a checksum that is shown or part of a name."""
+"""Of a checksum or commit that is shown or part of a name."""

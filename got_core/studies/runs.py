@@ -11,7 +11,7 @@ from lightning import LightningModule
 from got_core.errors import UserError
 from got_core.evaluation.suites.callbacks import FinalScores
 from got_core.paths import Run
-from got_core.studies.identity import DIGITS, PRINTED_STEPS, Asked, State, digest, essentials
+from got_core.studies.identity import DIGITS, PRINTED_STEPS, Identity, State, digest, essentials
 from got_core.studies.spec import Overrides, Study
 from got_core.training.recipe import LAST, ResolvedRecipe, build_data, build_model
 from got_core.weights.loading import without_weights
@@ -33,7 +33,7 @@ class Task:
         name: In the study; of a scoring, with the run's in front.
         folder: Where it leaves `metrics.json`.
         run: The folder of the run it belongs to.
-        asked: What makes it what it is.
+        identity: What makes it what it is.
         arguments: Of the `got` command.
         steps: Optimizer steps it counts to; 0 where it trains nothing.
     """
@@ -41,7 +41,7 @@ class Task:
     name: str
     folder: Path
     run: Path
-    asked: Asked
+    identity: Identity
     arguments: tuple[str, ...]
     steps: int = 0
 
@@ -52,7 +52,7 @@ class Task:
         Raises:
             UserError: Its folder holds something else.
         """
-        return self.asked.state(self.folder)
+        return self.identity.state(self.folder)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class TrainedRun:
     @property
     def training(self) -> Task:
         """What trains the run, or goes on with it."""
-        asked = Asked({**self.settings, "seed": self.seed}, self.study.steps)
+        identity = Identity({**self.settings, "seed": self.seed}, self.study.steps)
         arguments = (
             "fit",
             *(f"--config={file}" for file in self.files),
@@ -112,16 +112,16 @@ class TrainedRun:
             f"--trainer.default_root_dir={self.folder}",
             *_QUIETLY,
             f"--trainer.callbacks+={PRINTED_STEPS}",
-            f"--ckpt_path={LAST}" if asked.state(self.folder) is State.BEGUN else "--overwrite",
+            f"--ckpt_path={LAST}" if identity.state(self.folder) is State.BEGUN else "--overwrite",
         )
-        return Task(self.name, self.folder, self.folder, asked, arguments, self.study.steps)
+        return Task(self.name, self.folder, self.folder, identity, arguments, self.study.steps)
 
     def scoring(self, name: str) -> Task:
         """What scores the trained run once more, under an evaluation or at a point of the grid."""
         folder, overrides = self.scored_in(name), self.study.scorings[name]
         place = f"--trainer.default_root_dir={folder}"
         arguments = ("validate", f"--checkpoint={self.folder}", *overrides, *self.machine, place, *_QUIETLY)
-        return Task(f"{self.name} {name}", folder, self.folder, self._asked_to_score(name), arguments)
+        return Task(f"{self.name} {name}", folder, self.folder, self._scoring_identity(name), arguments)
 
     def task(self, scoring: str | None) -> Task:
         """That of a scoring, or the training for None."""
@@ -131,14 +131,14 @@ class TrainedRun:
         """The folder of a scoring; that of the run for its own."""
         if name is None:
             return self.folder
-        return self.folder / EVALUATIONS / f"{name}-{self._asked_to_score(name).digest[:DIGITS]}"
+        return self.folder / EVALUATIONS / f"{name}-{self._scoring_identity(name).digest[:DIGITS]}"
 
     def metrics(self, name: str | None) -> Path:
         """The file of a scoring's figures; of the run's own for None."""
         return Run(self.scored_in(name)).metrics
 
-    def _asked_to_score(self, name: str) -> Asked:
-        return Asked({"arguments": list(self.study.scorings[name])}, self.study.steps)
+    def _scoring_identity(self, name: str) -> Identity:
+        return Identity({"arguments": list(self.study.scorings[name])}, self.study.steps)
 
 
 def combination_overrides(study: Study, backbone: str, variant: str) -> Overrides:
@@ -160,7 +160,7 @@ def plan_runs(study: Study, root: Path, workers: int | None = None) -> list[Trai
     value of the grid's axes, the others at their first.
 
     Args:
-        study: What is asked.
+        study: The study.
         root: The folder that all studies lie in.
         workers: Loading processes of each run instead of the recipe's own number.
 

@@ -10,12 +10,14 @@ import yaml
 from refusals import refused
 from tiny_study import TINY, study_file
 
+from got_core.config import OWN_PACKAGES
 from got_core.evaluation.results import versions
 from got_core.paths import ROOT
-from got_core.studies.identity import CODE, class_paths, code_of, essentials, files_of, made_with, without_defaults
+from got_core.studies.identity import CODE, DIGITS, class_paths, essentials, git_commit, made_with, without_defaults
 from got_core.studies.runs import plan_runs
 from got_core.studies.spec import options_of, read_study
 from got_core.training.recipe import ResolvedRecipe
+from got_core.weights.files import checksum
 
 SHIPPED = sorted((ROOT / "recipes" / "studies").glob("*.yaml"))
 NO_MASKS = ["--model.guidance.spatial_channels=null", "--model.backbone.spatial_channels=null"]
@@ -120,7 +122,7 @@ def test_a_seed_decides_all_that_is_random(tmp_path):
     assert (config.trainer.max_steps, config.trainer.max_epochs, config.trainer.max_time) == (2, -1, None)
     assert "--data.num_workers=0" in seven.training.arguments
     assert seven.folder.name == f"{Path(TINY[0]).stem}+{Path(TINY[1]).stem}-{eight.folder.name.split('-')[1]}-seed7"
-    assert seven.training.asked.digest != eight.training.asked.digest
+    assert seven.training.identity.digest != eight.training.identity.digest
 
 
 def test_a_run_is_what_its_recipe_says_however_it_says_it(tmp_path):
@@ -156,70 +158,64 @@ def test_an_argument_at_its_default_is_left_out():
     assert list(class_paths([{"a": values}, values])) == [path, path]
 
 
-def test_versions_are_those_of_libraries_and_of_the_code_that_the_recipe_names(tmp_path, monkeypatch):
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def part(tmp_path, monkeypatch):
+    """The file of a class outside of the packages, and a recipe that names it."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_parts_of_a_study", raising=False)
     module = tmp_path / "my_parts_of_a_study.py"
     module.write_text("class Part: pass\n")
-    settings = {"model": {"class_path": "my_parts_of_a_study.Part"}}
+    return module, {"model": {"class_path": "my_parts_of_a_study.Part"}, "data": {"class_path": "torch.nn.Linear"}}
+
+
+def test_versions_are_those_of_libraries_and_of_the_code_that_the_recipe_names(part):
+    module, settings = part
     before = made_with(settings)
     assert {name: before[name] for name in versions()} == versions()
-    code = {name.removeprefix(CODE) for name in before if name.startswith(CODE)}
-    assert code == {"got_core", "my_parts_of_a_study"}
+    assert before.keys() - versions().keys() == {f"{CODE}got_core", f"{CODE}my_parts_of_a_study"}
+    assert before[f"{CODE}my_parts_of_a_study"] == checksum(module)[:DIGITS]
+    assert before[f"{CODE}got_core"] == (git_commit(ROOT, OWN_PACKAGES) or versions()["got-framework"])
     module.write_text("class Part: depth = 2\n")
     after = made_with(settings)
     assert {name for name in before if before[name] != after[name]} == {f"{CODE}my_parts_of_a_study"}
 
 
-def test_code_is_what_training_and_the_recipes_classes_import():
-    recipe = ResolvedRecipe(TINY)
-    loaded = code_of(essentials(recipe))
-    names = {package: {str(path.relative_to(ROOT)) for path in files} for package, files in loaded.items()}
-    assert {
-        "got_core/training/system.py",
-        "got_core/data/scenes/render.py",
-        "got_core/evaluation/metrics/scenes.py",
-    } <= names["got_core"]
-    assert {
-        "got_core/training/recipe.py",
-        "got_core/evaluation/suites/callbacks.py",
-        "got_core/diffusion/sampling.py",
-    } <= names["got_core"]
-    assert {"backbones/flow_dit.py"} <= names["backbones"]
-    assert "backbones/sdxl_unet.py" not in names["backbones"]
-    others = ("got_core/evaluation/efficiency", "got_core/evaluation/study/record", "got_core/evaluation/mask2former")
-    assert not [name for name in names["got_core"] if name.startswith(others)]
+def test_a_class_of_another_checkout_is_told_by_its_commit(part, tmp_path):
+    module, settings = part
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "first")
+    assert made_with(settings)[f"{CODE}{module.stem}"] == checksum(module)[:DIGITS]  # No file of this commit.
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "second")
+    commit = git(tmp_path, "rev-parse", "HEAD")[:DIGITS]
+    (tmp_path / "other.py").write_text("")
+    assert made_with(settings)[f"{CODE}{module.stem}"] == commit
+    dirty = []
+    for depth in (2, 3):
+        module.write_text(f"class Part: depth = {depth}\n")
+        dirty.append(made_with(settings)[f"{CODE}{module.stem}"])
+    assert all(name.startswith(f"{commit}-dirty-") for name in dirty)
+    assert dirty[0] != dirty[1]
 
 
-def test_code_holds_all_that_a_fresh_process_loads_for_the_recipe():
-    told = "import sys\nfrom got_core.training.recipe import ResolvedRecipe, build_data, build_model\n"
-    told += "import got_core.cli.train\nconfig = ResolvedRecipe(sys.argv[1:]).config\n"
-    told += "build_model(config.model.as_dict()); build_data(config.data.as_dict())\n"
-    told += "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] in ('got_core', 'backbones', "
-    told += "'reasoners', 'guidance')), sep='\\n')"
-    command = [sys.executable, "-c", told, *TINY]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    loaded = {Path(line) for line in ended.stdout.splitlines() if line.startswith(str(ROOT))}
-    known = code_of(essentials(ResolvedRecipe(TINY)))
-    assert len(loaded) > 40
-    assert loaded <= {file for files in known.values() for file in files}
-
-
-def test_imports_are_followed_wherever_and_however_they_stand(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(tmp_path))
-    package = tmp_path / "my_package_of_a_study"
-    (package / "inner").mkdir(parents=True)
-    texts = {
-        "__init__": "", "start": "def f():\n    from .inner import deep\n    import my_package_of_a_study.plain, json",
-        "inner/__init__": "", "inner/deep": "from ..above import thing\nfrom . import beside", "inner/beside": "",
-        "above": "thing = 1", "plain": "", "unused": "",
-    }  # fmt: skip
-    for name, text in texts.items():
-        (package / f"{name}.py").write_text(text)
-    found = files_of([f"{package.name}.start.Part", "no_such_package_of_a_study"])
-    assert {path.relative_to(package).with_suffix("").as_posix() for path in found[package.name]} == texts.keys() - {
-        "unused"
-    }
-    assert found["no_such_package_of_a_study"] == []
+def test_without_git_code_is_told_by_its_version(part, tmp_path, monkeypatch):
+    """Also where git refuses a checkout because another user owns it."""
+    module, settings = part
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    for name, value in {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "PATH": str(tmp_path)}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert git_commit(tmp_path, ["."]) is None
+            found = made_with(settings)
+        assert found[f"{CODE}got_core"] == versions()["got-framework"]
+        assert found[f"{CODE}{module.stem}"] == checksum(module)[:DIGITS]
 
 
 def test_shipped_studies_are_read_as_they_stand():

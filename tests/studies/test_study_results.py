@@ -9,7 +9,7 @@ from rich.console import Console
 from scipy.stats import t
 
 from got_core.studies.analysis import Arm, Results, collect, error_splits, figure
-from got_core.studies.identity import Asked
+from got_core.studies.identity import Identity
 from got_core.studies.report import (
     DOTS,
     MARGIN,
@@ -140,7 +140,7 @@ def test_figures_are_read_by_their_dotted_names_once_all_steps_are_done(tmp_path
     assert figure(metrics, "mean_iou") is None
     study = a_study()
     run = TrainedRun(study, "dit", "plain", 1, tmp_path, {})
-    run.training.asked.begin(run.folder, {})
+    run.training.identity.begin(run.folder, {})
     run.metrics(None).write_text('{"step": 9, "mean_iou": 0.5}')
     assert collect(study, [run], {}).figures == {PLAIN: {}, BETTER: {}}
     run.metrics(None).write_text('{"step": 10, "mean_iou": 0.5, "geneval": {"overall": null}}')
@@ -155,7 +155,7 @@ def test_an_evaluation_of_another_name_is_the_same_and_of_other_options_another(
 
     assert folder("a", "--x=1") != folder("a", "--x=2")
     assert folder("a", "--x=1").split("-")[1] == folder("b", "--x=1").split("-")[1]
-    assert Asked({"b": 1, "a": 2}, 3).digest == Asked({"a": 2, "b": 1}, 4).digest
+    assert Identity({"b": 1, "a": 2}, 3).digest == Identity({"a": 2, "b": 1}, 4).digest
 
 
 def test_the_error_is_split_into_the_plans_part_and_the_drawings():
