@@ -67,27 +67,47 @@ def add_working_directory() -> None:
         sys.path.append(str(Path.cwd()))
 
 
-def read_recipe(file: Path) -> dict[str, Any]:
-    """What a recipe's file says, unresolved.
+class _DistinctKeys(yaml.SafeLoader):
+    """Refuses mappings in which a key stands twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            name = key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)
+            if name in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands here twice", problem_mark=key.start_mark
+                )
+            seen.add(name)
+        return node
+
+
+def read_recipe(file: Path, kind: str = "recipe") -> dict[str, Any]:
+    """Read what a recipe's file says, unresolved.
+
+    Args:
+        file: YAML.
+        kind: What the file is, as errors call it.
 
     Raises:
-        UserError: It is no readable YAML, or not a mapping.
+        UserError: It is no readable YAML, has a key twice in a mapping, or is not a mapping.
     """
     try:
         if file.exists() and not file.is_file():
             raise OSError
         if file.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{file}: larger than {LARGEST_FILE:,} bytes, so not a recipe")
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+            raise UserError(f"{file}: larger than {LARGEST_FILE:,} bytes, so not a {kind}")
+        settings = yaml.load(file.read_text(encoding="utf-8"), _DistinctKeys)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{file}, line {line}: {error.problem}") from None
     except UserError:
         raise
     except Exception as error:  # PyYAML raises whatever its constructors of tagged values raise.
-        raise UserError(f"{file}: not a readable recipe ({type(error).__name__})") from None
+        raise UserError(f"{file}: not a readable {kind} ({type(error).__name__})") from None
     if not isinstance(settings, dict):
-        raise UserError(f"{file}: not a recipe, which is a mapping of names to values")
+        raise UserError(f"{file}: not a {kind}, which is a mapping of names to values")
     return settings
 
 

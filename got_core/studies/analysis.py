@@ -151,7 +151,7 @@ def collect(study: Study, planned: Sequence[TrainedRun], errors: Mapping[str, st
         for scoring in (None, *study.scorings):
             metrics = read_figures(run.metrics(scoring))
             if metrics is not None and run.task(scoring).state is State.FINISHED:
-                row = {column: figure(metrics, column) for column in study.figures}
+                row = {column: figure(metrics, column) for column in study.metrics}
                 figures[Arm(run.backbone, run.variant, scoring)][run.seed] = row
     return Results(study, figures, errors)
 
@@ -214,7 +214,7 @@ def _splits(results: Results) -> Iterator[ErrorSplit]:
         return
     for backbone, variant in study.combinations:
         arm, given = Arm(backbone, variant), Arm(backbone, variant, study.split.given)
-        for figure, plan in study.split.figures.items():
+        for figure, plan in study.split.metrics.items():
             pairs = [
                 (own, true)
                 for seed, row in results.figures[arm].items()

@@ -166,9 +166,6 @@ DOTS = 150
 MOST_TICKS = 4
 """Intervals between the numbers below a panel."""
 
-MISSING = "-"
-"""Stands where there was nothing to score."""
-
 
 def draw_means(results: Results, path: Path) -> bool:
     """Draw means with their intervals: one panel a figure, one line a variant, one colour a backbone.
@@ -227,53 +224,47 @@ def _draw_points(axis: Axes, results: Results, arms: Sequence[Arm], column: str,
 def draw_grid(results: Results, backbone: str, variant: str, path: Path) -> None:
     """Draw the grid's means as maps: rows and columns are the first two axes, each panel a value of the third.
 
-    One row of panels a figure, with one scale of colours.
+    One row of panels a metric, with one scale of colours.
     """
-    study = results.study
-    across = study.grid.axes[2].values if len(study.grid.axes) > 2 else (None,)
-    shape = (len(study.columns), len(across))
-    maps = [grid_means(results, backbone, variant, column) for column in study.columns]
+    study, grid = results.study, results.study.grid
+    name, third = list(grid.axes.items())[2] if len(grid.axes) > 2 else ("", None)
+    across = [""] if third is None else [f", {name} {value:g}" for value in third.values]
+    shape = len(study.columns), len(across)
     panels = Figure(figsize=(PANEL_WIDTH * shape[1] + MARGIN, PANEL_WIDTH * shape[0]), layout="constrained")
     axes = panels.subplots(*shape, squeeze=False)
-    for row, (column, values) in enumerate(zip(study.columns, maps, strict=True)):
-        for place, third in enumerate(across):
-            axis = axes[row, place]
-            _draw_map(axis, values[:, :, place], study.grid, _range(values))
-            suffix = "" if third is None else f", {study.grid.axes[2].name} {third:g}"
-            axis.set_title(f"{column}{suffix}")
+    for row, column in zip(axes, study.columns, strict=True):
+        values = grid_means(results, backbone, variant, column)
+        known = values[~np.isnan(values)]
+        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+        for index, suffix in enumerate(across):
+            _draw_map(row[index], values[:, :, index], grid, low=low, high=high)
+            row[index].set_title(f"{column}{suffix}")
     panels.suptitle(f"{study.title}: {backbone}, {variant}, {study.steps:,} steps")
     over = "One seed" if len(study.seeds) == 1 else f"Means over {len(study.seeds)} seeds"
-    panels.supxlabel(f"{over}, without intervals; one scale of colours a figure.", fontsize="medium")
+    panels.supxlabel(f"{over}, without intervals; one scale of colours a metric.", fontsize="medium")
     panels.savefig(path, dpi=DOTS)
 
 
 def grid_means(results: Results, backbone: str, variant: str, column: str) -> Float[np.ndarray, "r c p"]:
-    """The mean figure at each point, along up to three axes; NaN where there is none."""
+    """Find the mean score at each point, along up to three axes; NaN where there is none."""
     axes = results.study.grid.axes
-    values = np.full([len(axis.values) for axis in axes] + [1] * (3 - len(axes)), np.nan)
-    for place in np.ndindex(values.shape):
-        named = {axis.name: axis.values[index] for axis, index in zip(axes, place, strict=False)}
-        found = results.mean(Arm(backbone, variant, point_name(named)), column)
-        values[place] = np.nan if found is None else found.mean
+    values = np.full([len(axis.values) for axis in axes.values()] + [1] * (3 - len(axes)), np.nan)
+    for indices in np.ndindex(values.shape):
+        point = {name: axis.values[index] for (name, axis), index in zip(axes.items(), indices, strict=False)}
+        mean = results.mean(Arm(backbone, variant, point_name(point)), column)
+        values[indices] = np.nan if mean is None else mean.mean
     return values
 
 
-def _range(values: Float[np.ndarray, "r c p"]) -> tuple[float, float]:
-    """The smallest and the largest value there is."""
-    there = values[~np.isnan(values)]
-    return (float(there.min()), float(there.max())) if there.size else (0.0, 1.0)
-
-
-def _draw_map(axis: Axes, values: Float[np.ndarray, "r c"], grid: Grid, ends: tuple[float, float]) -> None:
-    low, high = ends
-    axis.imshow(values, vmin=low, vmax=high, cmap=matplotlib.colormaps["viridis"], aspect="auto")
+def _draw_map(panel: Axes, values: Float[np.ndarray, "r c"], grid: Grid, *, low: float, high: float) -> None:
+    panel.imshow(values, vmin=low, vmax=high, cmap=matplotlib.colormaps["viridis"], aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         bright = np.isnan(value) or value > (low + high) / 2
-        text = MISSING if np.isnan(value) else f"{value:.3f}"
-        axis.text(column, row, text, ha="center", va="center", color="black" if bright else "white")
-    rows, columns = grid.axes[0], grid.axes[1] if len(grid.axes) > 1 else None
-    axis.set_yticks(range(len(rows.values)), [f"{value:g}" for value in rows.values])
-    axis.set_ylabel(rows.name)
-    ticks = [] if columns is None else [f"{value:g}" for value in columns.values]
-    axis.set_xticks(range(len(ticks)), ticks)
-    axis.set_xlabel("" if columns is None else columns.name)
+        text = NOTHING if np.isnan(value) else f"{value:.3f}"
+        panel.text(column, row, text, ha="center", va="center", color="black" if bright else "white")
+    ticks = [(name, [f"{value:g}" for value in axis.values]) for name, axis in grid.axes.items()]
+    (rows, at_rows), (columns, at_columns) = (*ticks, ("", []))[:2]
+    panel.set_yticks(range(len(at_rows)), at_rows)
+    panel.set_ylabel(rows)
+    panel.set_xticks(range(len(at_columns)), at_columns)
+    panel.set_xlabel(columns)

@@ -208,10 +208,10 @@ def _scored_again(study: Study) -> Iterator[tuple[str, Overrides]]:
     """Evaluations, and the values of the grid's axes one by one, with their names."""
     for name, overrides in study.evaluations.items():
         yield f"evaluation {name!r}", overrides
-    first = tuple(setting for axis in study.grid.axes for setting in axis.settings(axis.values[0]))
-    for axis in study.grid.axes:
+    first = tuple(setting for axis in study.grid.axes.values() for setting in axis.settings(axis.values[0]))
+    for name, axis in study.grid.axes.items():
         for value in axis.values:
-            yield f"grid.axes.{axis.name}, {value:g}", (*study.grid.overrides, *first, *axis.settings(value))
+            yield f"grid.axes.{name}, {value:g}", (*study.grid.overrides, *first, *axis.settings(value))
 
 
 def _built(recipe: ResolvedRecipe) -> LightningModule:

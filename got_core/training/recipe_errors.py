@@ -22,6 +22,7 @@ _NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _EXPECTED = re.compile(r"^Expected an? (.+?)(?:\. Got value: (.*))?$")
 _CALLABLE = re.compile(r"expects a function or a callable class: (.+?)(?:\. Got value: (.*))?$")
 _GIVEN_CLASS = re.compile(r"class_path='([^']+)'")
+_GIVEN_VALUE = re.compile(r"^ *Given value: (.*)", re.MULTILINE)
 _NOISE = re.compile(
     r"^(Expected a path but|Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|"
     r"Not a valid subclass|Subclass types expect|an? (class path|dict) )"
@@ -43,9 +44,16 @@ def explain(error: BaseException, options: Iterable[str] = ()) -> str:
         return f"unknown option {name}{_guess(name, options)}"
     if "Parser key" not in text and not _MISSPELT.match(text):
         return one_line(error)
-    keys, class_path, reason = _deepest(text)
+    keys, class_path, raw = _deepest(text)
     where = ".".join(keys)
-    reason = _plain(reason, class_path, options)
+    reason = _plain(raw, class_path, options)
+    # Of a union, jsonargparse tells the value once, below the reasons of all its types.
+    if (
+        reason.startswith("expected ")
+        and "Got value" not in raw
+        and (given := _GIVEN_VALUE.search(text.partition(raw)[2]))
+    ):
+        reason = f"{reason}, got '{given[1]}'"
     return one_line(ValueError(f"{where}: {reason}" if where else reason))
 
 

@@ -23,12 +23,12 @@ def test_a_study_is_read_as_its_file_says(tmp_path):
         "semantic=2.5,spatial=0": ("--data.validation.split=validation", "--x=2.5", "--y=2.5", "--z=0"),
     }
     assert read.compare == (("b", "a"),)
-    assert read.split.figures == {"geneval.overall": "chain_satisfies"}
-    assert read.figures == ("geneval.overall", "background_kept", "chain_satisfies")
+    assert read.split.metrics == {"geneval.overall": "chain_satisfies"}
+    assert read.metrics == ("geneval.overall", "background_kept", "chain_satisfies")
 
 
 def test_values_of_a_grid_are_given_in_full():
-    grid = Grid((Axis("x", ("--x",), (1234567.0, 0.30000000000000004)),))
+    grid = Grid({"x": Axis(("--x",), (1234567.0, 0.30000000000000004))})
     assert list(grid.points().values()) == [("--x=1234567",), ("--x=0.30000000000000004",)]
     assert number(-3.0) == "-3"
 
@@ -36,26 +36,42 @@ def test_values_of_a_grid_are_given_in_full():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"steps": None}, "a study lacks steps"),
-        ({"steps": 0}, "steps: expected a whole number of at least 1, not 0"),
+        ({"steps": None}, "the following arguments are required: steps"),
+        ({"steps": 0}, "steps: Not of type PositiveInt: 0 does not conform to restriction v>0"),
+        ({"title": 3}, "title: expected str, got '3'"),
         ({"seeds": [1, 1]}, "seeds must be a list of different values"),
-        ({"seeds": [True]}, "seeds: expected a whole number"),
-        ({"seeds": [2**31]}, "seeds: expected a whole number of at most 2147483647, not 2147483648"),
-        ({"variant": {}}, "a study has no key 'variant'; did you mean 'variants'?"),
-        ({"columns": ["geneval.overal"]}, "no figure is called 'geneval.overal'; did you mean 'geneval.overall'?"),
-        ({"backbones": {}}, "backbones must map names to values"),
-        ({"backbones": {"dit": []}}, "backbones.dit must be a recipe file or a list of them"),
+        ({"seeds": [True]}, "seeds: Not of type Seed: True not a number"),
+        ({"seeds": [2**31]}, "seeds: Not of type Seed: 2147483648 does not conform to restriction v>=0 and v<=2147483"),
+        ({"variant": {}}, "unknown key 'variant'; did you mean 'variants'?"),
+        ({"columns": ["geneval.overal"]}, "no metric is called 'geneval.overal'; did you mean 'geneval.overall'?"),
+        ({"backbones": {}}, "the following arguments are required: backbones"),
+        ({"backbones": {"dit": []}}, "backbones.dit must be a list of different values, not []"),
+        ({"backbones": {"dit": 3}}, "backbones: expected str, got '3'"),
         ({"variants": {"a/b": []}}, "'a/b' is no name"),
-        ({"variants": {"a": "--x=1"}}, "variants.a must be a list of options"),
+        ({"variants": {"a": "--x=1"}}, "variants: expected list, got '--x=1'"),
+        ({"variants": {"a": {"dit": "--x"}}}, "variants: expected list, got '{'dit': '--x'}'"),
+        ({"variants": {"a": {}}}, "variants: expected list, got 'None'"),
         ({"variants": {"a": ["x=1"]}}, "variants.a: an option begins with --"),
-        ({"variants": {"a": {"unet": []}}}, "variants.a names the backbone 'unet', but backbones has only dit"),
-        ({"grid": {"axes": {"a": {"options": ["--x"]}}}}, "grid.axes.a lacks values"),
-        ({"grid": {"axes": {"a": {"options": ["--x"], "values": ["b"]}}}}, "grid.axes.a.values must be numbers"),
-        ({"grid": {"axes": {"a": {"options": ["--x"], "values": [float("inf")]}}}}, "grid.axes.a.values must be num"),
+        ({"variants": {"a": {"unet": []}}}, "variants.a: no backbone is called 'unet'; there are dit"),
+        ({"evaluations": {"a": {"dit": []}}}, "evaluations: expected list, got '{'dit': []}'"),
+        ({"grid": 3}, "the following arguments are required: grid.axes"),
+        ({"grid": {"axis": {}}}, "Group 'grid' does not accept option 'axis'"),
+        ({"grid": {"axes": {"a": {"options": ["--x"]}}}}, "Axis: the following arguments are required: values"),
+        ({"grid": {"axes": {"a": {"options": ["--x"], "value": [1]}}}}, "takes no 'value'; did you mean 'values'?"),
+        ({"grid": {"axes": {"a": {"options": ["--x"], "values": ["b"]}}}}, "grid.axes.values: expected float, got 'b'"),
+        (
+            {"grid": {"axes": {"a": {"options": ["--x"], "values": [float("inf")]}}}},
+            "grid.axes.a.values must be finite",
+        ),
         ({"compare": [["whole", "no-chains"]]}, "compare: no variant is called 'no-chains'; did you mean 'no-chain'?"),
-        ({"compare": [["whole"]]}, "compare must be a list of pairs [first, second] of variants, not ['whole']"),
-        ({"split": {"given": "x", "figures": {"mean_iou": None}}}, "split.given: 'x' is not one of the evaluations"),
-        ({"split": {"given": "true-chain", "figures": {"iou": None}}}, "split.figures: no figure is called 'iou'"),
+        ({"compare": [["whole"]]}, "compare: expected tuple with 2 elements, got '['whole']'"),
+        ({"compare": [["whole", "whole"]]}, "compare: 'whole' is paired with itself"),
+        (
+            {"split": {"given": "x", "metrics": {"mean_iou": None}}},
+            "split.given: no evaluation is called 'x'; there ar",
+        ),
+        ({"split": {"given": "true-chain", "metrics": {"iou": None}}}, "split.metrics: no metric is called 'iou'"),
+        ({"split": {"given": "true-chain"}}, "Split: the following arguments are required: metrics"),
         (
             {"backbones": {"a": "x.yaml", "a-b": "y.yaml"}, "variants": {"b-c": {"a": []}, "c": {"a-b": []}}},
             "backbone 'a' with variant 'b-c' and backbone 'a-b' with variant 'c' are both called a-b-c",
@@ -105,19 +121,20 @@ def test_all_variants_are_scored_on_the_recipes_own_samples(capsys, tmp_path, op
 
 
 def test_options_are_told_from_their_values():
-    words = ("--model.init_args.warmup_steps", "-3", "--trainer.callbacks+=a.B", "--x=--y", "-c", "f")
-    assert options_of(words) == ["--model.warmup_steps", "--trainer.callbacks", "--x", "--config"]
+    words = ("--model.init_args.warmup_steps", "-3", "--trainer.callbacks+=a.B", "--x=--y", "-c", "f", "-c=f", "-.5")
+    assert options_of(words) == ["--model.warmup_steps", "--trainer.callbacks", "--x", "--config", "--config"]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("title: [", "broken.yaml: line"),
-        ("title: a\x07b", "broken.yaml: unacceptable character"),
-        ("title: a\nsteps: 2\ntitle: b", "broken.yaml: line 3: the key 'title' stands here twice"),
-        ("variants:\n  a: []\n  a: [--x=1]", "broken.yaml: line 3: the key 'a' stands here twice"),
-        ("{[1]: 2}", "broken.yaml: line 1"),
-        ("3", "broken.yaml: a study must be a mapping"),
+        ("title: [", "broken.yaml, line 1: "),
+        ("title: a\x07b", "broken.yaml: not a readable study (ReaderError)"),
+        ("title: a\nsteps: 2\ntitle: b", "broken.yaml, line 3: the key 'title' stands here twice"),
+        ("variants:\n  a: []\n  a: [--x=1]", "broken.yaml, line 3: the key 'a' stands here twice"),
+        ("{[1]: 2}", "broken.yaml, line 1: found unhashable key"),
+        ("3", "broken.yaml: not a study, which is a mapping of names to values"),
+        ("{}", "broken.yaml: the following arguments are required: title, steps, seeds"),
     ],
 )
 def test_what_is_no_study_is_one_line(capsys, tmp_path, text, words):

@@ -80,7 +80,7 @@ def test_a_seed_that_is_missing_on_one_side_is_left_out():
 
 
 def test_variants_are_compared_and_evaluations_with_their_own_run_but_no_points_of_a_grid():
-    grid = Grid((Axis("x", ("--x",), (1.0, 2.0)),))
+    grid = Grid({"x": Axis(("--x",), (1.0, 2.0))})
     study = a_study(evaluations={"again": ()}, grid=grid, columns=("mean_iou",))
     row = {1: {"mean_iou": 0.5}}
     arms = [
@@ -214,7 +214,7 @@ def test_tables_say_what_was_measured():
 
 def grid_results(axes: int, columns: tuple[str, ...] = ("mean_iou",)) -> Results:
     values = {"x": (1.0, 2.0), "y": (0.5, 1.0, 1.5), "z": (3.0, 4.0)}
-    grid = Grid(tuple(Axis(name, (f"--{name}",), values[name]) for name in list(values)[:axes]))
+    grid = Grid({name: Axis((f"--{name}",), values[name]) for name in list(values)[:axes]})
     study = a_study(variants={"plain": {"dit": ()}}, grid=grid, columns=columns, seeds=(1,))
     figures = {PLAIN: {1: dict.fromkeys(columns, 0.5)}}
     for place, name in enumerate(grid.points()):

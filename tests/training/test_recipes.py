@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from got_core.cli.main import main
+from got_core.config import read_recipe
+from got_core.errors import UserError
 from got_core.paths import ROOT
 from got_core.training.recipe import ResolvedRecipe
 
@@ -43,6 +46,15 @@ def test_a_later_file_overrides_an_earlier_one_and_the_command_line_both(tmp_pat
     assert read.config.trainer.max_steps == 7
     assert read.config.model.init_args.warmup_steps == 11
     assert read.run_files.folder == Path("runs") / "scenes_dit+mine"
+
+
+def test_a_key_that_stands_twice_is_refused_and_a_merged_one_overridden(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model:\n  init_args:\n    warmup_steps: 9\n    warmup_steps: 8\n")
+    with pytest.raises(UserError, match=r"mine\.yaml, line 4: the key 'warmup_steps' stands here twice"):
+        ResolvedRecipe([str(ROOT / "recipes" / "scenes_dit.yaml"), str(file)])
+    file.write_text("a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b}\nd: {<<: *b, x: 3}\n1: 0\n'1': 0\n")
+    assert read_recipe(file) == yaml.safe_load(file.read_text())
 
 
 def test_null_on_the_command_line_reaches_nested_classes():
