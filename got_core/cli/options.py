@@ -16,7 +16,7 @@ class _Memory(int):
     """Bytes, read from gigabytes."""
 
 
-_Seed: Any = restricted_number_type("_Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
+_Seed: Any = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
 _Rate: Any = restricted_number_type("_Rate", float, [(">", 0), ("<", float("inf"))])
 
 Count = Annotated[int, PositiveInt]
@@ -30,7 +30,7 @@ EXPECTED = {
     "PositiveInt": "a positive whole number",
     "NonNegativeInt": "a whole number",
     "float": "a number",
-    "_Seed": f"a whole number in 0..{LARGEST_SEED}",
+    "Seed": f"a whole number in 0..{LARGEST_SEED}",
     "_Rate": "a positive number",
     "_Memory": "gigabytes such as 80GB",
     "_Size": "HEIGHTxWIDTH such as 256x256",

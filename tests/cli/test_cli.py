@@ -120,8 +120,10 @@ def test_a_strategy_is_named_by_its_class_path():
         (("reason", "a", "--checkpoint", "x", "--source", "nowhere.png"), "nowhere.png: no such image"),
     ],
 )
-def test_a_wrong_command_line_is_one_line(capsys, arguments, words):
-    assert words in refused(capsys, *arguments)
+def test_a_wrong_command_line_is_one_line(capsys, tmp_path, arguments, words):
+    """Each in a run folder of its own, as other tests train at the same time."""
+    own = (f"--trainer.default_root_dir={tmp_path}",) if {"fit", *RECIPE} <= set(arguments) else ()
+    assert words in refused(capsys, *arguments, *own)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +368,9 @@ def test_a_checkpoint_of_another_model_is_one_line(run, tmp_path, capsys):
     assert "does not fit its recipe" in refused(capsys, "reason", "a circle", "--checkpoint", str(broken))
     assert "does not fit its recipe" in refused(capsys, "validate", "--checkpoint", str(broken))
     last = str(broken / "checkpoints" / "last.ckpt")
-    assert "does not fit its recipe" in refused(capsys, "fit", *RECIPE, "--ckpt_path", last)
+    assert "does not fit its recipe" in refused(
+        capsys, "fit", *RECIPE, "--ckpt_path", last, f"--trainer.default_root_dir={tmp_path}"
+    )
 
 
 def record_recipe(folder, damaged):
