@@ -114,12 +114,12 @@ def _write(
     from got_core.studies.report import draw_grid, draw_means
 
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = ["results.png"] if draw_means(results, folder / "results.png") else []
+    images = ["results.png"] if draw_means(results, folder / "results.png") else []
     for backbone, variant in results.study.combinations if results.study.grid.axes else ():
-        pictures.append(f"grid-{backbone}-{variant}.png")
-        draw_grid(results, backbone, variant, folder / pictures[-1])
-    write_whole(folder / "results.md", markdown(results, command, pictures, mixed))
-    content = as_json(results, planned, command, file, mixed)
+        images.append(f"grid-{backbone}-{variant}.png")
+        draw_grid(results, backbone, variant, folder / images[-1])
+    write_whole(folder / "results.md", markdown(results, command=command, images=images, mixed=mixed))
+    content = as_json(results, planned, command=command, file=file, mixed=mixed)
     write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""A study's results as tables and figures."""
+"""A study's results as tables and diagrams."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from got_core.evaluation.statistics import LEVEL, SIGNIFICANT, Estimate
 from got_core.studies.analysis import Arm, Results, error_splits
-from got_core.studies.spec import Grid, Study, point_name
+from got_core.studies.spec import Grid, point_name
 
 NOTHING = "-"
 """Stands where there was nothing to score."""
@@ -32,72 +32,76 @@ class Sheet:
 
 
 def sheets(results: Results) -> list[Sheet]:
-    """Means, differences and the split of the error; those without rows are left out."""
+    """List means, differences and the split of the error; those without rows are left out."""
     return [sheet for sheet in (means(results), differences(results), split(results)) if sheet.rows]
 
 
 def means(results: Results) -> Sheet:
-    """One row an arm, one column a figure; points of a grid are left to its figure."""
+    """Tabulate means: one row an arm, one column a metric; points of a grid are left to its diagram."""
     study = results.study
     note = (
-        f"Means over seeds [Student's t intervals of {LEVEL:.0%}], and the number n of seeds with the figure. "
+        f"Means over seeds [Student's t intervals of {LEVEL:.0%}], and the number n of seeds with the metric. "
         "Where all seeds agree there is no interval. A seed decides initialisation, training samples and their order, "
-        "noise and dropout, and the noise that is drawn from; all runs are scored on the same prompts, so nothing here "
-        "is about other prompts."
+        "noise and dropout, and the noise that images are generated from; all runs are scored on the same prompts, so "
+        "nothing here is about other prompts."
     )
-    rows: list[tuple[str, ...]] = []
-    for arm in results.compared:
-        figures = results.figures[arm]
-        cells = (words(results.mean(arm, column)) for column in study.columns)
-        rows.append((arm.backbone, arm.label, f"{len(figures)} of {len(study.seeds)}", *cells))
+    rows = [
+        (
+            arm.backbone,
+            arm.label,
+            f"{len(results.scores[arm])} of {len(study.seeds)}",
+            *(words(results.mean(arm, column)) for column in study.columns),
+        )
+        for arm in results.compared
+    ]
     return Sheet(f"Means after {study.steps:,} steps", note, ("backbone", "variant", "seeds", *study.columns), rows)
 
 
 def differences(results: Results) -> Sheet:
-    """One row a pair of arms and figure."""
-    found = results.differences()
-    tested = max((sum(entry.column == column for entry in found) for column in results.study.columns), default=0)
+    """Tabulate differences: one row a pair of arms and metric."""
+    entries = results.differences()
+    tested = max((sum(entry.metric == column for entry in entries) for column in results.study.columns), default=0)
     note = (
-        f"Paired by seed. Intervals stand for themselves; verdicts are at {SIGNIFICANT:.0%}, corrected for the "
-        f"{tested} differences of each figure (Holm), with the corrected chance p. One seed, or seeds that all agree, "
-        "give none. Figures are shares of a few dozen requests, so small differences come in few sizes."
+        f"Paired by seed. Intervals stand for themselves; conclusions are at {SIGNIFICANT:.0%}, corrected for the "
+        f"{tested} differences of each metric (Holm), with the corrected p-value p. One seed, or seeds that all agree, "
+        "give none. Scores are fractions of a few dozen requests, so small differences come in few sizes."
     )
     rows: list[tuple[str, ...]] = [
         (
             entry.first.backbone,
             f"{entry.second.label} − {entry.first.label}",
-            entry.column,
+            entry.metric,
             words(entry.estimate, signed=True),
-            NOTHING if entry.chance is None else f"{entry.chance:.3f}",
-            entry.verdict,
+            NOTHING if entry.p_value is None else f"{entry.p_value:.3f}",
+            entry.conclusion,
         )
-        for entry in found
+        for entry in entries
     ]
-    return Sheet("Paired differences", note, ("backbone", "difference", "figure", "mean", "p", "verdict"), rows)
+    return Sheet("Paired differences", note, ("backbone", "difference", "metric", "mean", "p", "conclusion"), rows)
 
 
 def split(results: Results) -> Sheet:
-    """One row a variant and figure: three scores, then the error's parts and their shares."""
+    """Tabulate the error: one row a variant and metric, with three scores, the error's parts and their fractions."""
     note = (
-        "The error is 1 - own chain. The plan's part of it is what drawing from the true chain takes away, the "
-        "drawing's is what is left then; shares are of the error, seed by seed, over seeds that have one. A plan's "
-        "share below zero says that true chains were drawn worse than the model's own. Plan alone: the chain's boxes "
-        "scored against the prompt as if drawn perfectly."
+        "The error is 1 - own chain. The plan's part of it is what generating from the true chain takes away, the "
+        "image's is what is left then; fractions are of the error, seed by seed, over seeds that have one. A plan's "
+        "fraction below zero says that true chains did worse than the model's own. Plan alone: the chain's boxes "
+        "scored against the prompt as if generated perfectly."
     )
     headings = (
-        "backbone", "variant", "figure", "plan alone", "true chain", "own chain",
-        "plan's part", "drawing's part", "plan's share", "drawing's share",
+        "backbone", "variant", "metric", "plan alone", "true chain", "own chain",
+        "plan's part", "image's part", "plan's fraction", "image's fraction",
     )  # fmt: skip
     rows: list[tuple[str, ...]] = []
     for entry in error_splits(results):
-        scores = (entry.plan, entry.given, entry.own, entry.plans_part, entry.drawings_part)
-        cells = [words(score) for score in (*scores, entry.plans_share, entry.drawings_share)]
-        rows.append((entry.arm.backbone, entry.arm.variant, entry.figure, *cells))
-    return Sheet("The plan's share of the error and the drawing's", note, headings, rows)
+        parts = entry.plan_part, entry.image_part, entry.plan_fraction, entry.image_fraction
+        cells = (words(score) for score in (entry.plan, entry.given, entry.own, *parts))
+        rows.append((entry.arm.backbone, entry.arm.variant, entry.metric, *cells))
+    return Sheet("The plan's part of the error and the image's", note, headings, rows)
 
 
 def words(estimate: Estimate | None, signed: bool = False) -> str:
-    """A mean, its interval, and how many seeds it is of."""
+    """Write a mean, its interval, and how many seeds it is of."""
     if estimate is None:
         return NOTHING
     sign = "+" if signed else ""
@@ -108,47 +112,43 @@ def words(estimate: Estimate | None, signed: bool = False) -> str:
 
 
 def terminal_tables(results: Results) -> list[Table]:
-    """For rich, with the notes beneath."""
-    made = []
+    """Make tables for rich, with the notes beneath."""
+    tables = []
     for sheet in sheets(results):
         table = Table(title=sheet.title, title_justify="left", caption=sheet.note, caption_justify="left")
         for heading in sheet.headings:
             table.add_column(heading, overflow="fold")
         for row in sheet.rows:
             table.add_row(*row)
-        made.append(table)
-    return made
+        tables.append(table)
+    return tables
 
 
-def markdown(results: Results, command: str, pictures: Sequence[str], mixed: Sequence[str] = ()) -> str:
-    """A page with the command, the pictures by file name, the tables, and what is to be doubted or missing.
+def markdown(results: Results, *, command: str, images: Sequence[str], mixed: Sequence[str] = ()) -> str:
+    """Write a page with the command, the images by file name, the tables, and what is to be doubted or missing.
 
     Args:
-        results: What was found.
+        results: The scores.
         command: That makes it again.
-        pictures: File names.
+        images: File names.
         mixed: Lines on what was made with other versions than these.
     """
     study = results.study
-    seeds = ", ".join(str(seed) for seed in study.seeds)
     parts = [
         f"# {study.title}",
-        f"{study.steps:,} steps, seeds {seeds}. What each figure came from is in `results.json`.",
+        f"{study.steps:,} steps, seeds {', '.join(map(str, study.seeds))}. "
+        "What each score came from is in `results.json`.",
         f"```bash\n{command}\n```",
+        *(f"![{name}]({name})" for name in images),
     ]
-    parts += [f"![{name}]({name})" for name in pictures]
     for sheet in sheets(results):
-        parts += [f"## {sheet.title}", sheet.note, _markdown_table(sheet)]
+        lines = [sheet.headings, ["---"] * len(sheet.headings), *sheet.rows]
+        parts += [f"## {sheet.title}", sheet.note, "\n".join(f"| {' | '.join(cells)} |" for cells in lines)]
     if mixed:
         parts += ["## Made with other versions", "\n".join(f"- {line}" for line in mixed)]
     if results.errors:
         parts += ["## Failed", "\n".join(f"- {name}: {error}" for name, error in results.errors.items())]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(sheet: Sheet) -> str:
-    lines = [sheet.headings, ["---"] * len(sheet.headings), *sheet.rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 PANEL_WIDTH, ROW_HEIGHT, MARGIN = 3.2, 0.32, 1.0
@@ -158,7 +158,7 @@ MOST_ACROSS = 4
 """Panels side by side: more of them are too small to be read in a page."""
 
 SPREAD = 0.5
-"""Of the backbones of a variant, as a share of the distance between two variants."""
+"""Of the backbones of a variant, as a fraction of the distance between two variants."""
 
 DOTS = 150
 """Dots an inch."""
@@ -168,7 +168,7 @@ MOST_TICKS = 4
 
 
 def draw_means(results: Results, path: Path) -> bool:
-    """Draw means with their intervals: one panel a figure, one line a variant, one colour a backbone.
+    """Draw means with their intervals: one panel a metric, one line a variant, one colour a backbone.
 
     Points of a grid are left to `draw_grid`.
 
@@ -182,43 +182,36 @@ def draw_means(results: Results, path: Path) -> bool:
     down = ceil(len(study.columns) / MOST_ACROSS)
     across = ceil(len(study.columns) / down)
     height = down * (MARGIN + ROW_HEIGHT * len(labels) * len(study.backbones)) + MARGIN
-    panels = Figure(figsize=(PANEL_WIDTH * (across + 1), height), layout="constrained")
-    axes = panels.subplots(down, across, sharey=True, squeeze=False).ravel()
-    for axis, column in zip(axes, study.columns, strict=False):
-        for place, backbone in enumerate(study.backbones):
-            offset = SPREAD * ((place + 0.5) / len(study.backbones) - 0.5)
-            own = [arm for arm in arms if arm.backbone == backbone]
-            _draw_points(axis, results, own, column, [labels.index(arm.label) + offset for arm in own])
-        axis.set_title(column)
-        axis.grid(axis="x", alpha=0.3)
-        axis.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
-    for axis in axes[len(study.columns) :]:
-        axis.remove()
-    axes[0].set_yticks(range(len(labels)), labels)
-    axes[0].set_ylim(len(labels) - 0.5, -0.5)
-    panels.suptitle(f"{study.title}, {study.steps:,} steps")
-    panels.supxlabel(_caption(study), fontsize="medium")
-    if len(study.backbones) > 1:
-        panels.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
-    panels.savefig(path, dpi=DOTS)
-    return True
-
-
-def _caption(study: Study) -> str:
-    number = len(study.seeds)
-    if number == 1:
-        return "One seed."
+    diagram = Figure(figsize=(PANEL_WIDTH * (across + 1), height), layout="constrained")
+    panels = diagram.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for panel, column in zip(panels, study.columns, strict=False):
+        for index, backbone in enumerate(study.backbones):
+            offset = SPREAD * ((index + 0.5) / len(study.backbones) - 0.5)
+            heights = {arm: labels.index(arm.label) + offset for arm in arms if arm.backbone == backbone}
+            means = [(height, mean) for arm, height in heights.items() if (mean := results.mean(arm, column))]
+            sides = [
+                [0.0 if end is None else abs(end - mean.mean) for (_, mean), end in zip(means, ends, strict=True)]
+                for ends in ([mean.low for _, mean in means], [mean.high for _, mean in means])
+            ]
+            panel.errorbar(
+                [mean.mean for _, mean in means], [height for height, _ in means], xerr=sides, fmt="o", capsize=3,
+                label=backbone,
+            )  # fmt: skip
+        panel.set_title(column)
+        panel.grid(axis="x", alpha=0.3)
+        panel.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
+    for panel in panels[len(study.columns) :]:
+        panel.remove()
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    diagram.suptitle(f"{study.title}, {study.steps:,} steps")
     bars = f"bars are Student's t intervals of {LEVEL:.0%}, which seeds that all agree have none of"
-    return f"Means over {number} seeds; {bars}."
-
-
-def _draw_points(axis: Axes, results: Results, arms: Sequence[Arm], column: str, heights: Sequence[float]) -> None:
-    drawn = [(height, found) for arm, height in zip(arms, heights, strict=True) if (found := results.mean(arm, column))]
-    means = [found.mean for _, found in drawn]
-    sides = [[0.0 if end is None else abs(end - found.mean) for _, found in drawn for end in [getattr(found, side)]]
-             for side in ("low", "high")]  # fmt: skip
-    label = arms[0].backbone if arms else None
-    axis.errorbar(means, [height for height, _ in drawn], xerr=sides, fmt="o", capsize=3, label=label)
+    over = "One seed." if len(study.seeds) == 1 else f"Means over {len(study.seeds)} seeds; {bars}."
+    diagram.supxlabel(over, fontsize="medium")
+    if len(study.backbones) > 1:
+        diagram.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+    diagram.savefig(path, dpi=DOTS)
+    return True
 
 
 def draw_grid(results: Results, backbone: str, variant: str, path: Path) -> None:
@@ -230,19 +223,19 @@ def draw_grid(results: Results, backbone: str, variant: str, path: Path) -> None
     name, third = list(grid.axes.items())[2] if len(grid.axes) > 2 else ("", None)
     across = [""] if third is None else [f", {name} {value:g}" for value in third.values]
     shape = len(study.columns), len(across)
-    panels = Figure(figsize=(PANEL_WIDTH * shape[1] + MARGIN, PANEL_WIDTH * shape[0]), layout="constrained")
-    axes = panels.subplots(*shape, squeeze=False)
-    for row, column in zip(axes, study.columns, strict=True):
+    diagram = Figure(figsize=(PANEL_WIDTH * shape[1] + MARGIN, PANEL_WIDTH * shape[0]), layout="constrained")
+    panels = diagram.subplots(*shape, squeeze=False)
+    for row, column in zip(panels, study.columns, strict=True):
         values = grid_means(results, backbone, variant, column)
         known = values[~np.isnan(values)]
         low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
         for index, suffix in enumerate(across):
             _draw_map(row[index], values[:, :, index], grid, low=low, high=high)
             row[index].set_title(f"{column}{suffix}")
-    panels.suptitle(f"{study.title}: {backbone}, {variant}, {study.steps:,} steps")
+    diagram.suptitle(f"{study.title}: {backbone}, {variant}, {study.steps:,} steps")
     over = "One seed" if len(study.seeds) == 1 else f"Means over {len(study.seeds)} seeds"
-    panels.supxlabel(f"{over}, without intervals; one scale of colours a metric.", fontsize="medium")
-    panels.savefig(path, dpi=DOTS)
+    diagram.supxlabel(f"{over}, without intervals; one scale of colours a metric.", fontsize="medium")
+    diagram.savefig(path, dpi=DOTS)
 
 
 def grid_means(results: Results, backbone: str, variant: str, column: str) -> Float[np.ndarray, "r c p"]:

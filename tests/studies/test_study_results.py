@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 from scipy.stats import t
 
-from got_core.studies.analysis import Arm, Results, collect, error_splits, figure
+from got_core.studies.analysis import Arm, Results, collect, error_splits, score
 from got_core.studies.identity import Identity
 from got_core.studies.report import (
     DOTS,
@@ -62,21 +62,21 @@ def test_differences_are_paired_by_seed():
     results = Results(a_study(), FIGURES, {})
     (found,) = results.differences()
     half = T_TWO * math.sqrt(((0.4 - 1.3 / 3) ** 2 * 2 + (0.5 - 1.3 / 3) ** 2) / 2) / math.sqrt(3)
-    assert (found.first, found.second, found.column) == (PLAIN, BETTER, "mean_iou")
+    assert (found.first, found.second, found.metric) == (PLAIN, BETTER, "mean_iou")
     assert found.estimate.mean == pytest.approx(1.3 / 3)
     assert found.estimate.low == pytest.approx(1.3 / 3 - half)
     chance = 2 * float(t.sf(abs(1.3 / 3) / (half / T_TWO), 2))
-    assert found.chance == pytest.approx(chance)
-    assert found.verdict == "above zero"
+    assert found.p_value == pytest.approx(chance)
+    assert found.conclusion == "above zero"
     (other,) = Results(a_study(), {BETTER: FIGURES[BETTER], PLAIN: FIGURES[PLAIN]}, {}).differences()
-    assert other.verdict == "below zero"
+    assert other.conclusion == "below zero"
 
 
 def test_a_seed_that_is_missing_on_one_side_is_left_out():
     figures = {PLAIN: {seed: FIGURES[PLAIN][seed] for seed in (1, 2)}, BETTER: {2: FIGURES[BETTER][2]}}
     (found,) = Results(a_study(), figures, {}).differences()
     assert (found.estimate.mean, found.estimate.number) == (pytest.approx(0.4), 1)
-    assert found.verdict == "one seed: none"
+    assert found.conclusion == "one seed: none"
 
 
 def test_variants_are_compared_and_evaluations_with_their_own_run_but_no_points_of_a_grid():
@@ -108,11 +108,11 @@ def test_verdicts_are_corrected_for_the_differences_of_a_figure():
     first, last = Arm("dit", "v0"), Arm("dit", "v4")
     (found,) = (entry for entry in among if (entry.first, entry.second) == (first, last))
     assert found.estimate.low > 0
-    assert found.verdict == "not told from zero"
-    assert found.chance > found.estimate.chance
+    assert found.conclusion == "not significant"
+    assert found.p_value > found.estimate.chance
     alone = a_study(variants=study.variants, columns=("mean_iou",), compare=(("v0", "v4"),))
     (found,) = Results(alone, figures, {}).differences()
-    assert found.verdict == "above zero"
+    assert found.conclusion == "above zero"
 
 
 def test_only_the_pairs_that_a_study_names_are_compared_in_its_order():
@@ -128,24 +128,24 @@ def test_seeds_that_agree_give_no_verdict_but_count():
     better = rows_of(mean_iou=(0.5, 0.6, 0.8))
     figures = {PLAIN: rows_of(mean_iou=(0.1, 0.2, 0.3)), Arm("dit", "same"): same, BETTER: better}
     agreeing, *others = Results(a_study(variants=variants, columns=("mean_iou",)), figures, {}).differences()
-    assert (agreeing.verdict, agreeing.chance) == ("no spread: none", None)
-    assert min(entry.chance / entry.estimate.chance for entry in others) >= 2
-    assert max(entry.chance / entry.estimate.chance for entry in others) == pytest.approx(3)
+    assert (agreeing.conclusion, agreeing.p_value) == ("no spread: none", None)
+    assert min(entry.p_value / entry.estimate.chance for entry in others) >= 2
+    assert max(entry.p_value / entry.estimate.chance for entry in others) == pytest.approx(3)
 
 
 def test_figures_are_read_by_their_dotted_names_once_all_steps_are_done(tmp_path):
     metrics = {"seconds": 3, "mean_iou": None, "geneval": {"overall": 0.25}}
-    assert figure(metrics, "geneval.overall") == 0.25
-    assert figure(metrics, "seconds") == 3.0
-    assert figure(metrics, "mean_iou") is None
+    assert score(metrics, "geneval.overall") == 0.25
+    assert score(metrics, "seconds") == 3.0
+    assert score(metrics, "mean_iou") is None
     study = a_study()
     run = TrainedRun(study, "dit", "plain", 1, tmp_path, {})
     run.training.identity.begin(run.folder, {})
     run.metrics(None).write_text('{"step": 9, "mean_iou": 0.5}')
-    assert collect(study, [run], {}).figures == {PLAIN: {}, BETTER: {}}
+    assert collect(study, [run], {}).scores == {PLAIN: {}, BETTER: {}}
     run.metrics(None).write_text('{"step": 10, "mean_iou": 0.5, "geneval": {"overall": null}}')
     found = collect(study, [run], {"other": "why"})
-    assert found.figures == {PLAIN: {1: {"mean_iou": 0.5, "geneval.overall": None}}, BETTER: {}}
+    assert found.scores == {PLAIN: {1: {"mean_iou": 0.5, "geneval.overall": None}}, BETTER: {}}
 
 
 def test_an_evaluation_of_another_name_is_the_same_and_of_other_options_another(tmp_path):
@@ -158,7 +158,7 @@ def test_an_evaluation_of_another_name_is_the_same_and_of_other_options_another(
     assert Identity({"b": 1, "a": 2}, 3).digest == Identity({"a": 2, "b": 1}, 4).digest
 
 
-def test_the_error_is_split_into_the_plans_part_and_the_drawings():
+def test_the_error_is_split_into_the_plan_part_and_the_drawings():
     """By hand: of errors .4 and .2, true chains leave .1 and .1, so the plan's shares are 3/4 and 1/2."""
     study = a_study(
         variants={"plain": {"dit": ()}}, evaluations={"true": ()}, columns=("mean_iou",), seeds=(1, 2, 3),
@@ -171,15 +171,15 @@ def test_the_error_is_split_into_the_plans_part_and_the_drawings():
     drawn, edited = error_splits(results)
     assert drawn.plan.mean == pytest.approx(0.8)
     assert (drawn.own.mean, drawn.given.mean) == pytest.approx((0.7, 0.9))
-    assert (drawn.plans_part.mean, drawn.drawings_part.mean) == pytest.approx((0.2, 0.1))
-    assert (drawn.plans_share.mean, drawn.drawings_share.mean) == pytest.approx((0.625, 0.375))
-    assert drawn.plans_share.high > 0.625 > drawn.plans_share.low
+    assert (drawn.plan_part.mean, drawn.image_part.mean) == pytest.approx((0.2, 0.1))
+    assert (drawn.plan_fraction.mean, drawn.image_fraction.mean) == pytest.approx((0.625, 0.375))
+    assert drawn.plan_fraction.high > 0.625 > drawn.plan_fraction.low
     assert edited.plan is None
-    assert (edited.plans_share.mean, edited.plans_share.number) == (-0.5, 1)
+    assert (edited.plan_fraction.mean, edited.plan_fraction.number) == (-0.5, 1)
     sheet = split(results)
     assert sheet.rows[0][:4] == ("dit", "plain", "geneval.overall", "0.800 [0.552, 1.048] n=3")
     assert sheet.rows[1][3] == "-"
-    assert "The plan's share of the error" in markdown(results, "got study", [])
+    assert "The plan's part of the error" in markdown(results, command="got study", images=[])
     assert not split(Results(a_study(), FIGURES, {})).rows
 
 
@@ -197,10 +197,12 @@ def test_tables_say_what_was_measured():
     rows = means(results).rows
     assert rows[0][2:4] == ("3 of 3", f"0.150 [{0.15 - 0.6353:.3f}, {0.15 + 0.6353:.3f}] n=2")
     assert rows[1] == ("dit", "better", "1 of 3", "0.500 n=1", "0.500 n=1")
-    text = markdown(results, "got study small.yaml", ["results.png"], ["dit-plain-seed1: torch 1 instead of 2"])
+    text = markdown(
+        results, command="got study small.yaml", images=["results.png"], mixed=["dit-plain-seed1: torch 1 instead of 2"]
+    )
     assert "| dit | better | 1 of 3 | 0.500 n=1 | 0.500 n=1 |" in text
     assert "| dit | better − plain | mean_iou | +0.400 n=1 | - | one seed: none |" in text
-    assert "corrected for the 1 differences of each figure (Holm)" in text
+    assert "corrected for the 1 differences of each metric (Holm)" in text
     assert "```bash\ngot study small.yaml\n```" in text
     assert "- dit-better-seed2: no room" in text
     assert "- dit-plain-seed1: torch 1 instead of 2" in text
@@ -226,8 +228,8 @@ def test_the_map_of_a_grid_has_each_mean_in_its_place():
     results = grid_results(3)
     found = grid_means(results, "dit", "plain", "mean_iou")
     assert found.tolist() == np.arange(12.0).reshape(2, 3, 2).tolist()
-    del results.figures[Arm("dit", "plain", point_name({"x": 1, "y": 1.5, "z": 4}))]
-    figures = {**results.figures, Arm("dit", "plain", "x=1,y=1.5,z=4"): {}}
+    del results.scores[Arm("dit", "plain", point_name({"x": 1, "y": 1.5, "z": 4}))]
+    figures = {**results.scores, Arm("dit", "plain", "x=1,y=1.5,z=4"): {}}
     partly = grid_means(Results(results.study, figures, {}), "dit", "plain", "mean_iou")
     assert np.isnan(partly[0, 2, 1])
     assert np.isnan(partly).sum() == 1
@@ -258,4 +260,4 @@ def test_many_figures_are_drawn_in_rows(tmp_path, number, columns, rows):
 def test_points_of_a_grid_are_no_rows_of_the_table():
     results = grid_results(2)
     assert [row[1] for row in means(results).rows] == ["plain"]
-    assert len(results.figures) == 7
+    assert len(results.scores) == 7
