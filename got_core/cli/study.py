@@ -17,7 +17,7 @@ from got_core.paths import Run
 from got_core.studies.analysis import Results, as_json, collect, mixed_versions
 from got_core.studies.identity import State, made_with
 from got_core.studies.report import markdown, terminal_tables
-from got_core.studies.runner import Display, Job, Slot, crowded, got_command, held, run_jobs, slots
+from got_core.studies.runner import Display, Job, Slot, crowded, got_command, locked, run_jobs, slots
 from got_core.studies.runs import Task, TrainedRun, plan_runs
 from got_core.studies.spec import read_study
 from got_core.training.recipe import RUNS
@@ -54,7 +54,7 @@ def study(file: str, *, jobs: Count | None = None, output: str = str(RUNS)) -> N
     tasks = [task for run in planned for task in (run.training, *_scorings(run))]
     left = dict.fromkeys(task.run for task in tasks if task.state is not State.FINISHED)
     try:
-        with held(left):
+        with locked(left):
             errors = _do([run.training for run in planned], versions, places, console)
             trained = [run for run in planned if run.name not in errors]
             errors |= _do([task for run in trained for task in _scorings(run)], versions, places, console)
@@ -95,7 +95,7 @@ def _do(
     with Display(console, {task.name: task.steps for task in tasks}) as display:
         for task in tasks:
             if task not in left:
-                display.kept(task.name)
+                display.cached(task.name)
         for task in left:
             task.identity.begin(task.folder, versions[task.run])
         jobs = [Job(task.name, got_command(task.arguments), task.folder) for task in left]

@@ -1,4 +1,4 @@
-"""Runs of a study as processes side by side: each in a slot, watched to its end, ended with this one."""
+"""Runs of a study as processes side by side: each in a slot, displayed to its end, ended with this one."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -28,7 +28,7 @@ _LINE = re.compile(r"^step (\d+)$", re.MULTILINE)
 
 
 class PrintedSteps(Callback):
-    """Prints a line with the number of optimizer steps done, now and then.
+    """Print a line with the number of optimizer steps done, now and then.
 
     Args:
         every: Steps between two lines.
@@ -49,9 +49,9 @@ class PrintedSteps(Callback):
 
 
 def printed_step(text: str) -> int | None:
-    """The last step that a text tells of."""
-    found = _LINE.findall(text)
-    return int(found[-1]) if found else None
+    """Find the last step that a log has printed."""
+    steps = _LINE.findall(text)
+    return int(steps[-1]) if steps else None
 
 
 LOCK = "lock"
@@ -59,11 +59,11 @@ LOCK = "lock"
 
 
 @contextmanager
-def held(folders: Iterable[Path]) -> Iterator[None]:
-    """Hold folders, made if they are not there, against other studies.
+def locked(folders: Iterable[Path]) -> Iterator[None]:
+    """Lock folders, made if they are not there, so that no other study works on them.
 
     Raises:
-        UserError: Another study holds one of them.
+        UserError: Another study has locked one of them.
     """
     with ExitStack() as stack:
         for folder in folders:
@@ -87,7 +87,7 @@ class Display:
         self.steps = steps
         self.done = 0
         self._tasks: dict[str, TaskID] = {}
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}"))
         self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
 
     def __enter__(self) -> "Display":
@@ -99,22 +99,21 @@ class Display:
     ) -> None:
         self._progress.stop()
 
-    def kept(self, name: str) -> None:
-        """It had ended before."""
+    def cached(self, name: str) -> None:
+        """Leave a line for what had ended before."""
         self._line(name, "finished before")
 
-    def began(self, name: str) -> None:
-        """Show a bar."""
-        self._tasks[name] = self._progress.add_task(name, total=self.steps[name] or None, said="")
+    def started(self, name: str) -> None:
+        """Show a bar for what has been started."""
+        self._tasks[name] = self._progress.add_task(name, total=self.steps[name] or None, step="")
 
-    def says(self, name: str, tail: str) -> None:
-        """Move the bar."""
-        step = printed_step(tail)
-        if step is not None:
-            self._progress.update(self._tasks[name], completed=step, said=f"step {step:,} of {self.steps[name]:,}")
+    def output(self, name: str, tail: str) -> None:
+        """Move the bar of what is running, by the end of its output."""
+        if (step := printed_step(tail)) is not None:
+            self._progress.update(self._tasks[name], completed=step, step=f"step {step:,} of {self.steps[name]:,}")
 
     def ended(self, name: str, error: str | None) -> None:
-        """Leave a line in the bar's place."""
+        """Leave a line in the bar's place, with the last error line of what failed."""
         task = self._tasks.pop(name)
         seconds = next(entry.elapsed or 0.0 for entry in self._progress.tasks if entry.id == task)
         self._progress.remove_task(task)
@@ -133,11 +132,11 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one process at a time.
+    """Room for one process at a time.
 
     Attributes:
-        environment: What is added to the process's environment.
         arguments: Of Lightning's Trainer.
+        environment: What is added to the process's environment.
     """
 
     arguments: tuple[str, ...]
@@ -145,7 +144,7 @@ class Slot:
 
 
 def slots(jobs: int | None = None, gpus: list[str] | None = None) -> list[Slot]:
-    """One slot a GPU where there are any, else one a core.
+    """Make one slot a GPU where there are any, else one a core.
 
     Args:
         jobs: So many slots instead; GPUs are then shared, or some are left.
@@ -156,29 +155,29 @@ def slots(jobs: int | None = None, gpus: list[str] | None = None) -> list[Slot]:
         alone = Slot(("--trainer.accelerator=cpu", "--trainer.devices=1"), {**ONE_THREAD, VISIBLE: ""})
         return [alone] * (jobs or cores())
     arguments = ("--trainer.accelerator=gpu", "--trainer.devices=1")
-    return [Slot(arguments, {VISIBLE: gpus[place % len(gpus)]}) for place in range(jobs or len(gpus))]
+    return [Slot(arguments, {VISIBLE: gpus[index % len(gpus)]}) for index in range(jobs or len(gpus))]
 
 
-def crowded(places: Sequence[Slot]) -> bool:
-    """Whether there is a process for every core already, so that more of them to load samples gain nothing."""
-    return len(places) >= cores() and not any(place.environment[VISIBLE] for place in places)
+def crowded(slots: Sequence[Slot]) -> bool:
+    """Tell whether every core has a process already, so that more of them to load samples gain nothing."""
+    return len(slots) >= cores() and not any(slot.environment[VISIBLE] for slot in slots)
 
 
 def visible_gpus() -> list[str]:
-    """The ids of the GPUs that this process may use."""
+    """List the ids of the GPUs that this process may use."""
     count = torch.cuda.device_count()
     given = os.environ.get(VISIBLE)
-    return given.split(",")[:count] if given else [str(place) for place in range(count)]
+    return given.split(",")[:count] if given else [str(index) for index in range(count)]
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, object]:
-    """What results name of this machine."""
-    gpus = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
+    """Describe this machine as results do."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {"system": platform.platform(), "processor": processor(), "cores": cores(), "gpus": gpus}
 
 
@@ -186,7 +185,7 @@ POLL = 0.2
 """Seconds between two looks at the processes."""
 
 GRACE = 120.0
-"""Seconds that a process has to save itself once it is asked to end."""
+"""Seconds that a process has to save itself after SIGTERM."""
 
 TAIL = 8192
 """Bytes at the end of a log that are looked at."""
@@ -212,20 +211,6 @@ class Job:
     folder: Path
 
 
-@runtime_checkable
-class Watch(Protocol):
-    """Is told how jobs fare."""
-
-    def began(self, name: str) -> None:
-        """It has been started."""
-
-    def says(self, name: str, tail: str) -> None:
-        """It is running, and this is the end of its output."""
-
-    def ended(self, name: str, error: str | None) -> None:
-        """It has ended, with its last error line if it failed."""
-
-
 @dataclass
 class _Child:
     job: Job
@@ -238,16 +223,16 @@ class _Child:
             return log.read().decode("utf-8", errors="replace")
 
 
-def run_jobs(jobs: Iterable[Job], slots: Sequence[Slot], watch: Watch) -> dict[str, str]:
+def run_jobs(jobs: Iterable[Job], slots: Sequence[Slot], display: Display) -> dict[str, str]:
     """Run jobs, as many at a time as there are slots.
 
     A job that fails does not end the others. On Ctrl-C or SIGTERM, all are sent SIGTERM, on which a training run saves
     itself; those that have not ended after `GRACE` seconds, or at a second Ctrl-C, are killed.
 
     Args:
-        jobs: Begun in this order.
-        slots: What each place adds to arguments and environment.
-        watch: Is told of what happens.
+        jobs: Started in this order.
+        slots: What each adds to arguments and environment.
+        display: Shows what happens.
 
     Returns:
         The last error line of each job that failed and where its output is, by name.
@@ -258,36 +243,36 @@ def run_jobs(jobs: Iterable[Job], slots: Sequence[Slot], watch: Watch) -> dict[s
     waiting = deque(jobs)
     running: dict[int, _Child] = {}
     errors: dict[str, str] = {}
-    with _noted_signals() as asked:
+    with _noted_signals() as signals:
         try:
-            while (waiting or running) and not asked:
-                for place, slot in enumerate(slots):
-                    if waiting and place not in running:
-                        running[place] = _start(waiting.popleft(), slot)
-                        watch.began(running[place].job.name)
+            while (waiting or running) and not signals:
+                for index, slot in enumerate(slots):
+                    if waiting and index not in running:
+                        running[index] = _start(waiting.popleft(), slot)
+                        display.started(running[index].job.name)
                 time.sleep(POLL)
-                for place, child in list(running.items()):
+                for index, child in list(running.items()):
                     code, name = child.process.poll(), child.job.name
                     if code is None:
-                        watch.says(name, child.tail)
+                        display.output(name, child.tail)
                         continue
-                    del running[place]
+                    del running[index]
                     if code:
                         errors[name] = f"{last_error(child.tail, code)} (see {child.job.folder / LOG})"
-                    watch.ended(name, errors.get(name))
+                    display.ended(name, errors.get(name))
         finally:
-            _end(list(running.values()), asked)
-        if asked:
+            _end(list(running.values()), signals)
+        if signals:
             raise KeyboardInterrupt
     return errors
 
 
 def last_error(text: str, code: int) -> str:
-    """The line that says why a process failed: its last error, else its last line, else its exit status."""
+    """Find the line that says why a process failed: its last error, else its last line, else its exit status."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
-    if said or (lines and code > 0):
-        return one_line(ValueError((said or lines)[-1]))
+    errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    if errors or (lines and code > 0):
+        return one_line(ValueError((errors or lines)[-1]))
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
@@ -307,38 +292,36 @@ def _start(job: Job, slot: Slot) -> _Child:
     return _Child(job, process)
 
 
-def _end(children: Sequence[_Child], asked: Sequence[int]) -> None:
-    """Ask the processes to end, and kill those that do not."""
+def _end(children: Sequence[_Child], signals: Sequence[int]) -> None:
+    """Send all processes SIGTERM, and kill those that do not end."""
     for child in children:
         child.process.terminate()
-    deadline, before = time.monotonic() + GRACE, len(asked)
-    while any(child.process.poll() is None for child in children):
-        if time.monotonic() > deadline or len(asked) > before:
-            for child in children:
-                if child.process.poll() is None:
-                    os.killpg(child.process.pid, signal.SIGKILL)
-            break
-        time.sleep(POLL)
-    for child in children:
-        child.process.wait()
+    deadline, before = time.monotonic() + GRACE, len(signals)
+    while running := [child.process for child in children if child.process.poll() is None]:
+        if time.monotonic() > deadline or len(signals) > before:
+            for process in running:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        else:
+            time.sleep(POLL)
 
 
 @contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """Collect the signals that ask for an end instead of being interrupted by them."""
-    asked: list[int] = []
+    """Collect signals that would end this process instead of being interrupted by them."""
+    signals: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+        signals.append(number)
 
-    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield signals
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def got_command(arguments: Sequence[str]) -> tuple[str, ...]:
-    """The `got` command with this very interpreter."""
+    """Call the `got` command with this very interpreter."""
     return (sys.executable, "-m", "got_core.cli.main", *arguments)

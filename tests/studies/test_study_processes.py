@@ -19,8 +19,8 @@ from got_core.studies.runner import (
     Slot,
     cores,
     crowded,
-    held,
     last_error,
+    locked,
     machine,
     printed_step,
     run_jobs,
@@ -28,19 +28,20 @@ from got_core.studies.runner import (
 )
 
 
-class Heard:
+class Heard(Display):
     """Notes what it is told of jobs."""
 
     def __init__(self, on_begin=None) -> None:
+        super().__init__(Console(quiet=True), {})
         self.events: list[tuple[str, ...]] = []
         self.on_begin = on_begin
 
-    def began(self, name):
+    def started(self, name):
         self.events.append(("began", name))
         if self.on_begin:
             self.on_begin(self)
 
-    def says(self, name, tail):
+    def output(self, name, tail):
         self.events.append(("says", name, tail))
 
     def ended(self, name, error):
@@ -127,21 +128,21 @@ def test_a_run_loads_its_own_samples_where_every_core_has_one():
 
 def test_a_folder_is_held_by_one_study(tmp_path):
     folder = tmp_path / "run"
-    with held([folder]):
+    with locked([folder]):
         other = subprocess.run([sys.executable, "-c", TAKING, str(folder)], capture_output=True, text=True)
         assert "run is being worked on by another study: wait" in other.stdout
-    with held([folder]), pytest.raises(UserError, match="is being worked on"), held([folder]):
+    with locked([folder]), pytest.raises(UserError, match="is being worked on"), locked([folder]):
         pass
-    with held([folder]):
+    with locked([folder]):
         pass
 
 
 TAKING = """
 import sys
 from pathlib import Path
-from got_core.studies.runner import held
+from got_core.studies.runner import locked
 try:
-    with held([Path(sys.argv[1])]):
+    with locked([Path(sys.argv[1])]):
         print("taken")
 except Exception as error:
     print(error)
@@ -151,10 +152,10 @@ except Exception as error:
 def test_the_display_has_a_line_for_each_that_ended():
     console = Console(record=True, width=60, file=open(os.devnull, "w"))  # noqa: SIM115
     with Display(console, {"a": 40, "b": 0, "c": 40}) as display:
-        display.kept("c")
-        display.began("a")
-        display.says("a", "step 20\n")
-        display.began("b")
+        display.cached("c")
+        display.started("a")
+        display.output("a", "step 20\n")
+        display.started("b")
         display.ended("b", "no [room] for it")
         display.ended("a", None)
     lines = [line for line in console.export_text().splitlines() if line.strip()]

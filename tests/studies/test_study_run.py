@@ -14,7 +14,7 @@ from got_core.errors import UserError
 from got_core.evaluation.results import versions
 from got_core.paths import ROOT
 from got_core.studies.identity import RECORD, Identity, State, made_by
-from got_core.studies.runner import LOG, cores, held
+from got_core.studies.runner import LOG, cores, locked
 from got_core.weights.files import checksum
 
 VERSIONS = {"torch": "2"}
@@ -161,7 +161,7 @@ def test_a_folder_that_another_study_works_on_is_refused(ran, capsys, monkeypatc
     folder = folder_of(ran, "whole")
     shutil.copy(folder / "metrics.json", ran / "kept.json")
     (folder / "metrics.json").unlink()
-    with held([folder]):
+    with locked([folder]):
         said = refused(capsys, "study", str(ran / "tiny.yaml"), "--output", str(ran / "runs"))
     shutil.move(ran / "kept.json", folder / "metrics.json")
     assert f"{folder} is being worked on by another study" in said
