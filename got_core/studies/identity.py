@@ -40,7 +40,7 @@ class Identity:
 
     Attributes:
         settings: Plain values.
-        steps: Optimizer steps after which its figures are reached.
+        steps: Optimizer steps after which it is scored.
     """
 
     settings: Mapping[str, Any]
@@ -52,7 +52,7 @@ class Identity:
         return digest(self.settings)
 
     def state(self, folder: Path) -> State:
-        """How far the folder has come with this: it has finished when figures are there that were reached at `steps`.
+        """Tell how far the folder has come with this: it has finished when it has scores of step `steps`.
 
         Raises:
             UserError: It holds something else.
@@ -69,7 +69,7 @@ class Identity:
         return State.BEGUN if run.last.exists() else State.NEW
 
     def begin(self, folder: Path, versions: Mapping[str, str]) -> None:
-        """Leave a record in the folder, or note that it is gone on with by other versions."""
+        """Leave a record in the folder, or note that it is resumed by other versions."""
         folder.mkdir(parents=True, exist_ok=True)
         before = made_by(folder) if self.state(folder) is State.BEGUN else []
         made = before if versions in before else [*before, dict(versions)]
@@ -78,13 +78,13 @@ class Identity:
 
 
 def made_by(folder: Path) -> list[dict[str, str]]:
-    """The versions that a folder's content was made with: several if it was gone on with by others."""
-    found: list[dict[str, str]] = _read(folder / RECORD)["made_with"]
-    return found
+    """Read the versions that a folder's content was made with: several if it was resumed by others."""
+    made: list[dict[str, str]] = _read(folder / RECORD)["made_with"]
+    return made
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values, whatever their order in mappings."""
+    """Compute SHA-256 of plain values, whatever their order in mappings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -97,22 +97,18 @@ def _read(record: Path) -> dict[str, Any]:
 
 
 ELSEWHERE = {
-    "trainer": (
-        "accelerator",
-        "devices",
-        "num_nodes",
-        "default_root_dir",
-        "enable_progress_bar",
-        "enable_model_summary",
-    ),
+    "trainer": ("accelerator", "devices", "num_nodes", "default_root_dir", "enable_progress_bar",
+                "enable_model_summary"),
     "data": ("num_workers", "seed"),
     "model": ("validation_seed",),
     "": ("seed_everything", "config"),
-}
-"""Settings of the machine, which change nothing, and of the seed, which a run is named by."""
+}  # fmt: skip
+"""Settings of the machine, which change no score, and of the seed, which a run is named by."""
 
-SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches")
-"""Of the Trainer, a number or a share: `1` is read as either, by which module was imported first; told as a share."""
+FRACTIONS = (
+    "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches",
+)  # fmt: skip
+"""Of the Trainer, numbers or fractions: `1` is read as either, by which module was imported first; here a fraction."""
 
 PRINTED_STEPS = "got_core.studies.runner.PrintedSteps"
 """The callback that a study adds to each run."""
@@ -125,43 +121,40 @@ GIT_SECONDS = 60
 
 
 def essentials(recipe: ResolvedRecipe) -> dict[str, Any]:
-    """A resolved recipe as plain values, without `ELSEWHERE` and without what is a class's default anyway.
+    """Reduce a resolved recipe to plain values, without `ELSEWHERE` and without what is a class's default anyway.
 
     So it is the same whether a default is spelt out or not, and when a class gets another argument with a default.
     """
     settings = yaml.safe_load(recipe.parser.dump(recipe.config, skip_default=True))
     for part, names in ELSEWHERE.items():
-        held = settings.get(part, {}) if part else settings
+        arguments = settings.get(part, {}) if part else settings
         for name in names:
-            held.get("init_args", held).pop(name, None)
+            arguments.get("init_args", arguments).pop(name, None)
     trainer = settings.get("trainer", {})
-    trainer.update({name: float(trainer[name]) for name in SHARES if trainer.get(name) is not None})
+    trainer.update({name: float(trainer[name]) for name in FRACTIONS if trainer.get(name) is not None})
     plain: dict[str, Any] = without_defaults(settings)
     return plain
 
 
 def without_defaults(settings: Any) -> Any:
-    """Nested settings, classes without the arguments that have their default value."""
+    """Copy nested settings, classes without the arguments that have their default value."""
     if isinstance(settings, list):
         return [without_defaults(value) for value in settings]
     if not isinstance(settings, Mapping):
         return settings
-    kept = {name: without_defaults(value) for name, value in settings.items()}
-    if isinstance(kept.get("init_args"), dict) and "class_path" in kept:
-        defaults = {
-            name: argument.default
-            for name, argument in inspect.signature(resolve_name(kept["class_path"])).parameters.items()
-        }
-        kept["init_args"] = {
+    copy = {name: without_defaults(value) for name, value in settings.items()}
+    if isinstance(copy.get("init_args"), dict) and "class_path" in copy:
+        known = inspect.signature(resolve_name(copy["class_path"])).parameters
+        copy["init_args"] = {
             name: value
-            for name, value in kept["init_args"].items()
-            if name not in defaults or _plain(defaults[name]) != value
+            for name, value in copy["init_args"].items()
+            if name not in known or _plain(known[name].default) != value
         }
-    return kept
+    return copy
 
 
 def class_paths(settings: Any) -> Iterator[str]:
-    """All classes that settings name, in their order."""
+    """List all classes that settings name, in their order."""
     if isinstance(settings, list):
         for value in settings:
             yield from class_paths(value)
@@ -173,10 +166,10 @@ def class_paths(settings: Any) -> Iterator[str]:
 
 
 def made_with(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Tell the versions of the libraries, and of the other code that a recipe's run comes with.
+    """List the versions of the libraries, and of the other code that a recipe's run comes with.
 
-    This project's packages are told by the git commit of their checkout, or by the installed version; a class from
-    elsewhere by that of its module: the commit of the checkout that has its file, or the file's checksum.
+    This project's packages are identified by the git commit of their checkout, or else by the installed version;
+    a class from elsewhere by the commit of the checkout that has its module's file, or else by that file's checksum.
     """
     libraries = versions()
     code = {"got_core": git_commit(ROOT, OWN_PACKAGES) or libraries[PACKAGES[0]]}
@@ -217,7 +210,7 @@ def _git(folder: Path, *arguments: str) -> bytes:
 
 
 def _plain(default: Any) -> Any:
-    """A default as a dumped recipe would have it."""
+    """Convert a default to what a dumped recipe would have."""
     try:
         return json.loads(json.dumps(default))
     except TypeError:

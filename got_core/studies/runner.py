@@ -147,7 +147,7 @@ def slots(jobs: int | None = None, gpus: list[str] | None = None) -> list[Slot]:
     """Make one slot a GPU where there are any, else one a core.
 
     Args:
-        jobs: So many slots instead; GPUs are then shared, or some are left.
+        jobs: this many slots instead; GPUs are then shared, or some are left.
         gpus: Ids of the GPUs, as CUDA_VISIBLE_DEVICES has them; those of this machine when None.
     """
     gpus = visible_gpus() if gpus is None else gpus
@@ -201,7 +201,7 @@ class Job:
     """A command and the folder that its output goes to.
 
     Attributes:
-        name: For people; no two jobs share it.
+        name: For people; unique.
         command: Program and arguments, to which those of its slot are added.
         folder: Made if it is not there.
     """

@@ -66,7 +66,7 @@ class TrainedRun:
         root: The folder that all studies lie in.
         settings: The resolved recipe's, without the seed: what decides in which folder it lies.
         seeded: Options that are given the seed.
-        machine: Options that change no figure.
+        machine: Options that change no score.
     """
 
     study: Study
@@ -102,7 +102,7 @@ class TrainedRun:
 
     @property
     def training(self) -> Task:
-        """What trains the run, or goes on with it."""
+        """What trains the run, or resumes it."""
         identity = Identity({**self.settings, "seed": self.seed}, self.study.steps)
         arguments = (
             "fit",
@@ -117,24 +117,24 @@ class TrainedRun:
         return Task(self.name, self.folder, self.folder, identity, arguments, self.study.steps)
 
     def scoring(self, name: str) -> Task:
-        """What scores the trained run once more, under an evaluation or at a point of the grid."""
+        """Make the task that scores the trained run again, under an evaluation or at a point of the grid."""
         folder, overrides = self.scored_in(name), self.study.scorings[name]
-        place = f"--trainer.default_root_dir={folder}"
-        arguments = ("validate", f"--checkpoint={self.folder}", *overrides, *self.machine, place, *_QUIETLY)
+        output = f"--trainer.default_root_dir={folder}"
+        arguments = ("validate", f"--checkpoint={self.folder}", *overrides, *self.machine, output, *_QUIETLY)
         return Task(f"{self.name} {name}", folder, self.folder, self._scoring_identity(name), arguments)
 
     def task(self, scoring: str | None) -> Task:
-        """That of a scoring, or the training for None."""
+        """Choose a scoring's task, or the training for None."""
         return self.training if scoring is None else self.scoring(scoring)
 
     def scored_in(self, name: str | None) -> Path:
-        """The folder of a scoring; that of the run for its own."""
+        """Name the folder of a scoring; that of the run for its own."""
         if name is None:
             return self.folder
         return self.folder / EVALUATIONS / f"{name}-{self._scoring_identity(name).digest[:DIGITS]}"
 
     def metrics(self, name: str | None) -> Path:
-        """The file of a scoring's figures; of the run's own for None."""
+        """Name the file of a scoring's metrics; of the run's own for None."""
         return Run(self.scored_in(name)).metrics
 
     def _scoring_identity(self, name: str) -> Identity:
@@ -142,7 +142,7 @@ class TrainedRun:
 
 
 def combination_overrides(study: Study, backbone: str, variant: str) -> Overrides:
-    """A variant's options, then those by which all runs of the study have the same number of steps."""
+    """List a variant's options, then those by which all runs of the study have the same number of steps."""
     steps = (f"--trainer.max_steps={study.steps}", "--trainer.max_epochs=-1", "--trainer.max_time=null")
     return (*study.variants[variant][backbone], *steps)
 
@@ -154,7 +154,7 @@ WORKERS = "data.num_workers"
 
 
 def plan_runs(study: Study, root: Path, workers: int | None = None) -> list[TrainedRun]:
-    """All runs of a study, seed by seed, so that the first seed of everything is there early.
+    """Plan all runs of a study, seed by seed, so that the first seed of everything is there early.
 
     Every recipe is read, and its model (in shape) and data are built, under every evaluation as well and with every
     value of the grid's axes, the others at their first.
@@ -186,7 +186,7 @@ def plan_runs(study: Study, root: Path, workers: int | None = None) -> list[Trai
 
 
 def _check(study: Study, backbone: str, variant: str) -> ResolvedRecipe:
-    """The recipe of one combination, which can be built and scored."""
+    """Resolve the recipe of one combination, which can be built and scored."""
     files, overrides = study.backbones[backbone], combination_overrides(study, backbone, variant)
     recipe = ResolvedRecipe(files, overrides)
     _check_scored(recipe)
@@ -205,7 +205,7 @@ def _check(study: Study, backbone: str, variant: str) -> ResolvedRecipe:
 
 
 def _scored_again(study: Study) -> Iterator[tuple[str, Overrides]]:
-    """Evaluations, and the values of the grid's axes one by one, with their names."""
+    """List evaluations, and the values of the grid's axes one by one, with their names."""
     for name, overrides in study.evaluations.items():
         yield f"evaluation {name!r}", overrides
     first = tuple(setting for axis in study.grid.axes.values() for setting in axis.settings(axis.values[0]))
@@ -215,7 +215,7 @@ def _scored_again(study: Study) -> Iterator[tuple[str, Overrides]]:
 
 
 def _built(recipe: ResolvedRecipe) -> LightningModule:
-    """The model in shape alone; the data is built too, to see that it can be."""
+    """Build the model in shape alone, and the data to check that it can be."""
     build_data(recipe.config.data.as_dict())
     with without_weights():
         return build_model(recipe.config.model.as_dict())
@@ -226,20 +226,20 @@ def _shapes(model: LightningModule) -> dict[str, list[int]]:
 
 
 def _check_scored(recipe: ResolvedRecipe) -> None:
-    """A run without `FinalScores` would end without figures."""
+    """Check that there is `FinalScores`, without which a run would end without scores."""
     callbacks = recipe.config.trainer.callbacks or []
     if not any(issubclass(resolve_name(callback.class_path), FinalScores) for callback in callbacks):
         name = f"{FinalScores.__module__}.{FinalScores.__qualname__}"
-        raise UserError(f"trainer.callbacks lacks {name}, which makes the figures that a study tables")
+        raise UserError(f"trainer.callbacks lacks {name}, which makes the scores that a study tables")
 
 
 def _check_differ(settings: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
     seen: dict[str, tuple[str, str]] = {}
     for key, own in settings.items():
-        found = seen.setdefault(digest(own), key)
-        if found != key:
+        first = seen.setdefault(digest(own), key)
+        if first != key:
             raise UserError(
-                f"variant {found[1]!r} of backbone {found[0]!r} and variant {key[1]!r} of backbone {key[0]!r} are the "
+                f"variant {first[1]!r} of backbone {first[0]!r} and variant {key[1]!r} of backbone {key[0]!r} are the "
                 "same recipe: leave one of them out"
             )
 

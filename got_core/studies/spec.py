@@ -130,12 +130,12 @@ class Study:
 
 
 def point_name(values: Mapping[str, float]) -> str:
-    """The name of a point of a grid, such as `semantic=2,spatial=1.5`."""
+    """Name a point of a grid, such as `semantic=2,spatial=1.5`."""
     return ",".join(f"{name}={number(value)}" for name, value in values.items())
 
 
 def number(value: float) -> str:
-    """A number in full, a whole one without a point."""
+    """Write a number in full, a whole one without a point."""
     return str(int(value)) if float(value).is_integer() else repr(value)
 
 
@@ -198,7 +198,7 @@ def read_options(where: str, entries: Iterable[str], scored_alike: bool = False)
 
 
 def options_of(words: Overrides) -> list[str]:
-    """The options among words, without their values and without `init_args`, which may be left out."""
+    """List the options among words, without their values and without `init_args`, which may be left out."""
     options = [word.partition("=")[0] for word in words if re.match(r"-[-a-z]", word)]
     options = [option if option.startswith("--") else re.sub(r"^-c.*", "--config", option) for option in options]
     return [option.replace(".init_args", "").removesuffix("+") for option in options]
