@@ -22,7 +22,7 @@ from two_ranks import run_on_ranks
 
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.errors import UserError
-from got_core.training.parallel import whole
+from got_core.training.parallel import gathered, whole
 from got_core.types import Sample
 from got_core.weights.checkpoints import check_fits
 
@@ -184,7 +184,10 @@ def drawn(rank: int) -> list:
 
     def validation_step(batch, batch_idx, dataloader_idx=0):
         batch = system.processor(steps.samples(batch_idx, 0)[: 2 - rank])
-        images.append((rank, system.draw(batch, seed=rank).images, system.draw(batch, batch.chains, seed=rank).images))
+        with gathered(system.model.components):
+            free = system.model.generate(batch, seed=rank).images
+            given = system.model.generate(batch, batch.chains, seed=rank).images
+        images.append((rank, free, given))
 
     system.validation_step = validation_step
     loader = DataLoader(steps, collate_fn=lambda number: system.processor(steps.samples(number[0], rank)))
@@ -203,8 +206,10 @@ def test_sharded_ranks_draw_different_batches_as_one_device_does(tmp_path):
     for images in run_on_ranks(drawn, tmp_path):
         for rank, free, given in images:
             batch = system.processor(Steps().samples(0, 0)[: 2 - rank])
-            torch.testing.assert_close(free, system.draw(batch, seed=rank).images, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(given, system.draw(batch, batch.chains, seed=rank).images, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(free, system.model.generate(batch, seed=rank).images, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                given, system.model.generate(batch, batch.chains, seed=rank).images, rtol=1e-4, atol=1e-5
+            )
 
 
 class Signalled(Callback):
