@@ -28,7 +28,7 @@ from got_core.interfaces import (
     Scheduler,
     check_widths,
 )
-from got_core.types import Batch, Drawing, Reasoning
+from got_core.types import Batch, Generation, Reasoning
 from got_core.weights.loading import leave_out_origins
 
 COMPONENTS = ("reasoner", "guidance", "backbone")
@@ -138,7 +138,7 @@ class GoTModel(nn.Module):
         generators: Sequence[Generator] | None = None,
         scheduler: Scheduler | None = None,
         callback: Callback | None = None,
-    ) -> Drawing:
+    ) -> Generation:
         """Generate images for a batch, from chains that are written here or given.
 
         Args:
@@ -167,7 +167,7 @@ class GoTModel(nn.Module):
             callback=callback,
             generators=generators,
         )
-        return Drawing(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
+        return Generation(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
 
     def starting_noise(self, batch: Batch, seed: int | Sequence[int]) -> Float[Tensor, "b c h w"]:
         """The noise of a batch under a seed, or under one for each sample (ValueError: not as many as samples)."""

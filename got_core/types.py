@@ -169,7 +169,7 @@ class Guidance:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Generation:
     """What a system draws of a batch.
 
     Attributes:

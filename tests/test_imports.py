@@ -16,7 +16,7 @@ pipe = GoTPipeline.from_pretrained(device="cpu")
 assert isinstance(pipe.model, GoTModel)
 plan = pipe.plan("a red circle")[0]
 assert isinstance(plan, Plan)
-assert pipe.draw(plan, num_inference_steps=1).images[0].size == (32, 32)
+assert pipe.generate(plan, num_inference_steps=1).images[0].size == (32, 32)
 Conversation(pipe)
 print([name for name in ("lightning", "tensorboard", "torchmetrics", "jsonargparse", "gradio") if name in sys.modules])
 """

@@ -10,7 +10,7 @@ from lightning import Trainer
 
 from got_core.cli.evaluate import NONE, SCENES
 from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, KEPT, evaluation_trainer, interruptible, print_entries
-from got_core.cli.suite_drawing import OF_GENERATION, check_drawing, drawn_from, run_drawing
+from got_core.cli.suite_drawing import OF_GENERATION, check_generation, drawn_from, run_drawing
 from got_core.cli.tables import print_table
 from got_core.detection.base import FROM, weights_of
 from got_core.errors import UserError
@@ -20,7 +20,7 @@ from got_core.evaluation.results import RESULTS, check_writable, origin, summary
 from got_core.evaluation.scoring import Keeping
 from got_core.evaluation.suites.edit_datasets import read_edits, with_outputs
 from got_core.evaluation.suites.editing import (
-    FIGURES,
+    METRICS,
     EditDrawing,
     EditJudges,
     EditRequest,
@@ -49,7 +49,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
         UserError: Options that do not go together, a judge that cannot be loaded or reached, nothing to score, or a
             folder that cannot be written to.
     """
-    check_drawing(options)
+    check_generation(options)
     if bool(options.judge_url) != bool(options.judge_model):
         raise UserError("a judge needs both --judge-url URL and --judge-model NAME")
     trainer = evaluation_trainer(options)
@@ -131,7 +131,7 @@ def _checksum(result: EditResult) -> str:
 
 def _print(result: EditResult, file: Path) -> None:
     place, scored = result.edits.place, len(result.edits.cases)
-    print_table(summary_table(result.scores, FIGURES, f"edits, {place}, {scored} with an output"))
+    print_table(summary_table(result.scores, METRICS, f"edits, {place}, {scored} with an output"))
     print_entries(result.missing, "missing, not scored")
     print_entries(result.unjudged, "without the judge's score")
     print(f"written: {file}")

@@ -14,7 +14,7 @@ from got_core.data.visualization import draw_layout
 from got_core.diffusion.schedulers import scheduler_named
 from got_core.errors import UserError, one_line
 from got_core.paths import BUNDLED_MODEL
-from got_core.pipelines.inpainting import Former
+from got_core.pipelines.inpainting import Previous
 from got_core.pipelines.output import GoTPipelineOutput
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.check import MALFORMED, NO_BOX, OUTSIDE, plan_problems, repaired
@@ -164,7 +164,7 @@ def _generate(
         for change in generation.change:
             plan = changed(plan, change)
         plan = repaired(plan) if planning.repair else plan
-        drawn = pipeline.draw(
+        drawn = pipeline.generate(
             plan,
             keep=(image if keep_rest else None) if generation.keep is None else _former(generation.keep, plan),
             seed=planning.seed,
@@ -198,7 +198,7 @@ def _show(model: Model, plan: Plan) -> None:
     _tell_of_bundled(model, plan)
 
 
-def _former(file: str, plan: Plan) -> Former | None:
+def _former(file: str, plan: Plan) -> Previous | None:
     """An image that was generated before, with the plan beside it if it is there."""
     image, chain = _read_source(file), Path(file).with_name(CHAIN)
     if image is None or not chain.is_file():

@@ -9,7 +9,7 @@ from lightning import Trainer
 
 from got_core.cli.evaluate import MASK2FORMER
 from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, evaluation_trainer, interruptible, print_entries
-from got_core.cli.suite_drawing import PER_PROMPT, check_drawing, draw_prompts, drawn_from
+from got_core.cli.suite_drawing import PER_PROMPT, check_generation, draw_prompts, drawn_from
 from got_core.cli.tables import print_table
 from got_core.detection.base import CATEGORIES
 from got_core.detection.loading import Judge, geneval_judge
@@ -36,7 +36,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
         UserError: Options that do not go together, a judge that cannot be loaded, nothing to score, or a folder that
             cannot be written to.
     """
-    check_drawing(options, "prompts")
+    check_generation(options, "prompts")
     trainer = evaluation_trainer(options)
     root = Path(options.images or options.output)
     output = Path(options.output or root)

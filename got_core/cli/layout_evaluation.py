@@ -7,12 +7,12 @@ from typing import Any
 
 from got_core.cli.evaluate import GROUNDING_DINO
 from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, KEPT, evaluation_trainer, interruptible, print_entries
-from got_core.cli.suite_drawing import PER_PROMPT, check_drawing, draw_prompts, drawn_from
+from got_core.cli.suite_drawing import PER_PROMPT, check_generation, draw_prompts, drawn_from
 from got_core.cli.tables import print_table
 from got_core.detection.loading import PlanJudge, load_plan_judge
 from got_core.evaluation.results import OVERALL, RESULTS, check_writable, missing_by_category, origin, write_results
 from got_core.evaluation.scoring import Keeping
-from got_core.evaluation.suites.generation import read_drawing_prompts
+from got_core.evaluation.suites.generation import read_generation_prompts
 from got_core.evaluation.suites.geneval import CHAINS
 from got_core.evaluation.suites.layout import (
     LayoutFolder,
@@ -32,7 +32,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
         UserError: Options that do not go together, a detector that cannot be loaded, nothing to look at, or a folder
             that cannot be written to.
     """
-    check_drawing(options)
+    check_generation(options)
     trainer = evaluation_trainer(options)
     root = Path(options.images or options.output)
     output = Path(options.output or root)
@@ -41,7 +41,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
         check_writable(output)
         judge = _judge(options)
     else:
-        prompts, drawn = read_drawing_prompts(Path(options.prompts)), drawn_from(options)
+        prompts, drawn = read_generation_prompts(Path(options.prompts)), drawn_from(options)
         judge = _judge(options)
         draw_prompts(options, trainer, prompts, drawn)
         folder = read_layouts(root, options.per_prompt or PER_PROMPT)

@@ -12,7 +12,7 @@ from got_core.cli.options import Count
 from got_core.cli.tables import print_table
 from got_core.errors import UserError
 from got_core.evaluation.results import check_writable
-from got_core.evaluation.suites.callbacks import STEP, read_figures
+from got_core.evaluation.suites.callbacks import STEP, read_scores
 from got_core.paths import Run
 from got_core.studies.analysis import Results, as_json, collect, mixed_versions
 from got_core.studies.identity import State, made_with
@@ -102,7 +102,7 @@ def _do(
         errors = run_jobs(jobs, places, display)
     for task in left:
         if task.name not in errors and task.state is not State.FINISHED:
-            reached = (read_figures(Run(task.folder).metrics) or {}).get(STEP, "none")
+            reached = (read_scores(Run(task.folder).metrics) or {}).get(STEP, "none")
             errors[task.name] = f"it ended with figures of step {reached}, not {task.identity.steps} ({task.folder})"
     return errors
 

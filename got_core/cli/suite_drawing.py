@@ -47,7 +47,7 @@ class DrawnFrom:
     settings: Mapping[str, Any]
 
 
-def check_drawing(options: argparse.Namespace, *also_scoring: str) -> None:
+def check_generation(options: argparse.Namespace, *also_scoring: str) -> None:
     """See that either images or a checkpoint are given, and with them only what belongs to them.
 
     Args:

@@ -12,10 +12,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-Picture = Image.Image | Float[Tensor, "3 H W"] | Float[np.ndarray, "H W 3"]
+ImageLike = Image.Image | Float[Tensor, "3 H W"] | Float[np.ndarray, "H W 3"]
 """A PIL image, or a tensor or an array with channels last in [0, 1]."""
 
-OneOrMore = Picture | Sequence[Picture] | Float[Tensor, "b 3 H W"] | Float[np.ndarray, "b H W 3"]
+ImagesLike = ImageLike | Sequence[ImageLike] | Float[Tensor, "b 3 H W"] | Float[np.ndarray, "b H W 3"]
 """A picture or several, as a list or a batch."""
 
 LEVELS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16")
@@ -62,7 +62,7 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     return image
 
 
-def image_tensor(image: Picture, size: tuple[int, int]) -> Float[Tensor, "3 H W"]:
+def image_tensor(image: ImageLike, size: tuple[int, int]) -> Float[Tensor, "3 H W"]:
     """An image in memory as `load_image` would have read it from a file.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pictures to look at: an image with its planned boxes drawn over it, and contact sheets."""
+"""Images to look at: an image with its planned boxes drawn over it, and contact sheets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Tile:
     source: Float[Tensor, "3 H W"] | None = None
 
 
-def to_picture(image: Float[Tensor, "3 H W"]) -> Image.Image:
+def to_pil(image: Float[Tensor, "3 H W"]) -> Image.Image:
     """A tensor in [-1, 1] as a PIL image."""
     levels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(rearrange(levels, "c H W -> H W c").numpy())
@@ -37,7 +37,7 @@ def to_picture(image: Float[Tensor, "3 H W"]) -> Image.Image:
 
 def draw_layout(image: Image.Image | Float[Tensor, "3 H W"], chain: str, side: int = LAYOUT_SIDE) -> Image.Image:
     """The image (a tensor in [-1, 1]), enlarged to at least `side`, with each planned box outlined and named."""
-    picture = _enlarge(image if isinstance(image, Image.Image) else to_picture(image), side)
+    picture = _enlarge(image if isinstance(image, Image.Image) else to_pil(image), side)
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(max(10, picture.width // 32))
     for place, region in enumerate(parse(chain).regions):
@@ -91,7 +91,7 @@ def contact_sheet(tiles: Sequence[Tile], width: int = 1600, side: int = 192) -> 
 
 def _tile(tile: Tile, side: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
     """Source (if any), drawing and drawing with boxes side by side over the prompt."""
-    parts = [] if tile.source is None else [_enlarge(to_picture(tile.source), side)]
+    parts = [] if tile.source is None else [_enlarge(to_pil(tile.source), side)]
     parts.append(draw_layout(tile.image, tile.chain, side))
     width = sum(part.width for part in parts) + 2 * (len(parts) - 1)
     lines = wrap(tile.prompt, max(8, width // 7))

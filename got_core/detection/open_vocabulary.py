@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 from transformers import GroundingDinoForObjectDetection, Owlv2ForObjectDetection, OwlViTForObjectDetection
 
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.detection.base import SAME_OBJECT, OpenVocabulary
 
 OWL_LEAST_SCORE = 0.1
@@ -46,7 +46,7 @@ class OwlDetector(OpenVocabulary):
         """See `OpenVocabulary.look`. A query that is longer than the model takes is cut."""
         config: Any = self.model.config
         inputs = self.processor(
-            images=[to_picture(image)],
+            images=[to_pil(image)],
             text=[[QUERY.format(label) for label in labels]],
             truncation=True,
             max_length=config.text_config.max_position_embeddings,
@@ -122,7 +122,7 @@ class GroundingDinoDetector(OpenVocabulary):
         config: Any = self.model.config
         cut = {"truncation": True, "max_length": config.max_text_len}
         text = self.processor.tokenizer(caption, return_offsets_mapping=True, **cut)
-        inputs = self.processor(images=[to_picture(image)], text=[caption], return_tensors="pt", **cut)
+        inputs = self.processor(images=[to_pil(image)], text=[caption], return_tensors="pt", **cut)
         inputs = inputs.to(image.device)
         outputs = self.model(**inputs)
         shares = outputs.logits[0].float().sigmoid()

@@ -266,7 +266,7 @@ def summaries(
     return summed
 
 
-def figures_of(row: Float[Tensor, " figures"], names: Sequence[str]) -> dict[str, float]:
+def scores_of(row: Float[Tensor, " figures"], names: Sequence[str]) -> dict[str, float]:
     """The figures that an item has, by name, rounded for results."""
     return {name: round(value, DIGITS) for name, value in zip(names, row.tolist(), strict=True) if not np.isnan(value)}
 

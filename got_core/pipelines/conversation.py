@@ -11,8 +11,8 @@ from warnings import warn
 
 from PIL import Image
 
-from got_core.data.images import Picture, image_tensor
-from got_core.data.visualization import to_picture
+from got_core.data.images import ImageLike, image_tensor
+from got_core.data.visualization import to_pil
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.plan import Plan
 
@@ -61,12 +61,12 @@ class Conversation:
         image: A picture to begin with; without one the first turn draws it.
     """
 
-    def __init__(self, pipeline: GoTPipeline, image: Picture | None = None) -> None:
+    def __init__(self, pipeline: GoTPipeline, image: ImageLike | None = None) -> None:
         self.pipeline = pipeline
         self.turns: list[Turn] = []
         self.current: Turn | None = None
         if image is not None:
-            self.append(None, to_picture(image_tensor(image, pipeline.size)), 0)
+            self.append(None, to_pil(image_tensor(image, pipeline.size)), 0)
 
     def __iter__(self) -> Iterator[Turn]:
         return iter(self.turns)
@@ -88,14 +88,14 @@ class Conversation:
             warn(UNREAD, stacklevel=2)
         return self.pipeline.plan(request, self.image, seed=seed, earlier=earlier, **planning)[0]
 
-    def draw(self, plan: Plan, *, seed: int = 0, **drawing: Any) -> Turn:
+    def generate(self, plan: Plan, *, seed: int = 0, **drawing: Any) -> Turn:
         """Draw a plan of this conversation, which may have been changed, as the next turn.
 
         Args:
             plan: From `plan`.
-            seed, drawing: Arguments of `GoTPipeline.draw`, but for `output_type`.
+            seed, drawing: Arguments of `GoTPipeline.generate`, but for `output_type`.
         """
-        (image,) = self.pipeline.draw(plan, seed=seed, **drawing).images
+        (image,) = self.pipeline.generate(plan, seed=seed, **drawing).images
         return self.append(plan, image, seed)
 
     def say(self, request: str, *, seed: int = 0, temperature: float = 0.0, **drawing: Any) -> Turn:
@@ -103,9 +103,9 @@ class Conversation:
 
         Args:
             request: Caption of the first drawing, or instruction.
-            seed, temperature, drawing: Arguments of `GoTPipeline.plan` and `GoTPipeline.draw`.
+            seed, temperature, drawing: Arguments of `GoTPipeline.plan` and `GoTPipeline.generate`.
         """
-        return self.draw(self.plan(request, seed=seed, temperature=temperature), seed=seed, **drawing)
+        return self.generate(self.plan(request, seed=seed, temperature=temperature), seed=seed, **drawing)
 
     def undo(self) -> Turn | None:
         """Go back to the turn before; returns it, or None at the beginning. What was undone stays among the turns."""

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from got_core.chain.parser import Box, to_pixels
-from got_core.data.images import Picture, image_tensor
+from got_core.data.images import ImageLike, image_tensor
 from got_core.interfaces import LatentCodec, NoiseObjective, Scheduler
 from got_core.pipelines.output import GoTPipelineOutput
 from got_core.planning.plan import Plan
@@ -24,7 +24,7 @@ from got_core.planning.plan import Plan
 MARGIN = 1
 """Latent cells around a changed box that may change with it."""
 
-Former = GoTPipelineOutput | Picture | Sequence[Picture]
+Previous = GoTPipelineOutput | ImageLike | Sequence[ImageLike]
 """What is held still: a former output, or pictures, one for all plans or one for each."""
 
 
@@ -54,7 +54,7 @@ def unchanged_boxes(before: Plan, after: Plan) -> tuple[Box, ...]:
     return tuple(region.box for region in (Counter(before.regions) & Counter(after.regions)).elements())
 
 
-def kept_of(plans: Sequence[Plan], former: Former) -> list[Kept]:
+def kept_of(plans: Sequence[Plan], former: Previous) -> list[Kept]:
     """What is kept while plans are drawn.
 
     Of a former output all but what has changed since; of a picture alone all but the boxes of the plan, as an edit has

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from got_core.chain.parser import Region
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.planning.plan import Plan
 
-Pictures = list[Image.Image] | Float[Tensor, "b 3 H W"] | Float[np.ndarray, "b H W 3"]
+OutputImages = list[Image.Image] | Float[Tensor, "b 3 H W"] | Float[np.ndarray, "b H W 3"]
 """PIL images ("pil"), a tensor in [0, 1] ("pt"), or an array in [0, 1] with channels last ("np"); as in diffusers."""
 
 
@@ -26,7 +26,7 @@ class GoTPipelineOutput:
         seeds: The seed of each image's noise: `seed=[n]` draws that image again alone. None under generators.
     """
 
-    images: Pictures
+    images: OutputImages
     plans: tuple[Plan, ...]
     seeds: tuple[int, ...] | None
 
@@ -47,7 +47,7 @@ def check_output_type(output_type: str) -> None:
         raise ValueError(f"output_type must be 'pil', 'pt' or 'np', not {output_type!r}")
 
 
-def as_pictures(images: Float[Tensor, "b 3 H W"], output_type: str) -> Pictures:
+def to_output_type(images: Float[Tensor, "b 3 H W"], output_type: str) -> OutputImages:
     """Images in [-1, 1] in the form that is asked for.
 
     Raises:
@@ -55,7 +55,7 @@ def as_pictures(images: Float[Tensor, "b 3 H W"], output_type: str) -> Pictures:
     """
     check_output_type(output_type)
     if output_type == "pil":
-        return [to_picture(image) for image in images]
+        return [to_pil(image) for image in images]
     shares = (images.float() + 1) / 2
     if output_type == "pt":
         return shares

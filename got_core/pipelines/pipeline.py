@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from got_core.data.images import OneOrMore, Picture, image_tensor
+from got_core.data.images import ImageLike, ImagesLike, image_tensor
 from got_core.diffusion.sampling import GuidanceScales, sample_seeds, seeded, starting_noise
 from got_core.diffusion.schedulers import check_scheduler, read_scheduler
 from got_core.errors import UserError
 from got_core.interfaces import ChainListener, Scheduler
 from got_core.model import GoTModel
 from got_core.paths import BUNDLED_MODEL
-from got_core.pipelines.inpainting import Former, StillRest, kept_of
-from got_core.pipelines.output import GoTPipelineOutput, Pictures, as_pictures, check_output_type
+from got_core.pipelines.inpainting import Previous, StillRest, kept_of
+from got_core.pipelines.output import GoTPipelineOutput, OutputImages, check_output_type, to_output_type
 from got_core.pipelines.saving import OpenedModel, local_folder, open_model, push_pipeline, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
 from got_core.planning.plan import Plan
@@ -31,31 +31,31 @@ Seed = SupportsIndex | Sequence[SupportsIndex]
 """One for all images, of which each then has its own part, or one for each."""
 
 
-class DrawingOptions(TypedDict, total=False):
-    """Arguments of `GoTPipeline.draw` that a whole call takes too."""
+class GenerationOptions(TypedDict, total=False):
+    """Arguments of `GoTPipeline.generate` that a whole call takes too."""
 
     num_inference_steps: int | None
     semantic_scale: float | None
     spatial_scale: float | None
     reference_scale: float | None
-    keep: Former | None
+    keep: Previous | None
     generator: Generator | Sequence[Generator] | None
     output_type: str
     callback_on_step_end: Callable[..., Any] | None
 
 
-def check_drawing(options: Mapping[str, Any], count: int) -> None:
+def check_generation(options: Mapping[str, Any], count: int) -> None:
     """See that images can be drawn as asked.
 
     Args:
-        options: Of `DrawingOptions`.
+        options: Of `GenerationOptions`.
         count: Images to be drawn.
 
     Raises:
         TypeError: There is no such option.
         ValueError: It has no such value.
     """
-    if strange := options.keys() - DrawingOptions.__annotations__.keys():
+    if strange := options.keys() - GenerationOptions.__annotations__.keys():
         raise TypeError(f"no such argument: {', '.join(sorted(strange))}")
     if options.get("num_inference_steps") is not None:
         whole(options["num_inference_steps"], "num_inference_steps")
@@ -144,8 +144,8 @@ def one_each(given: Any, count: int, kind: type | tuple[type, ...], name: str) -
     return each
 
 
-def pictures_of(image: Any, count: int) -> list[Picture]:
-    """A picture for each of `count` plans, from one, several, or a batch as `draw` returns it.
+def one_image_each(image: Any, count: int) -> list[ImageLike]:
+    """A picture for each of `count` plans, from one, several, or a batch as `generate` returns it.
 
     Raises:
         ValueError: No pictures, or another number of them.
@@ -177,7 +177,7 @@ class GoTPipeline:
     Example:
         >>> pipe = GoTPipeline.from_pretrained()
         >>> plan = pipe.plan("a red circle left of a blue square")[0]
-        >>> image = pipe.draw(plan, seed=1).images[0]
+        >>> image = pipe.generate(plan, seed=1).images[0]
     """
 
     def __init__(self, model: GoTModel, size: tuple[int, int], settings: dict[str, Any] | None = None) -> None:
@@ -289,7 +289,7 @@ class GoTPipeline:
         temperature: float = 0.0,
         best_of: int = 1,
         seed: Seed = 0,
-        **drawing: Unpack[DrawingOptions],
+        **drawing: Unpack[GenerationOptions],
     ) -> GoTPipelineOutput:
         """Plan and draw images from prompts.
 
@@ -301,11 +301,11 @@ class GoTPipeline:
             temperature: Of the plans; 0 is greedy.
             best_of: Plans of each image to choose from, as in `write`.
             seed: Of noise and plans; or one for each image.
-            drawing: Further arguments of `draw`.
+            drawing: Further arguments of `generate`.
         """
         number = whole(num_images_per_prompt, "num_images_per_prompt")
         prompts = [text for text in several(prompt) for _ in range(number)]
-        check_drawing(drawing, len(prompts))
+        check_generation(drawing, len(prompts))
         plans = self.plan(
             prompts,
             height=height,
@@ -314,11 +314,11 @@ class GoTPipeline:
             best_of=best_of,
             seed=seed,
         )
-        return self.draw(plans, seed=seed, **drawing)
+        return self.generate(plans, seed=seed, **drawing)
 
     def edit(
         self,
-        image: OneOrMore,
+        image: ImagesLike,
         instruction: str | Sequence[str],
         *,
         height: int | None = None,
@@ -326,7 +326,7 @@ class GoTPipeline:
         temperature: float = 0.0,
         best_of: int = 1,
         seed: Seed = 0,
-        **drawing: Unpack[DrawingOptions],
+        **drawing: Unpack[GenerationOptions],
     ) -> GoTPipelineOutput:
         """Plan and draw edits of images.
 
@@ -338,16 +338,16 @@ class GoTPipeline:
         """
         if image is None:
             raise ValueError("there is no image to edit")
-        check_drawing(drawing, len(several(instruction)))
+        check_generation(drawing, len(several(instruction)))
         plans = self.plan(
             instruction, image, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed
         )
-        return self.draw(plans, seed=seed, **drawing)
+        return self.generate(plans, seed=seed, **drawing)
 
     def plan(
         self,
         prompt: str | Sequence[str],
-        image: OneOrMore | None = None,
+        image: ImagesLike | None = None,
         *,
         height: int | None = None,
         width: int | None = None,
@@ -371,7 +371,7 @@ class GoTPipeline:
         """
         prompts = several(prompt)
         size = image_size(height, width, self.size)
-        pictures = [None] * len(prompts) if image is None else pictures_of(image, len(prompts))
+        pictures = [None] * len(prompts) if image is None else one_image_each(image, len(prompts))
         given = [self.given_plan("", text, each, size) for text, each in zip(prompts, pictures, strict=True)]
         before = tuple(several(earlier)) if earlier else ()
         plans = [replace(plan, earlier=before) for plan in given]
@@ -417,7 +417,7 @@ class GoTPipeline:
         return choose_plans(written(plans, seeds, temperature, listener), best_of, further)
 
     def given_plan(
-        self, chain: str, prompt: str = "", image: Picture | None = None, size: tuple[int, int] | None = None
+        self, chain: str, prompt: str = "", image: ImageLike | None = None, size: tuple[int, int] | None = None
     ) -> Plan:
         """A plan of a chain that is given rather than written here.
 
@@ -430,7 +430,7 @@ class GoTPipeline:
         size = size or self.size
         return Plan(prompt, chain, size, None if image is None else image_tensor(image, size))
 
-    def draw(
+    def generate(
         self,
         plan: Plan | Sequence[Plan],
         *,
@@ -438,7 +438,7 @@ class GoTPipeline:
         semantic_scale: float | None = None,
         spatial_scale: float | None = None,
         reference_scale: float | None = None,
-        keep: Former | None = None,
+        keep: Previous | None = None,
         seed: Seed = 0,
         generator: Generator | Sequence[Generator] | None = None,
         output_type: str = "pil",
@@ -454,7 +454,7 @@ class GoTPipeline:
                 for the plans' boxes; the source of an edit, say. See `got_core.pipelines.inpainting`.
             seed: Of the noise, which depends on a plan's place among them; or one for each plan.
             generator: Instead of seeds: one for all plans in turn, or one for each.
-            output_type: "pil", "pt" or "np": see `Pictures`.
+            output_type: "pil", "pt" or "np": see `OutputImages`.
             callback_on_step_end: See `StepCallback`; the latents it returns are gone on with.
 
         Raises:
@@ -464,7 +464,7 @@ class GoTPipeline:
         scales = {"semantic": semantic_scale, "spatial": spatial_scale, "reference": reference_scale}
         asked = {f"{name}_scale": scale for name, scale in scales.items()}
         named = {"num_inference_steps": num_inference_steps, "generator": generator, "output_type": output_type}
-        check_drawing({**asked, **named}, len(plans))
+        check_generation({**asked, **named}, len(plans))
         batch = self._batch(plans)
         seeds = None if generator is not None else tuple(seeds_of(seed, len(plans)))
         generators = seeded(seeds) if seeds is not None else one_each(generator, len(plans), Generator, "generators")
@@ -491,11 +491,11 @@ class GoTPipeline:
             callback=after_step,
         )
         images = drawing.images if still is None else still.restored(drawing.images)
-        return GoTPipelineOutput(as_pictures(images, output_type), tuple(plans), seeds)
+        return GoTPipelineOutput(to_output_type(images, output_type), tuple(plans), seeds)
 
-    def preview(self, latents: Float[Tensor, "b c h w"]) -> Pictures:
+    def preview(self, latents: Float[Tensor, "b c h w"]) -> OutputImages:
         """Latents, such as a callback is given, as images."""
-        return as_pictures(self.model.codec.decode(latents), "pil")
+        return to_output_type(self.model.codec.decode(latents), "pil")
 
     def _scales(self, batch: Batch, asked: Mapping[str, float | None]) -> GuidanceScales:
         """The system's own guidance scales, but for those that are asked for."""

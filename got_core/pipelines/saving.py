@@ -232,7 +232,7 @@ from got_core import GoTPipeline
 pipe = GoTPipeline.from_pretrained("{address}")
 plan = pipe.plan("a red circle left of a blue square")[0]
 print(plan.chain)
-image = pipe.draw(plan).images[0]
+image = pipe.generate(plan).images[0]
 ```
 
 | component | class | parameters |

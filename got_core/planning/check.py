@@ -10,10 +10,10 @@ from got_core.planning.plan import Plan
 from got_core.planning.prompts import (
     BASIC_COLOURS,
     NUMBERS,
-    Asked,
     Name,
+    ObjectSpec,
     Placing,
-    Thing,
+    Requirements,
     names_in,
     read_prompt,
     words_of,
@@ -61,7 +61,7 @@ class Matching:
     others: tuple[int, ...]
 
 
-def match(things: Sequence[Thing], regions: Sequence[Region]) -> Matching:
+def match(things: Sequence[ObjectSpec], regions: Sequence[Region]) -> Matching:
     """Give each region to one thing that it can stand for, or to none.
 
     Among things of one name a region goes to the first that lacks one and whose colour it has, then to the first that
@@ -101,16 +101,16 @@ def is_group(region: Region) -> bool:
     return any(number > 1 for number in numbers) or (bool(words) and names_in(region.phrase)[-1].plural)
 
 
-def could_be(region: Region, thing: Thing) -> bool:
+def could_be(region: Region, thing: ObjectSpec) -> bool:
     """Whether a region that was given to no thing may yet mean it, in words that are not known."""
     return not thing.name.kinds or not any(name.kinds for name in names_in(region.phrase))
 
 
-def _can_be(names: Sequence[Name], thing: Thing) -> bool:
+def _can_be(names: Sequence[Name], thing: ObjectSpec) -> bool:
     return any(name.means(thing.name) for name in names)
 
 
-def unmet(plan: Plan, asked: Asked) -> tuple[PlanProblem, ...]:
+def unmet(plan: Plan, asked: Requirements) -> tuple[PlanProblem, ...]:
     """Objects that are missing, too many or of another colour, and relations that do not hold.
 
     Of an object nothing is said where a region in unknown words may mean it, of its number where one box holds several,
@@ -126,7 +126,7 @@ def unmet(plan: Plan, asked: Asked) -> tuple[PlanProblem, ...]:
     return tuple(problems)
 
 
-def _thing(thing: Thing, own: Sequence[int], found: Matching, regions: Sequence[Region]) -> Iterator[PlanProblem]:
+def _thing(thing: ObjectSpec, own: Sequence[int], found: Matching, regions: Sequence[Region]) -> Iterator[PlanProblem]:
     unsure = any(could_be(regions[place], thing) for place in found.others)
     if not own:
         if thing.certain and not unsure:
@@ -144,7 +144,7 @@ def _thing(thing: Thing, own: Sequence[int], found: Matching, regions: Sequence[
         yield PlanProblem(COLOUR, f"{thing.words} is asked for, but is planned {planned}", tuple(wrong))
 
 
-def _relation(placing: Placing, asked: Asked, found: Matching, plan: Plan) -> Iterator[PlanProblem]:
+def _relation(placing: Placing, asked: Requirements, found: Matching, plan: Plan) -> Iterator[PlanProblem]:
     first, second = found.of[placing.first], found.of[placing.second]
     pairs = [(a, b) for a in first for b in second if a != b]
     regions = plan.regions
@@ -174,7 +174,7 @@ SAME_BOX = 0.9
 """Boxes of an edit that are alike so far mean one object, which is changed twice."""
 
 
-def clashes(plan: Plan, asked: Asked) -> tuple[PlanProblem, ...]:
+def clashes(plan: Plan, asked: Requirements) -> tuple[PlanProblem, ...]:
     """Pairs of boxes that are in each other's way.
 
     - Flat figures, where the whole prompt was read: boxes that overlap or nearly touch.
@@ -186,7 +186,7 @@ def clashes(plan: Plan, asked: Asked) -> tuple[PlanProblem, ...]:
     return tuple(_told(plan, asked))
 
 
-def apart(plan: Plan, asked: Asked) -> list[Pair]:
+def apart(plan: Plan, asked: Requirements) -> list[Pair]:
     """Places of the pairs of regions that have to stand apart, by a prompt that was read whole."""
     if plan.source is not None or not asked.whole:
         return []
@@ -201,7 +201,7 @@ def apart(plan: Plan, asked: Asked) -> list[Pair]:
     ]
 
 
-def _told(plan: Plan, asked: Asked) -> Iterator[PlanProblem]:
+def _told(plan: Plan, asked: Requirements) -> Iterator[PlanProblem]:
     regions, wanted = plan.regions, set(apart(plan, asked))
     unread = plan.source is not None or not asked.whole
     for i, j in combinations(range(len(regions)), 2):
@@ -221,7 +221,7 @@ def _told(plan: Plan, asked: Asked) -> Iterator[PlanProblem]:
 
 
 def _figures(a: Region, b: Region) -> bool:
-    return all(any(name.is_figure for name in names_in(region.phrase)) for region in (a, b))
+    return all(any(name.is_number_word for name in names_in(region.phrase)) for region in (a, b))
 
 
 def _one_object(a: Region, b: Region, iou: float) -> bool:
@@ -268,7 +268,7 @@ def repairs(plan: Plan, problems: Sequence[PlanProblem]) -> Iterator[Plan]:
             yield from _with_boxes(plan, next((moved for moved in tried if moved is not None), boxes))
 
 
-def _directions(plan: Plan, asked: Asked) -> dict[Pair, str]:
+def _directions(plan: Plan, asked: Requirements) -> dict[Pair, str]:
     """How regions shall stand to one another, where each thing has one; the lower place first."""
     of = match(asked.things, plan.regions).of
     found: dict[Pair, str] = {}

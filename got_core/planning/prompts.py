@@ -83,7 +83,7 @@ class Name:
     plural: bool
 
     @property
-    def is_figure(self) -> bool:
+    def is_number_word(self) -> bool:
         """Whether it is a flat figure, such as a circle, which is never in, on or behind another one."""
         return bool(self.kinds & _FIGURES)
 
@@ -195,7 +195,7 @@ MOST_WORDS = 3
 
 
 @dataclass(frozen=True)
-class Thing:
+class ObjectSpec:
     """An object that is asked for.
 
     Attributes:
@@ -232,7 +232,7 @@ class Placing:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Requirements:
     """What was read of a prompt.
 
     Attributes:
@@ -242,18 +242,18 @@ class Asked:
         whole: Whether every sentence was read.
     """
 
-    things: tuple[Thing, ...] = ()
+    things: tuple[ObjectSpec, ...] = ()
     placings: tuple[Placing, ...] = ()
     loose: frozenset[frozenset[int]] = frozenset()
     whole: bool = False
 
 
-def read_prompt(prompt: str) -> Asked:
+def read_prompt(prompt: str) -> Requirements:
     """Read a caption, as the head of this module describes; what is not understood is left out."""
     sentences = [
         text for part in re.split(r"[.;:!?\n]+", prompt.lower().replace("grey", "gray")) if (text := part.strip())
     ]
-    asked, whole = Asked(), bool(sentences)
+    asked, whole = Requirements(), bool(sentences)
     for sentence in sentences:
         read = _sentence(asked, " ".join(sentence.split()))
         whole = whole and read is not None
@@ -261,7 +261,7 @@ def read_prompt(prompt: str) -> Asked:
     return replace(asked, whole=whole)
 
 
-def _sentence(asked: Asked, text: str) -> Asked | None:
+def _sentence(asked: Requirements, text: str) -> Requirements | None:
     """What is asked with one more sentence; None where that is not understood."""
     text = COLOURED.sub(r"the \2 \1", PREFIX.sub("", text, count=1))
     cuts = list(CUT.finditer(text))
@@ -291,11 +291,11 @@ def _sentence(asked: Asked, text: str) -> Asked | None:
 class _Found:
     """What was read so far."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Requirements) -> None:
         self.things, self.placings, self.loose = list(asked.things), list(asked.placings), set(asked.loose)
 
-    def asked(self) -> Asked:
-        return Asked(tuple(self.things), tuple(self.placings), frozenset(self.loose))
+    def asked(self) -> Requirements:
+        return Requirements(tuple(self.things), tuple(self.placings), frozenset(self.loose))
 
     def place(self, first: int, second: int, words: str) -> None:
         """Note that one thing is placed by another, for which both must be objects."""
@@ -317,7 +317,7 @@ class _Found:
         return len(self.things) - 1
 
 
-def _thing(text: str) -> Thing | None:
+def _thing(text: str) -> ObjectSpec | None:
     words = words_of(text) if re.fullmatch(r"[a-z0-9'’ -]+", text) else []
     articles = list(takewhile(lambda word: word in ARTICLES, words))
     rest = words[len(articles) :]
@@ -331,7 +331,7 @@ def _thing(text: str) -> Thing | None:
     colour = colours[0] if len(colours) == 1 else None
     if not (articles or count or colours or name.kinds):
         return None
-    return Thing(name, colour, count or 1, count is not None, bool(name.kinds or colours or count), text)
+    return ObjectSpec(name, colour, count or 1, count is not None, bool(name.kinds or colours or count), text)
 
 
 def _is_name(words: Sequence[str]) -> bool:

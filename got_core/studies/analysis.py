@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from got_core.evaluation.statistics import SIGNIFICANT, Estimate, estimate, holm
-from got_core.evaluation.suites.callbacks import read_figures
+from got_core.evaluation.suites.callbacks import read_scores
 from got_core.paths import Run, locate
 from got_core.studies.identity import State, made_by, made_with
 from got_core.studies.runner import machine
@@ -141,7 +141,7 @@ def collect(study: Study, planned: Sequence[TrainedRun], errors: Mapping[str, st
     }
     for run in planned:
         for scoring in scorings:
-            metrics = read_figures(run.metrics(scoring))
+            metrics = read_scores(run.metrics(scoring))
             if metrics is not None and run.task(scoring).state is State.FINISHED:
                 row = {name: score(metrics, name) for name in study.metrics}
                 scores[Arm(run.backbone, run.variant, scoring)][run.seed] = row

@@ -17,7 +17,7 @@ import yaml
 from got_core.config import OWN_PACKAGES
 from got_core.errors import UserError
 from got_core.evaluation.results import PACKAGES, versions
-from got_core.evaluation.suites.callbacks import STEP, read_figures
+from got_core.evaluation.suites.callbacks import STEP, read_scores
 from got_core.paths import ROOT, Run
 from got_core.training.recipe import ResolvedRecipe
 from got_core.weights.files import checksum, write_whole
@@ -64,7 +64,7 @@ class Identity:
             raise UserError(f"{folder} holds a run that no study made: move it away, or choose another --output")
         if _read(record)["digest"] != self.digest:
             raise UserError(f"{folder} holds another run (its {RECORD} says of what settings): move it away")
-        if (read_figures(run.metrics) or {}).get(STEP) == self.steps:
+        if (read_scores(run.metrics) or {}).get(STEP) == self.steps:
             return State.FINISHED
         return State.BEGUN if run.last.exists() else State.NEW
 

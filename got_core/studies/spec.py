@@ -17,7 +17,7 @@ from got_core.config import read_recipe
 from got_core.detection.base import CATEGORIES
 from got_core.errors import UserError
 from got_core.evaluation.metrics.scenes import GENEVAL
-from got_core.evaluation.suites.callbacks import FIGURES
+from got_core.evaluation.suites.callbacks import METRICS
 from got_core.paths import LARGEST_SEED, locate
 from got_core.training.recipe_errors import plain_errors
 
@@ -204,7 +204,7 @@ def options_of(words: Overrides) -> list[str]:
     return [option.replace(".init_args", "").removesuffix("+") for option in options]
 
 
-KNOWN_COLUMNS = ("seconds", *FIGURES, *(f"{GENEVAL}.{name}" for name in (*CATEGORIES, "overall")))
+KNOWN_COLUMNS = ("seconds", *METRICS, *(f"{GENEVAL}.{name}" for name in (*CATEGORIES, "overall")))
 """The metrics of `metrics.json` by their dotted names."""
 
 MOST_AXES = 3

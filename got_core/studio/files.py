@@ -66,7 +66,7 @@ def sent_bytes(value: object, limits: Limits) -> bytes:
     return content
 
 
-def checked_picture(content: bytes, limits: Limits) -> Image.Image:
+def checked_image(content: bytes, limits: Limits) -> Image.Image:
     """The picture in a file; its size is looked at before it is unpacked.
 
     Raises:
@@ -143,7 +143,7 @@ def read_saved(content: bytes, limits: Limits) -> Saved | Image.Image:
     Raises:
         Refused: The file is no picture, too large, or what it holds of a drawing is damaged.
     """
-    image = checked_picture(content, limits)
+    image = checked_image(content, limits)
     text = _text(content)
     if text is None:
         return image
@@ -182,7 +182,7 @@ def _source(value: object, limits: Limits) -> Image.Image | None:
         content = base64.b64decode(value, validate=True) if isinstance(value, str) else b""
     except (binascii.Error, ValueError):
         raise Refused("the picture before the edit, saved in this picture, is damaged") from None
-    return checked_picture(content, limits)
+    return checked_image(content, limits)
 
 
 def _earlier(value: object, limits: Limits) -> tuple[str, ...]:

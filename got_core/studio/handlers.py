@@ -151,9 +151,9 @@ class Handlers:
 
     def _drawn(self, session: Session, settings: Settings) -> Iterator[Shown]:
         page = self._page
-        yield {page.canvas: canvas_value(session, busy=True, note="Drawing …"), page.chain: session.chain}
+        yield {page.canvas: canvas_value(session, busy=True, note="Caption …"), page.chain: session.chain}
         for progress in self._workshop.do(lambda report: session.draw(settings, report.drawn), session.stop):
-            note = f"Drawing: step {progress.step} of {settings.steps}"
+            note = f"Caption: step {progress.step} of {settings.steps}"
             yield {page.canvas: canvas_value(session, preview=progress.image, busy=True, note=note)}
         yield {page.prompt: ""}
 

@@ -80,7 +80,7 @@ def canvas_value(
     busy: bool = False,
     note: str = "",
 ) -> dict[str, Any]:
-    """Picture and boxes.
+    """The image and its boxes.
 
     Args:
         session: Whose.

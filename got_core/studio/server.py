@@ -262,7 +262,7 @@ class Door:
 
     Attributes:
         host, port: Address; only this machine by default.
-        password: Asked for where there is one.
+        password: Requirements for where there is one.
     """
 
     host: str = "127.0.0.1"

@@ -12,7 +12,7 @@ from got_core.chain.dialects import from_readable, readable
 from got_core.errors import one_line
 from got_core.interfaces import ChainListener
 from got_core.pipelines.conversation import Conversation, Turn
-from got_core.pipelines.inpainting import Former
+from got_core.pipelines.inpainting import Previous
 from got_core.pipelines.output import GoTPipelineOutput
 from got_core.pipelines.pipeline import GoTPipeline, StepCallback
 from got_core.planning.check import PlanProblem, plan_problems, repaired
@@ -114,7 +114,7 @@ class Session:
         if len(self.talk.turns) >= self.limits.turns:
             raise Refused(f"this conversation has {self.limits.turns} pictures: download what you need and start over")
         settings = settings.fitting(self.pipeline, editing=self.plan.source is not None)
-        (image,) = self.pipeline.draw(
+        (image,) = self.pipeline.generate(
             self.plan,
             seed=settings.seed,
             num_inference_steps=settings.steps,
@@ -246,7 +246,7 @@ class Session:
         self._typing = typed
         self._set(plan)
 
-    def _kept(self, plan: Plan) -> Former | None:
+    def _kept(self, plan: Plan) -> Previous | None:
         """What stays of the pictures before: of the version it replaces, else of the picture that is edited."""
         turn = self.talk.current
         former = None if turn is None or turn is self.basis else turn.plan

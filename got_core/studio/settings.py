@@ -25,7 +25,7 @@ class Limits:
         steps: Denoising steps.
         seconds: Of the model's work on one request.
         queue: Requests that may wait.
-        turns: Pictures of one conversation.
+        turns: OutputImages of one conversation.
         sessions: Conversations that are kept; the one not used for longest goes first.
         idle_seconds: After which a conversation is forgotten.
         kept_bytes: Of the pictures of all conversations together; beyond it the oldest are forgotten.

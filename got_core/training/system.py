@@ -32,7 +32,7 @@ from got_core.interfaces import (
 )
 from got_core.model import COMPONENTS, GoTModel
 from got_core.training.parallel import configure, gathered, whole
-from got_core.types import Batch, Drawing, Guidance
+from got_core.types import Batch, Generation, Guidance
 from got_core.weights.checkpoints import load_left_out
 from got_core.weights.loading import ORIGINS, check_origins, leave_out_origins, left_out, origins
 
@@ -299,7 +299,7 @@ class GoTSystem(LightningModule):
 
     # ------------------------------------------------------------------ validation
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Drawing:  # type: ignore[override]
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Generation:  # type: ignore[override]
         """Draw the batch, from its prompts alone unless chains are given; callbacks score and show the drawing."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
         chains = batch.chains if self.validation_chains == "given" else None

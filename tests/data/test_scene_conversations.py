@@ -9,7 +9,7 @@ import torch
 from got_core.chain.parser import parse
 from got_core.data.scenes.dataset import DEFAULT_TASKS, FOLLOWED_UP, FURTHER_TAGS, ScenesDataset, requests_before
 from got_core.data.scenes.render import Scene, SceneObject
-from got_core.data.scenes.requests import Thing
+from got_core.data.scenes.requests import ObjectSpec
 from got_core.evaluation.metrics.scenes import SceneScores
 
 NUMBER = 200
@@ -70,17 +70,17 @@ def test_the_past_of_a_picture_leads_to_it():
 
 def test_relations_that_are_told_hold_in_the_picture():
     """The circle stands above and left of the square, so nothing was asked for that would have put it elsewhere."""
-    said = [request for seed in range(600) for request in told(seed, Thing("circle", "red"))[-1:]]
+    said = [request for seed in range(600) for request in told(seed, ObjectSpec("circle", "red"))[-1:]]
     placed = [request for request in said if request.endswith("square")]
     assert placed
     assert not any(re.search("right of|below|under|beneath", request) for request in placed)
 
 
 def test_a_turn_about_something_ends_with_it():
-    said = [told(seed, Thing("circle", "red"))[-1] for seed in range(100)]
+    said = [told(seed, ObjectSpec("circle", "red"))[-1] for seed in range(100)]
     assert all("circle" in request for request in said)
     with pytest.raises(ValueError, match="no object that is there"):
-        told(0, Thing("circle", "green"))
+        told(0, ObjectSpec("circle", "green"))
 
 
 def test_a_kept_picture_is_described_and_stays():

@@ -24,16 +24,16 @@ from got_core.data.scenes.render import (
     unit_colour,
 )
 from got_core.data.scenes.requests import (
-    DRAWING_TAGS,
     EDIT_TAGS,
+    GENERATION_TAGS,
     SINGLE_EDIT_TAGS,
     Vocabulary,
-    split_drawings,
+    split_captions,
     split_edits,
 )
 from got_core.planning.boxes import RELATIONS
 
-TAGS = (*DRAWING_TAGS, *EDIT_TAGS)
+TAGS = (*GENERATION_TAGS, *EDIT_TAGS)
 COUNT = 12 * len(TAGS)
 HARD = {
     "shapes": tuple(SHAPES),
@@ -188,10 +188,10 @@ def test_a_layout_that_cannot_be_is_refused():
 # Held-out requests
 
 
-@pytest.mark.parametrize("tag", [*DRAWING_TAGS, *SINGLE_EDIT_TAGS])
+@pytest.mark.parametrize("tag", [*GENERATION_TAGS, *SINGLE_EDIT_TAGS])
 @pytest.mark.parametrize("vocabulary", [Vocabulary(("circle", "square", "star"), ("red", "blue", "black", "pink"), 3)])
 def test_requests_are_in_train_or_test_and_every_word_is_in_train(tag, vocabulary):
-    requests = split_drawings(vocabulary, tag) if tag in DRAWING_TAGS else split_edits(vocabulary, tag)
+    requests = split_captions(vocabulary, tag) if tag in GENERATION_TAGS else split_edits(vocabulary, tag)
     for train, test in zip(requests.train, requests.test, strict=True):
         assert test
         assert not set(train) & set(test)
@@ -300,8 +300,8 @@ def test_samples_have_the_size_and_range_of_images():
 
 
 def test_balanced_goes_round_the_tasks_and_weights_are_followed():
-    balanced = ScenesDataset(balanced=True, length=24, tasks=dict.fromkeys(DRAWING_TAGS, 1.0))
-    assert [balanced.sketch(i).meta["tag"] for i in range(24)] == list(DRAWING_TAGS) * 4
+    balanced = ScenesDataset(balanced=True, length=24, tasks=dict.fromkeys(GENERATION_TAGS, 1.0))
+    assert [balanced.sketch(i).meta["tag"] for i in range(24)] == list(GENERATION_TAGS) * 4
     weighted = ScenesDataset(length=400, tasks={"colors": 3.0, "counting": 1.0, "move": 0.0})
     tags = [weighted.sketch(i).meta["tag"] for i in range(400)]
     assert set(tags) == {"colors", "counting"}

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from got_core.chain.parser import parse
-from got_core.data.visualization import LAYOUT_SIDE, Tile, contact_sheet, draw_layout, region_colour, to_picture
+from got_core.data.visualization import LAYOUT_SIDE, Tile, contact_sheet, draw_layout, region_colour, to_pil
 
 CHAIN = (
     "A gray scene with <|object_ref_start|>a red circle<|object_ref_end|>"
@@ -13,7 +13,7 @@ CHAIN = (
 
 def test_pixels_survive_the_way_to_a_picture():
     levels = torch.randint(0, 256, (3, 5, 7), generator=torch.Generator().manual_seed(0))
-    picture = np.array(to_picture(levels / 127.5 - 1))
+    picture = np.array(to_pil(levels / 127.5 - 1))
     assert (picture == levels.permute(1, 2, 0).numpy()).all()
 
 

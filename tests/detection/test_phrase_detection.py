@@ -5,7 +5,7 @@ import torch
 from tiny_judges import tiny_clip, tiny_mask2former
 from tiny_phrase_detectors import tiny_grounding_dino, tiny_owl
 
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.detection.base import MOST_WORDS, ClosedVocabulary
 from got_core.detection.loading import load_plan_judge
 from got_core.detection.mask2former import CLASSES
@@ -53,7 +53,7 @@ def agree(found, theirs, labels=None):
 def test_owls_objects_are_those_of_transformers_own_post_processing(judges, kind):
     detector = loose(judges[kind].detector, least_score=0.05)
     processor, image = detector.processor, noise()[0]
-    inputs = processor(images=to_picture(image), text=[[QUERY.format(label) for label in LABELS]], return_tensors="pt")
+    inputs = processor(images=to_pil(image), text=[[QUERY.format(label) for label in LABELS]], return_tensors="pt")
     with torch.no_grad():
         outputs = detector.model(**inputs)
     (theirs,) = processor.post_process_grounded_object_detection(
@@ -70,7 +70,7 @@ def test_owls_objects_are_those_of_transformers_own_post_processing(judges, kind
 def test_grounding_dinos_objects_are_those_of_transformers_own_post_processing(judges):
     detector = loose(judges["grounding-dino"].detector, least_score=0.5)
     processor, image = detector.processor, noise()[0]
-    inputs = processor(images=to_picture(image), text=[LABELS], return_tensors="pt")
+    inputs = processor(images=to_pil(image), text=[LABELS], return_tensors="pt")
     with torch.no_grad():
         outputs = detector.model(**inputs)
     (theirs,) = processor.post_process_grounded_object_detection(

@@ -12,7 +12,7 @@ from got_core.cli.main import main
 from got_core.data.images import load_image
 from got_core.data.scenes.render import Scene, SceneObject, render
 from got_core.data.scenes.requests import SINGLE_EDIT_TAGS
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.detection.scenes import SceneDetector
 from got_core.diffusion.sampling import seeded
 from got_core.evaluation.metrics.scenes import planned_object
@@ -251,7 +251,7 @@ def test_a_conversation_is_drawn_as_the_class_draws_it(run, tmp_path):
     for turn, request in enumerate(case.details["requests"]):
         made = conversation.draw(conversation.plan(request), generator=seeded([case.seed + turn])[0])
         assert made.plan.chain == chains[turn]
-        written = to_picture(load_image(out / "pictures" / f"00000-{turn + 1}.png"))
+        written = to_pil(load_image(out / "pictures" / f"00000-{turn + 1}.png"))
         assert written.tobytes() == made.image.tobytes()
 
 

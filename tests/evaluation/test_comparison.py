@@ -7,10 +7,10 @@ from got_core.errors import UserError
 from got_core.evaluation.compare import difference_table, differences, what_differs
 from got_core.evaluation.results import Item, read_results, scored_items
 
-FIGURES = {"right": "higher"}
+METRICS = {"right": "higher"}
 
 
-def save(file, items, suite="geneval", figures=FIGURES, **more):
+def save(file, items, suite="geneval", figures=METRICS, **more):
     file.write_text(json.dumps({**scored_items(suite, figures, items), **more}))
     return read_results(file)
 

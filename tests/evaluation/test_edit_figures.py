@@ -9,7 +9,7 @@ from tiny_judges import random_alexnet, tiny_clip, tiny_dino, tiny_vit
 from torch.nn.functional import interpolate, normalize
 from transformers import AutoImageProcessor, CLIPProcessor
 
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.errors import UserError
 from got_core.evaluation.metrics.similarity import ClipEmbedding, DinoEmbedding, PerceptualDistance
 from got_core.evaluation.results import summaries
@@ -113,7 +113,7 @@ def test_clip_embeds_images_and_captions_in_one_space(tmp_path):
     images = [noise(1), noise(2, 32, 32)]
     seen, read = clip.images(images), clip.texts(["a dog", "x" * 500])
     inputs = CLIPProcessor.from_pretrained(tmp_path)(
-        images=[to_picture(image) for image in images], text=["a dog"] * 2, return_tensors="pt"
+        images=[to_pil(image) for image in images], text=["a dog"] * 2, return_tensors="pt"
     )
     expected = model(**inputs)
     torch.testing.assert_close(seen, expected.image_embeds)
@@ -126,7 +126,7 @@ def test_clip_embeds_images_and_captions_in_one_space(tmp_path):
 def test_dino_embeds_images_by_the_class_token(tmp_path, make):
     model = make(tmp_path)
     dino = DinoEmbedding.from_saved(str(tmp_path))
-    pixels = AutoImageProcessor.from_pretrained(tmp_path)(images=[to_picture(noise(1))], return_tensors="pt")
+    pixels = AutoImageProcessor.from_pretrained(tmp_path)(images=[to_pil(noise(1))], return_tensors="pt")
     torch.testing.assert_close(dino.images([noise(1)]), normalize(model(**pixels).last_hidden_state[:, 0], dim=-1))
 
 

@@ -7,7 +7,7 @@ import pytest
 from edit_sets import write_drawn, write_emu, write_imagenhub
 
 from got_core.errors import UserError
-from got_core.evaluation.suites.edit_datasets import load_picture, read_edits, with_outputs
+from got_core.evaluation.suites.edit_datasets import load_rgb, read_edits, with_outputs
 
 LEVEL = 2 / 255
 
@@ -27,9 +27,9 @@ def test_a_drawn_set_is_read_with_chains_and_scenes(tmp_path):
     for case, sample in zip(edits.cases, samples, strict=True):
         assert (case.instruction, case.category) == (sample.prompt, sample.meta["tag"])
         assert case.meta == json.loads(json.dumps(sample.meta))
-        assert near(load_picture(case.source), sample.source)
-        assert near(load_picture(case.output), sample.target)
-    assert load_picture(edits.cases[0].source, (16, 24)).shape == (3, 16, 24)
+        assert near(load_rgb(case.source), sample.source)
+        assert near(load_rgb(case.output), sample.target)
+    assert load_rgb(edits.cases[0].source, (16, 24)).shape == (3, 16, 24)
 
 
 def test_imagenhubs_folders_are_read_one_method_at_a_time(tmp_path):
@@ -42,7 +42,7 @@ def test_imagenhubs_folders_are_read_one_method_at_a_time(tmp_path):
     assert [case.output.parent.name for case in edits.cases] == ["Ours", "Ours"]
     assert [(case.source_caption, case.target_caption) for case in edits.cases] == [("before", "after")] * 2
     assert [case.name for case in edits.cases] == ["sample_0_1", "sample_1_1"]
-    assert (load_picture(edits.cases[0].source) - samples[0].source).abs().mean() < 0.1
+    assert (load_rgb(edits.cases[0].source) - samples[0].source).abs().mean() < 0.1
 
 
 def test_emu_edits_tables_are_read_and_what_has_no_output_is_named(tmp_path):
@@ -53,8 +53,8 @@ def test_emu_edits_tables_are_read_and_what_has_no_output_is_named(tmp_path):
     assert scored.missing == {"12": "no output"}
     case = pickle.loads(pickle.dumps(scored.cases[1]))
     assert (case.category, case.target_caption) == ("add", "after")
-    assert near(load_picture(case.source), samples[1].source)
-    assert near(load_picture(case.output), samples[1].target)
+    assert near(load_rgb(case.source), samples[1].source)
+    assert near(load_rgb(case.output), samples[1].target)
 
 
 def test_requests_alone_are_edits_without_outputs(tmp_path):
@@ -103,6 +103,6 @@ def test_a_picture_that_cannot_be_read_says_where(tmp_path):
     (tmp_path / "requests.jsonl").write_text('{"image": "a.png", "instruction": "b"}\n{"image": 3, "instruction": "b"}')
     first, second = read_edits(tmp_path).cases
     with pytest.raises(FileNotFoundError, match=r"requests\.jsonl:1: column 'image': no such image file"):
-        load_picture(first.source)
+        load_rgb(first.source)
     with pytest.raises(ValueError, match=r"requests\.jsonl:2: column 'image' holds no image"):
-        load_picture(second.source)
+        load_rgb(second.source)

@@ -15,8 +15,8 @@ from tiny_judges import random_alexnet, tiny_clip, tiny_dino
 from two_ranks import run_on_ranks
 
 from got_core.cli.main import main
-from got_core.data.visualization import to_picture
-from got_core.evaluation.suites.edit_datasets import load_picture, read_edits, with_outputs
+from got_core.data.visualization import to_pil
+from got_core.evaluation.suites.edit_datasets import load_rgb, read_edits, with_outputs
 from got_core.evaluation.suites.editing import (
     EditDrawing,
     EditJudges,
@@ -85,7 +85,7 @@ def test_perfect_edits_have_every_figure(tmp_path, models, capsys):
         other.write_bytes((root / "outputs" / "00000.png").read_bytes())
         evaluate("--images", root, *models, *judge)
         assert len(kept.read_text().splitlines()) == len(served.bodies) == 6
-        to_picture(samples[1].target).save(other)
+        to_pil(samples[1].target).save(other)
         evaluate("--images", root, *models, *judge)
         assert len(kept.read_text().splitlines()) == len(served.bodies) == 6
     printed = capsys.readouterr().out
@@ -248,5 +248,5 @@ def test_two_ranks_draw_each_edit_once(tmp_path):
     prepare_edits(tmp_path / "alone", scene_requests(3, 32, 0), (32, 32), {"seed": 0})
     drawn_and_scored(0, str(tmp_path / "alone"), ranks=1)
     for edit in read_edits(tmp_path / "alone").cases:
-        both = load_picture(tmp_path / "edits" / "outputs" / edit.output.name)
-        torch.testing.assert_close(both, load_picture(edit.output), rtol=0, atol=2 / 255)
+        both = load_rgb(tmp_path / "edits" / "outputs" / edit.output.name)
+        torch.testing.assert_close(both, load_rgb(edit.output), rtol=0, atol=2 / 255)

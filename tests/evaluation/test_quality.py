@@ -14,7 +14,7 @@ from torchvision.models import inception
 from two_ranks import run_on_ranks
 
 from got_core.cli.main import main
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.errors import UserError
 from got_core.evaluation.metrics.fid_kid import (
     FeatureStore,
@@ -190,7 +190,7 @@ def test_a_store_keeps_each_item_once():
 def write_images(root: Path, number: int, first: int = 0) -> Path:
     root.mkdir(parents=True)
     for place, sample in enumerate(edit_samples(first + number)[first:]):
-        to_picture(sample.target).save(root / f"{place}.png")
+        to_pil(sample.target).save(root / f"{place}.png")
     return root
 
 

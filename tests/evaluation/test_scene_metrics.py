@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from got_core.chain.parser import parse
-from got_core.data.scenes.dataset import DRAWING_TAGS, EDIT_TAGS, ScenesDataset
+from got_core.data.scenes.dataset import EDIT_TAGS, GENERATION_TAGS, ScenesDataset
 from got_core.data.scenes.render import COLOURS, SHAPES
 from got_core.detection.base import CATEGORIES, UNKNOWN, Detection
 from got_core.detection.scenes import SceneDetector
@@ -53,7 +53,7 @@ def with_region(phrase, box, colour):
 def test_ground_truth_reaches_every_score(length, settings):
     scores = SceneScores()
     assert not scores.update_called
-    scores.update(*arguments(samples(length, (*DRAWING_TAGS, *EDIT_TAGS), **settings)))
+    scores.update(*arguments(samples(length, (*GENERATION_TAGS, *EDIT_TAGS), **settings)))
     figures = scores.compute()
     assert scores.update_called
     assert figures["geneval"] == dict.fromkeys((*CATEGORIES, "overall"), 1.0)
@@ -65,7 +65,7 @@ def test_ground_truth_reaches_every_score(length, settings):
 
 
 def test_blank_images_fail_what_is_judged_by_the_image_alone():
-    entries = samples(36, (*DRAWING_TAGS, "add"))
+    entries = samples(36, (*GENERATION_TAGS, "add"))
     scores = SceneScores()
     scores.update(*arguments(entries, images=torch.zeros(36, 3, 32, 32)))
     figures = scores.compute()

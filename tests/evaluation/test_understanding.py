@@ -14,12 +14,12 @@ from tiny_models import tiny_qwen
 
 from got_core.cli.main import main
 from got_core.data.scenes.render import DEFAULT_COLOURS
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.detection.base import relations
 from got_core.detection.scenes import SceneDetector
 from got_core.errors import UserError
 from got_core.evaluation.statistics import wilson
-from got_core.evaluation.suites.edit_datasets import load_picture
+from got_core.evaluation.suites.edit_datasets import load_rgb
 from got_core.evaluation.suites.understanding import (
     Probe,
     UnderstandingScoring,
@@ -141,7 +141,7 @@ def test_what_changed_is_worked_out_by_hand():
 
 def write_questions(folder, records):
     folder.mkdir(exist_ok=True)
-    to_picture(edit_samples(1)[0].source).save(folder / "a.png")
+    to_pil(edit_samples(1)[0].source).save(folder / "a.png")
     file = folder / "questions.jsonl"
     file.write_text("".join(json.dumps({"image": "a.png", **record}) + "\n" for record in records))
     return file
@@ -161,7 +161,7 @@ def test_question_sets_of_several_kinds_are_read(tmp_path):
     assert [probe.candidates[probe.right] for probe in probes] == ["y", "x", "blue", "red"]
     assert probes[1].candidates == ("x", "y", "z")
     assert set(probes[2].candidates) == {"blue", "x", "y"}
-    assert load_picture(probes[3].image).shape == (3, 32, 32)
+    assert load_rgb(probes[3].image).shape == (3, 32, 32)
     assert read_questions(file, 10, seed=0)[2].candidates == probes[2].candidates
     assert len(read_questions(file, 2, seed=0)) == 2
 

@@ -33,7 +33,7 @@ def test_each_turn_edits_what_the_last_one_drew(pipe):
         assert turn.before is before
         source = (turn.plan.source + 1) / 2
         assert same(before.image, Image.fromarray((source * 255).round().byte().permute(1, 2, 0).numpy()))
-        assert same(turn.image, pipe.draw(turn.plan, seed=turn.seed).images[0])
+        assert same(turn.image, pipe.generate(turn.plan, seed=turn.seed).images[0])
     assert first.plan.source is None
     assert third.plan.earlier == ("a red circle", "make it blue")
     assert third.requests == ("a red circle", "make it blue", "move it left")
@@ -78,9 +78,9 @@ def test_turns_are_undone_and_branched(pipe):
 def test_a_plan_may_be_changed_before_it_is_drawn(pipe):
     talk = Conversation(pipe)
     plan = talk.plan("a red circle").with_chain("a red circle (94,188),(469,562) (red)").move(0, dx=100)
-    turn = talk.draw(plan, seed=1, num_inference_steps=3)
+    turn = talk.generate(plan, seed=1, num_inference_steps=3)
     assert turn.plan is plan
-    assert same(turn.image, pipe.draw(plan, seed=1, num_inference_steps=3).images[0])
+    assert same(turn.image, pipe.generate(plan, seed=1, num_inference_steps=3).images[0])
 
 
 def test_a_reasoner_that_is_not_told_of_earlier_turns_is_named(pipe, recwarn):

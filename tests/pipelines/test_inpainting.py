@@ -65,21 +65,21 @@ def test_the_margin_leaves_out_what_stays_but_the_box_does_not():
 
 
 def test_a_changed_plan_leaves_the_rest_as_it_was(pipe):
-    former = pipe.draw(PLAN, seed=3)
+    former = pipe.generate(PLAN, seed=3)
     changed = PLAN.replace(0, "a green star")
-    anew, kept = pipe.draw(changed, seed=3), pipe.draw(changed, seed=3, keep=former)
+    anew, kept = pipe.generate(changed, seed=3), pipe.generate(changed, seed=3, keep=former)
     outside = np.ones((32, 32), dtype=bool)
     outside[CORNER] = False
     assert (pixels(anew) != pixels(former))[outside].any()
     assert np.array_equal(pixels(kept)[outside], pixels(former)[outside])
     assert (pixels(kept) != pixels(former))[~outside].any()
-    assert np.array_equal(pixels(pipe.draw(PLAN, seed=3, keep=former)), pixels(former))
+    assert np.array_equal(pixels(pipe.generate(PLAN, seed=3, keep=former)), pixels(former))
 
 
 def test_an_edit_can_keep_its_source(pipe):
     source = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
     plan = pipe.given_plan("a cat (0,0),(240,240)", "add a cat", source)
-    drawn = pixels(pipe.draw(plan, keep=source))
+    drawn = pixels(pipe.generate(plan, keep=source))
     assert np.array_equal(drawn[12:], np.asarray(source)[12:])
     assert (drawn[CORNER] != np.asarray(source)[CORNER]).any()
 

@@ -38,7 +38,7 @@ def test_one_call_is_a_plan_and_a_drawing(pipe):
     plans = pipe.plan(PROMPTS)
     assert output.chains == tuple(plan.chain for plan in plans)
     assert output.regions == tuple(plan.regions for plan in plans)
-    assert torch.equal(output.images, pipe.draw(plans, seed=3, output_type="pt").images)
+    assert torch.equal(output.images, pipe.generate(plans, seed=3, output_type="pt").images)
     assert output.images.shape == (3, 3, 32, 32)
     assert 0 <= output.images.min() < output.images.max() <= 1
 
@@ -92,7 +92,7 @@ def test_seeds_are_whole_numbers():
 
 def test_whole_numbers_of_any_kind_are_seeds(pipe):
     plan = pipe.given_plan(CHAIN)
-    images = [pipe.draw(plan, seed=seed, output_type="pt").images for seed in (3, np.int64(3), 2**45)]
+    images = [pipe.generate(plan, seed=seed, output_type="pt").images for seed in (3, np.int64(3), 2**45)]
     assert torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
 
@@ -105,29 +105,29 @@ def test_several_images_of_a_prompt_differ_in_noise(pipe):
 
 def test_images_come_in_the_type_that_is_asked_for(pipe):
     plan = pipe.given_plan(CHAIN)
-    tensor, array, (image,) = (pipe.draw(plan, output_type=kind).images for kind in ("pt", "np", "pil"))
+    tensor, array, (image,) = (pipe.generate(plan, output_type=kind).images for kind in ("pt", "np", "pil"))
     assert array.shape == (1, 32, 32, 3)
     np.testing.assert_allclose(array[0], tensor[0].permute(1, 2, 0).numpy())
     np.testing.assert_allclose(np.asarray(image) / 255, array[0], atol=0.003)
     with pytest.raises(ValueError, match="output_type must be 'pil', 'pt' or 'np', not 'latent'"):
-        pipe.draw(plan, output_type="latent")
+        pipe.generate(plan, output_type="latent")
 
 
 def test_generators_are_drawn_from_in_turn(pipe):
     plans = [pipe.given_plan(CHAIN, prompt) for prompt in PROMPTS]
 
     def draw(generator):
-        return pipe.draw(plans, generator=generator, output_type="pt")
+        return pipe.generate(plans, generator=generator, output_type="pt")
 
     one, other = draw(torch.Generator().manual_seed(1)), draw([torch.Generator().manual_seed(1) for _ in plans])
     assert one.seeds is None
     torch.testing.assert_close(one.images[0], other.images[0])
     assert not torch.equal(one.images[1], other.images[1])
-    assert torch.equal(other.images, pipe.draw(plans, seed=[1, 1, 1], output_type="pt").images)
+    assert torch.equal(other.images, pipe.generate(plans, seed=[1, 1, 1], output_type="pt").images)
     with pytest.raises(ValueError, match="2 generators for 3 plans"):
         draw([torch.Generator()] * 2)
     with pytest.raises(ValueError, match="2 seeds for 3 samples"):
-        pipe.draw(plans, seed=[1, 2])
+        pipe.generate(plans, seed=[1, 2])
 
 
 def test_an_edit_sees_its_image(pipe, picture):
@@ -154,13 +154,13 @@ def test_what_was_drawn_can_be_edited(pipe, kind):
 
 def test_scales_steps_and_size_are_the_calls(pipe):
     plan = pipe.given_plan(CHAIN, size=(32, 64))
-    usual = pipe.draw(plan, output_type="pt").images
+    usual = pipe.generate(plan, output_type="pt").images
     assert usual.shape == (1, 3, 32, 64)
     for changed in ({"semantic_scale": 1.0}, {"spatial_scale": 0.0}, {"num_inference_steps": 5}):
-        assert not torch.allclose(pipe.draw(plan, output_type="pt", **changed).images, usual)
+        assert not torch.allclose(pipe.generate(plan, output_type="pt", **changed).images, usual)
     own = pipe.model.generation_scales
     same = {"semantic_scale": own.semantic, "spatial_scale": own.spatial, "reference_scale": own.reference}
-    assert torch.equal(pipe.draw(plan, output_type="pt", **same).images, usual)
+    assert torch.equal(pipe.generate(plan, output_type="pt", **same).images, usual)
     assert pipe("a cross", height=64, width=32, output_type="pt").images.shape == (1, 3, 64, 32)
 
 
@@ -171,12 +171,12 @@ def test_a_callback_sees_every_step_and_may_change_it(pipe):
         assert caller is pipe
         seen.append((step, float(time), tuple(values["latents"].shape)))
 
-    usual = pipe.draw(plan, num_inference_steps=3, output_type="pt").images
-    watched = pipe.draw(plan, num_inference_steps=3, output_type="pt", callback_on_step_end=watch).images
+    usual = pipe.generate(plan, num_inference_steps=3, output_type="pt").images
+    watched = pipe.generate(plan, num_inference_steps=3, output_type="pt", callback_on_step_end=watch).images
     assert torch.equal(watched, usual)
     assert [step for step, _, _ in seen] == [0, 1, 2]
     assert {shape for _, _, shape in seen} == {(1, 48, 8, 8)}
-    blank = pipe.draw(
+    blank = pipe.generate(
         plan, output_type="pt", callback_on_step_end=lambda p, i, t, values: {"latents": 0 * values["latents"]}
     ).images
     assert torch.equal(blank[0], torch.full((3, 32, 32), 0.5))
@@ -193,9 +193,9 @@ def test_chains_are_heard_while_they_are_written(pipe):
 def test_a_scheduler_that_fits_can_be_set(pipe):
     plan, own = pipe.given_plan(CHAIN), pipe.scheduler
     try:
-        usual = pipe.draw(plan, num_inference_steps=8, output_type="pt").images
+        usual = pipe.generate(plan, num_inference_steps=8, output_type="pt").images
         pipe.scheduler = scheduler_named(pipe.model.objective, "UniPCMultistepScheduler")
-        other = [pipe.draw(plan, num_inference_steps=8, output_type="pt").images for _ in range(2)]
+        other = [pipe.generate(plan, num_inference_steps=8, output_type="pt").images for _ in range(2)]
         assert torch.equal(*other)
         assert 0 < (other[0] - usual).abs().mean() < 0.05
         with pytest.raises(ValueError, match="does not fit RectifiedFlow"):
@@ -210,7 +210,7 @@ def test_a_saved_pipeline_is_opened_again(pipe, picture, tmp_path, dtype):
     again = GoTPipeline.from_pretrained(tmp_path / "saved", "cpu")
     assert again.size == (32, 32)
     plan = pipe.given_plan(CHAIN, "swap", picture)
-    drawn, expected = (each.draw(plan, output_type="pt").images for each in (again, pipe))
+    drawn, expected = (each.generate(plan, output_type="pt").images for each in (again, pipe))
     torch.testing.assert_close(drawn, expected, atol=0.02 if dtype else 0, rtol=0)
     assert sorted(str(file.relative_to(tmp_path / "saved")) for file in (tmp_path / "saved").rglob("*.*")) == [
         "README.md", "config.yaml", "model.safetensors", "reasoner/tokenizer.json",
@@ -329,7 +329,7 @@ def test_noise_on_the_way_is_the_seeds(pipe, name):
     try:
         pipe.scheduler = scheduler_named(pipe.model.objective, name, **settings)
         state = torch.get_rng_state()
-        first, again, other = (pipe.draw(plan, seed=seed, output_type="pt").images for seed in (1, 1, 2))
+        first, again, other = (pipe.generate(plan, seed=seed, output_type="pt").images for seed in (1, 1, 2))
         assert torch.equal(first, again)
         assert not torch.allclose(first, other)
         assert torch.equal(torch.get_rng_state(), state)
@@ -354,7 +354,7 @@ def test_a_pipeline_goes_to_the_hub_and_comes_from_it(pipe, tmp_path, monkeypatc
     again = GoTPipeline.from_pretrained("owner/mine", "cpu", revision="v1")
     assert fetched == [("owner/mine", "v1")]
     plan = pipe.given_plan(CHAIN)
-    assert torch.equal(again.draw(plan, output_type="pt").images, pipe.draw(plan, output_type="pt").images)
+    assert torch.equal(again.generate(plan, output_type="pt").images, pipe.generate(plan, output_type="pt").images)
 
 
 def test_what_is_nowhere_is_said(monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from got_core.data.scenes.dataset import ScenesDataset
-from got_core.data.scenes.requests import DRAWING_TAGS
+from got_core.data.scenes.requests import GENERATION_TAGS
 from got_core.planning.boxes import MARGIN, gaps, separated
 from got_core.planning.check import (
     CLOSE,
@@ -101,7 +101,7 @@ def test_true_chains_of_scenes_have_no_problem():
 
 
 def test_a_dropped_object_of_a_scene_is_told():
-    scenes = ScenesDataset(length=120, seed=8, tasks=dict.fromkeys(DRAWING_TAGS, 1.0), balanced=True)
+    scenes = ScenesDataset(length=120, seed=8, tasks=dict.fromkeys(GENERATION_TAGS, 1.0), balanced=True)
     for place in range(len(scenes)):
         plan = Plan(scenes.sketch(place).prompt, scenes.sketch(place).chain, SIZE)
         kinds = {problem.kind for problem in plan_problems(plan.with_chain(plan.remove(0).chain))}

@@ -6,7 +6,7 @@ import pytest
 
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.data.scenes.render import COLOURS, SHAPES
-from got_core.data.scenes.requests import DRAWING_TAGS
+from got_core.data.scenes.requests import GENERATION_TAGS
 from got_core.planning.prompts import name_of, names_in, read_prompt
 
 
@@ -151,7 +151,7 @@ def test_scenes_are_read_as_they_are_meant():
     """Objects with colours and counts, and relations, of 2,000 prompts: precision and recall are 1."""
     wide = {"shapes": tuple(SHAPES), "colours": tuple(COLOURS), "size": 64, "object_size": (0.2, 0.3), "gap": 0.06}
     for settings in ({}, {"max_objects": 4, **wide}):
-        tasks = dict.fromkeys(DRAWING_TAGS, 1.0)
+        tasks = dict.fromkeys(GENERATION_TAGS, 1.0)
         scenes = ScenesDataset(length=1000, seed=3, tasks=tasks, balanced=True, **settings)
         for place in range(len(scenes)):
             sketch = scenes.sketch(place)

@@ -46,7 +46,7 @@ def a_study(**values) -> Study:
 
 
 PLAIN, BETTER = Arm("dit", "plain"), Arm("dit", "better")
-FIGURES = {
+METRICS = {
     PLAIN: {
         seed: {"mean_iou": value, "geneval.overall": None}
         for seed, value in zip((1, 2, 3), (0.1, 0.2, 0.3), strict=True)
@@ -59,7 +59,7 @@ FIGURES = {
 
 
 def test_differences_are_paired_by_seed():
-    results = Results(a_study(), FIGURES, {})
+    results = Results(a_study(), METRICS, {})
     (found,) = results.differences()
     half = T_TWO * math.sqrt(((0.4 - 1.3 / 3) ** 2 * 2 + (0.5 - 1.3 / 3) ** 2) / 2) / math.sqrt(3)
     assert (found.first, found.second, found.metric) == (PLAIN, BETTER, "mean_iou")
@@ -68,12 +68,12 @@ def test_differences_are_paired_by_seed():
     chance = 2 * float(t.sf(abs(1.3 / 3) / (half / T_TWO), 2))
     assert found.p_value == pytest.approx(chance)
     assert found.conclusion == "above zero"
-    (other,) = Results(a_study(), {BETTER: FIGURES[BETTER], PLAIN: FIGURES[PLAIN]}, {}).differences()
+    (other,) = Results(a_study(), {BETTER: METRICS[BETTER], PLAIN: METRICS[PLAIN]}, {}).differences()
     assert other.conclusion == "below zero"
 
 
 def test_a_seed_that_is_missing_on_one_side_is_left_out():
-    figures = {PLAIN: {seed: FIGURES[PLAIN][seed] for seed in (1, 2)}, BETTER: {2: FIGURES[BETTER][2]}}
+    figures = {PLAIN: {seed: METRICS[PLAIN][seed] for seed in (1, 2)}, BETTER: {2: METRICS[BETTER][2]}}
     (found,) = Results(a_study(), figures, {}).differences()
     assert (found.estimate.mean, found.estimate.number) == (pytest.approx(0.4), 1)
     assert found.conclusion == "one seed: none"
@@ -117,7 +117,7 @@ def test_verdicts_are_corrected_for_the_differences_of_a_figure():
 
 def test_only_the_pairs_that_a_study_names_are_compared_in_its_order():
     study = a_study(compare=(("better", "plain"),), columns=("mean_iou",))
-    (found,) = Results(study, FIGURES, {}).differences()
+    (found,) = Results(study, METRICS, {}).differences()
     assert (found.first, found.second) == (BETTER, PLAIN)
     assert found.estimate.mean < 0
 
@@ -180,17 +180,17 @@ def test_the_error_is_split_into_the_plan_part_and_the_drawings():
     assert sheet.rows[0][:4] == ("dit", "plain", "geneval.overall", "0.800 [0.552, 1.048] n=3")
     assert sheet.rows[1][3] == "-"
     assert "The plan's part of the error" in markdown(results, command="got study", images=[])
-    assert not split(Results(a_study(), FIGURES, {})).rows
+    assert not split(Results(a_study(), METRICS, {})).rows
 
 
 def test_tables_say_what_was_measured():
     figures = {
-        PLAIN: {**FIGURES[PLAIN], 3: {"mean_iou": None, "geneval.overall": None}},
-        BETTER: {1: FIGURES[BETTER][1]},
+        PLAIN: {**METRICS[PLAIN], 3: {"mean_iou": None, "geneval.overall": None}},
+        BETTER: {1: METRICS[BETTER][1]},
     }
     results = Results(a_study(), figures, {"dit-better-seed2": "no room"})
     half = T_TWO * 0.1 / math.sqrt(3)
-    sheet = means(Results(a_study(), FIGURES, {}))
+    sheet = means(Results(a_study(), METRICS, {}))
     assert sheet.headings == ("backbone", "variant", "seeds", "mean_iou", "geneval.overall")
     assert sheet.rows[0] == ("dit", "plain", "3 of 3", f"0.200 [{0.2 - half:.3f}, {0.2 + half:.3f}] n=3", "-")
     assert sheet.rows[1][4] == "0.500 n=3"
@@ -242,7 +242,7 @@ def test_a_grid_is_drawn(tmp_path, axes):
 
 
 def test_means_are_drawn_where_there_is_something_to_compare(tmp_path):
-    assert draw_means(Results(a_study(), FIGURES, {}), tmp_path / "means.png")
+    assert draw_means(Results(a_study(), METRICS, {}), tmp_path / "means.png")
     assert Image.open(tmp_path / "means.png").width > 300
     assert not draw_means(grid_results(2), tmp_path / "one.png")
     assert not (tmp_path / "one.png").exists()

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from got_core.chain.dialects import from_readable, readable
-from got_core.studio.files import KEY, Saved, checked_picture, png, read_saved, sent_bytes, write_saved
+from got_core.studio.files import KEY, Saved, checked_image, png, read_saved, sent_bytes, write_saved
 from got_core.studio.plan_actions import read_action
 from got_core.studio.session import Session, Sessions
 from got_core.studio.settings import Limits, Refused, Settings
@@ -199,13 +199,13 @@ def test_what_is_damaged_in_a_saved_file_is_named(settings):
 
 def test_pictures_that_are_too_large_or_none_are_refused():
     small = Limits(image_bytes=1000, image_pixels=100)
-    assert checked_picture(png(Image.new("RGB", (10, 10))), small).size == (10, 10)
+    assert checked_image(png(Image.new("RGB", (10, 10))), small).size == (10, 10)
     with pytest.raises(Refused, match="11 x 10 pixels"):
-        checked_picture(png(Image.new("RGB", (11, 10))), small)
+        checked_image(png(Image.new("RGB", (11, 10))), small)
     with pytest.raises(Refused, match="larger"):
-        checked_picture(b"x" * 1001, small)
+        checked_image(b"x" * 1001, small)
     with pytest.raises(Refused, match="no picture"):
-        checked_picture(b"GIF89a", small)
+        checked_image(b"GIF89a", small)
     for value in (None, "x", "data:image/png;base64,%%%", "data:;base64,", "data:x;base64," + "A" * 10**4):
         with pytest.raises(Refused):
             sent_bytes(value, small)

@@ -71,7 +71,7 @@ def test_photographs_are_drawn_again_from_their_chains(tmp_path):
     records = RecordsDataset(str(tmp_path / "records.jsonl"), SIDE, source_column="source")
     samples = [records[index] for index in range(RECORDS)]
     plans = [Plan(sample.prompt, sample.chain, sample.size, sample.source) for sample in samples]
-    drawn = torch.cat([pipeline.draw(plan, seed=1, output_type="pt").images * 2 - 1 for plan in plans])
+    drawn = torch.cat([pipeline.generate(plan, seed=1, output_type="pt").images * 2 - 1 for plan in plans])
     targets = torch.stack([sample.target for sample in samples])
     errors = (drawn[:, None] - targets[None]).square().mean(dim=(2, 3, 4))
     decibels = 10 * torch.log10(4 / errors.diagonal())

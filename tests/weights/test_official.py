@@ -93,7 +93,7 @@ def test_images_are_those_of_the_published_algorithm(place, released, imported, 
     expected = released.draw("two things", chain, boxes, source, noise, scales, STEPS)
     pipeline = GoTPipeline.from_pretrained(imported, "cpu")
     plan = pipeline.given_plan(chain, "two things", source, (64, 64))
-    image = pipeline.draw(plan, seed=SEED, num_inference_steps=STEPS, output_type="pt").images[0] * 2 - 1
+    image = pipeline.generate(plan, seed=SEED, num_inference_steps=STEPS, output_type="pt").images[0] * 2 - 1
     torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
     assert (image.abs() < 1).float().mean() > 0.5
     other = released.draw("two things", chain, [BOXES[0]], source, noise, scales, STEPS)
@@ -107,14 +107,14 @@ def test_a_saved_folder_needs_no_base_folder(place, tensors, tmp_path):
     run(bases, bases / "got.bin", tmp_path / "imported")
     pipeline = GoTPipeline.from_pretrained(tmp_path / "imported", "cpu")
     plans = [pipeline.given_plan(CHAIN, "two things"), pipeline.given_plan(CHAIN, "one thing")]
-    expected = pipeline.draw(plans, num_inference_steps=2, output_type="pt").images
+    expected = pipeline.generate(plans, num_inference_steps=2, output_type="pt").images
     written = pipeline.plan("two things", Image.open(place / "source.png"))
     pipeline.save_pretrained(tmp_path / "saved")
     shutil.rmtree(bases)
     shutil.rmtree(tmp_path / "imported")
     moved = shutil.move(tmp_path / "saved", tmp_path / "moved")
     again = GoTPipeline.from_pretrained(moved, "cpu")
-    assert torch.equal(again.draw(plans, num_inference_steps=2, output_type="pt").images, expected)
+    assert torch.equal(again.generate(plans, num_inference_steps=2, output_type="pt").images, expected)
     assert again.plan("two things", Image.open(place / "source.png"))[0].chain == written[0].chain
     again.save_pretrained(tmp_path / "twice")
     assert (tmp_path / "twice" / "config.yaml").read_text() == (moved / "config.yaml").read_text()

@@ -9,11 +9,11 @@ import numpy as np
 from got_core.data.scenes.language import Step, pick
 from got_core.data.scenes.layout import ATTEMPTS, Layout
 from got_core.data.scenes.render import PixelBox, Scene, SceneObject, relative_box
-from got_core.data.scenes.requests import Drawing, Edit, Requests, Thing, Vocabulary
+from got_core.data.scenes.requests import Caption, Edit, ObjectSpec, Requests, Vocabulary
 from got_core.planning.boxes import box_relations
 
 
-def drawing_meta(drawing: Drawing, scene: Scene) -> dict[str, Any]:
+def generation_meta(drawing: Caption, scene: Scene) -> dict[str, Any]:
     """Metadata of a text-to-image sample; `include` and `exclude` are laid out as GenEval's.
 
     With a relation the second object comes first in `include`, and the first one's `position` points at it.
@@ -55,7 +55,7 @@ def edit_meta(tag: str, source: Scene, target: Scene, steps: Sequence[Step]) -> 
     }
 
 
-def _clause(thing: Thing) -> dict[str, Any]:
+def _clause(thing: ObjectSpec) -> dict[str, Any]:
     clause: dict[str, Any] = {"class": thing.shape, "count": thing.count}
     return clause if thing.colour is None else {**clause, "color": thing.colour}
 
@@ -105,7 +105,7 @@ class Composer:
     layout: Layout
     backgrounds: tuple[str, ...]
 
-    def draw(self, drawing: Drawing, rng: np.random.Generator) -> Scene:
+    def draw(self, drawing: Caption, rng: np.random.Generator) -> Scene:
         """A scene with what is asked and nothing else; colours left open are chosen, all different."""
         things = self._coloured(drawing.things, rng)
         boxes = self.layout.boxes(rng, sum(thing.count for thing in things), drawing.relation)
@@ -146,7 +146,7 @@ class Composer:
         length = int(rng.integers(2, min(3, len(self.vocabulary.shapes)) + 1))
         while True:
             groups = pick(rng, requests)
-            found = [pick(rng, pick(rng, groups.asked_by(split)))]
+            found = [pick(rng, pick(rng, groups.of_split(split)))]
             for _ in range(ATTEMPTS):
                 candidate = pick(rng, pick(rng, pick(rng, requests).train))
                 if not _independent(found, candidate):
@@ -160,12 +160,12 @@ class Composer:
     def _scene(self, objects: Sequence[SceneObject], rng: np.random.Generator) -> Scene:
         return Scene(tuple(objects), pick(rng, self.backgrounds), self.layout.size)
 
-    def _coloured(self, things: Sequence[Thing], rng: np.random.Generator) -> list[Thing]:
+    def _coloured(self, things: Sequence[ObjectSpec], rng: np.random.Generator) -> list[ObjectSpec]:
         used = {thing.colour for thing in things}
         unused = [colour for colour in self.vocabulary.colours if colour not in used]
         chosen = iter(rng.permutation(len(unused)))
         return [
-            thing if thing.colour is not None else Thing(thing.shape, unused[int(next(chosen))], thing.count)
+            thing if thing.colour is not None else ObjectSpec(thing.shape, unused[int(next(chosen))], thing.count)
             for thing in things
         ]
 
@@ -184,7 +184,7 @@ class Composer:
         fewest, most = self._counts(edits)
         return fewest <= most
 
-    def _source_things(self, edits: Sequence[Edit], rng: np.random.Generator) -> list[Thing]:
+    def _source_things(self, edits: Sequence[Edit], rng: np.random.Generator) -> list[ObjectSpec]:
         """What the edits concern and a few more objects, all of different shape and colour."""
         needed = list(dict.fromkeys(thing for edit in edits for thing in (edit.before, edit.anchor) if thing))
         named = needed + [edit.after for edit in edits if edit.after]
@@ -193,7 +193,7 @@ class Composer:
         fewest, most = self._counts(edits)
         extra = int(rng.integers(fewest, min(most, len(needed) + len(colours)) + 1)) - len(needed)
         chosen = zip(rng.permutation(len(shapes))[:extra], rng.permutation(len(colours))[:extra], strict=True)
-        return needed + [Thing(shapes[int(s)], colours[int(c)]) for s, c in chosen]
+        return needed + [ObjectSpec(shapes[int(s)], colours[int(c)]) for s, c in chosen]
 
     def _steps(
         self, edits: Sequence[Edit], objects: Sequence[SceneObject], rng: np.random.Generator
@@ -231,7 +231,7 @@ class Composer:
         return self.layout.place(rng, taken, related, side)
 
 
-def _placed(thing: Thing, box: PixelBox) -> SceneObject:
+def _placed(thing: ObjectSpec, box: PixelBox) -> SceneObject:
     if thing.colour is None:
         raise ValueError(f"{thing} needs a colour before it can be placed")
     return SceneObject(thing.shape, thing.colour, box)

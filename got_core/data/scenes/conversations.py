@@ -8,7 +8,7 @@ from got_core.data.scenes.compose import EditedScene
 from got_core.data.scenes.dataset import FOLLOWED_UP, ScenesDataset
 from got_core.data.scenes.language import Step, instruction, pick, prompt
 from got_core.data.scenes.render import Scene
-from got_core.data.scenes.requests import SINGLE_EDIT_TAGS, Drawing, Edit, Thing, split_drawings
+from got_core.data.scenes.requests import SINGLE_EDIT_TAGS, Caption, Edit, ObjectSpec, split_captions
 
 TRIES = 20_000
 """Conversations begun before it is given up to find one."""
@@ -21,7 +21,7 @@ CAPTIONS = {1: "colors", 2: "color_attr"}
 
 
 @dataclass(frozen=True)
-class Talk:
+class SceneConversation:
     """A conversation and what is to be seen after each turn.
 
     Attributes:
@@ -37,7 +37,7 @@ class Talk:
     it: bool
 
 
-def talk(scenes: ScenesDataset, rng: np.random.Generator) -> Talk:
+def talk(scenes: ScenesDataset, rng: np.random.Generator) -> SceneConversation:
     """A conversation of a dataset's kind, whose turns its split asks for.
 
     Args:
@@ -61,21 +61,21 @@ def talk(scenes: ScenesDataset, rng: np.random.Generator) -> Talk:
         if then is not None:
             words = instruction([first], rng), instruction([second], rng, "it" if it else None)
             pictures = made.source, made.target, then.target
-            return Talk((prompt(caption, rng), *words), pictures, (made.steps[0], then.steps[0]), it)
+            return SceneConversation((prompt(caption, rng), *words), pictures, (made.steps[0], then.steps[0]), it)
     raise ValueError(f"no conversation was found in {TRIES} tries")
 
 
 def _edit(scenes: ScenesDataset, op: str, rng: np.random.Generator) -> Edit:
-    return pick(rng, pick(rng, scenes.edits[op].asked_by(scenes.split)))
+    return pick(rng, pick(rng, scenes.edits[op].of_split(scenes.split)))
 
 
-def _caption(scenes: ScenesDataset, scene: Scene, rng: np.random.Generator) -> Drawing | None:
+def _caption(scenes: ScenesDataset, scene: Scene, rng: np.random.Generator) -> Caption | None:
     """A request of the split for the objects of a scene, in any order; None where it has none."""
     tag = CAPTIONS.get(len(scene.objects))
     if tag is None:
         return None
-    groups = split_drawings(scenes.vocabulary, tag).asked_by(scenes.split)
-    objects = frozenset(Thing(entry.shape, entry.colour) for entry in scene.objects)
+    groups = split_captions(scenes.vocabulary, tag).of_split(scenes.split)
+    objects = frozenset(ObjectSpec(entry.shape, entry.colour) for entry in scene.objects)
     found = [request for group in groups for request in group if frozenset(request.things) == objects]
     return pick(rng, found) if found else None
 

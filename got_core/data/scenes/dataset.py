@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from got_core.data.scenes.compose import Composer, drawing_meta, edit_meta
-from got_core.data.scenes.language import drawing_chain, edit_chain, instruction, listing, pick, prompt
+from got_core.data.scenes.compose import Composer, edit_meta, generation_meta
+from got_core.data.scenes.language import edit_chain, generation_chain, instruction, listing, pick, prompt
 from got_core.data.scenes.layout import ATTEMPTS, Layout
 from got_core.data.scenes.render import (
     BACKGROUNDS,
@@ -22,15 +22,15 @@ from got_core.data.scenes.render import (
     render,
 )
 from got_core.data.scenes.requests import (
-    DRAWING_TAGS,
     EDIT_TAGS,
+    GENERATION_TAGS,
     PREFIXES,
     SINGLE_EDIT_TAGS,
-    Drawing,
+    Caption,
     Edit,
-    Thing,
+    ObjectSpec,
     Vocabulary,
-    split_drawings,
+    split_captions,
     split_edits,
 )
 from got_core.planning.boxes import box_relations
@@ -57,7 +57,7 @@ FURTHER_TAGS = (FOLLOW_UP, KEEP, NEXT_TURN, SEVERAL)
 FOLLOWED_UP = ("remove", "recolour", "replace", "move")
 """Operations on an object that is there already."""
 
-Standing = dict[Thing, PixelBox | None]
+Standing = dict[ObjectSpec, PixelBox | None]
 """The objects of a picture and their places in pixels, where these are known."""
 
 NO_CHANGE = ("describe the picture", "keep the picture as it is", "change nothing")
@@ -77,9 +77,9 @@ def keep_words(rng: np.random.Generator) -> str:
     return pick(rng, NO_CHANGE)
 
 
-def several_things(vocabulary: Vocabulary, rng: np.random.Generator) -> list[Thing]:
+def several_things(vocabulary: Vocabulary, rng: np.random.Generator) -> list[ObjectSpec]:
     """Different things: three or more, or two that have their shape or their colour in common."""
-    every = [Thing(shape, colour) for shape in vocabulary.shapes for colour in vocabulary.colours]
+    every = [ObjectSpec(shape, colour) for shape in vocabulary.shapes for colour in vocabulary.colours]
     order = [every[int(place)] for place in rng.permutation(len(every))]
     number = int(rng.integers(2, vocabulary.max_objects + 1))
     if number == 2:
@@ -96,7 +96,7 @@ def follow_up_words(edit: Edit, rng: np.random.Generator) -> str:
 
 
 def requests_before(
-    source: Scene, vocabulary: Vocabulary, rng: np.random.Generator, about: Thing | None = None
+    source: Scene, vocabulary: Vocabulary, rng: np.random.Generator, about: ObjectSpec | None = None
 ) -> tuple[str, ...] | None:
     """What may have been asked before an edit of a picture: most often a caption first, then edits that led to it.
 
@@ -112,7 +112,7 @@ def requests_before(
     Raises:
         ValueError: `about` is no object of the picture.
     """
-    there: Standing = {Thing(entry.shape, entry.colour): entry.box for entry in source.objects}
+    there: Standing = {ObjectSpec(entry.shape, entry.colour): entry.box for entry in source.objects}
     if about is not None and about not in there:
         raise ValueError(f"{about} is no object that is there")
     edits = int(rng.choice(len(EDITS_BEFORE), p=EDITS_BEFORE))
@@ -131,15 +131,15 @@ def requests_before(
     return tuple(told)
 
 
-def _caption(things: Sequence[Thing], rng: np.random.Generator) -> str:
+def _caption(things: Sequence[ObjectSpec], rng: np.random.Generator) -> str:
     """In the words of GenEval's captions, which name no more than two."""
     if len(things) <= 2:
-        return prompt(Drawing("color_attr", tuple(things)), rng)
+        return prompt(Caption("color_attr", tuple(things)), rng)
     return pick(rng, PREFIXES) + listing(things)
 
 
 def _request_before(
-    there: Standing, vocabulary: Vocabulary, rng: np.random.Generator, about: Thing | None
+    there: Standing, vocabulary: Vocabulary, rng: np.random.Generator, about: ObjectSpec | None
 ) -> Edit | None:
     """An edit of training's after which the objects stand as they do; None where there is none."""
     groups: tuple[tuple[Edit, ...], ...]
@@ -169,7 +169,9 @@ def _undone(there: Standing, request: Edit) -> Standing:
 
 
 @cache
-def _leading_to(thing: Thing, vocabulary: Vocabulary, there: frozenset[Thing]) -> tuple[tuple[Edit, ...], ...]:
+def _leading_to(
+    thing: ObjectSpec, vocabulary: Vocabulary, there: frozenset[ObjectSpec]
+) -> tuple[tuple[Edit, ...], ...]:
     """Training's requests after which the thing is there as it is, among the others, by operation.
 
     What the thing was made of cannot be mistaken for one of the others.
@@ -190,7 +192,7 @@ def _leading_to(thing: Thing, vocabulary: Vocabulary, there: frozenset[Thing]) -
 
 
 @cache
-def _removals(vocabulary: Vocabulary, there: frozenset[Thing]) -> tuple[Edit, ...]:
+def _removals(vocabulary: Vocabulary, there: frozenset[ObjectSpec]) -> tuple[Edit, ...]:
     """Training's requests that may have left the things."""
     requests = [request for group in split_edits(vocabulary, "remove").train for request in group]
     if len(there) >= vocabulary.max_objects:
@@ -198,11 +200,11 @@ def _removals(vocabulary: Vocabulary, there: frozenset[Thing]) -> tuple[Edit, ..
     return tuple(r for r in requests if r.before is not None and _distinct(r.before, there))
 
 
-def _distinct(thing: Thing, others: frozenset[Thing]) -> bool:
+def _distinct(thing: ObjectSpec, others: frozenset[ObjectSpec]) -> bool:
     return all(thing.shape != other.shape and thing.colour != other.colour for other in others)
 
 
-DEFAULT_TASKS: dict[str, float] = {**dict.fromkeys(DRAWING_TAGS, 1.0), **dict.fromkeys(EDIT_TAGS, 0.5)}
+DEFAULT_TASKS: dict[str, float] = {**dict.fromkeys(GENERATION_TAGS, 1.0), **dict.fromkeys(EDIT_TAGS, 0.5)}
 """Weights of the categories: two samples in three are text-to-image."""
 
 SPLITS = ("train", "test", "validation")
@@ -280,7 +282,7 @@ class ScenesDataset(Dataset[Sample]):
         self.vocabulary = vocabulary = Vocabulary(tuple(shapes), tuple(colours), max_objects)
         smallest, largest = (round(share * size) for share in object_size)
         self.composer = Composer(vocabulary, Layout(size, smallest, largest, round(gap * size)), tuple(backgrounds))
-        self.drawings = {tag: split_drawings(vocabulary, tag) for tag in self.tags if tag in DRAWING_TAGS}
+        self.drawings = {tag: split_captions(vocabulary, tag) for tag in self.tags if tag in GENERATION_TAGS}
         any_of_them = {"multi_turn", *FURTHER_TAGS}.intersection(self.tags)
         ops = SINGLE_EDIT_TAGS if any_of_them else [tag for tag in self.tags if tag in SINGLE_EDIT_TAGS]
         self.edits = {op: split_edits(vocabulary, op) for op in ops}
@@ -327,16 +329,16 @@ class ScenesDataset(Dataset[Sample]):
 
     def _drawing(self, tag: str, rng: np.random.Generator) -> Sketch:
         requests = self.drawings[tag]
-        request = pick(rng, pick(rng, requests.asked_by(self.split)))
+        request = pick(rng, pick(rng, requests.of_split(self.split)))
         scene = self.composer.draw(request, rng)
-        return Sketch(prompt(request, rng), drawing_chain(scene), scene, None, drawing_meta(request, scene))
+        return Sketch(prompt(request, rng), generation_chain(scene), scene, None, generation_meta(request, scene))
 
     def _several(self, rng: np.random.Generator) -> Sketch:
         things = several_things(self.vocabulary, rng)
-        request = Drawing(SEVERAL, tuple(things))
+        request = Caption(SEVERAL, tuple(things))
         scene = self.composer.draw(request, rng)
         caption = pick(rng, PREFIXES) + listing(things)
-        return Sketch(caption, drawing_chain(scene), scene, None, drawing_meta(request, scene))
+        return Sketch(caption, generation_chain(scene), scene, None, generation_meta(request, scene))
 
     def _edit(self, tag: str, rng: np.random.Generator) -> Sketch:
         for _ in range(ATTEMPTS):
@@ -368,7 +370,7 @@ class ScenesDataset(Dataset[Sample]):
             made = self.composer.edit(self._draw_edits(pick(rng, SINGLE_EDIT_TAGS), rng), rng)
             if made is not None:
                 scene = made.source
-                return Sketch(keep_words(rng), drawing_chain(scene), scene, scene, edit_meta(KEEP, scene, scene, ()))
+                return Sketch(keep_words(rng), generation_chain(scene), scene, scene, edit_meta(KEEP, scene, scene, ()))
         raise self._no_room(KEEP)
 
     def _draw_edits(self, tag: str, rng: np.random.Generator) -> list[Edit]:
@@ -377,7 +379,7 @@ class ScenesDataset(Dataset[Sample]):
         if tag in (FOLLOW_UP, NEXT_TURN):
             tag = pick(rng, FOLLOWED_UP if tag == FOLLOW_UP else SINGLE_EDIT_TAGS)
         requests = self.edits[tag]
-        return [pick(rng, pick(rng, requests.asked_by(self.split)))]
+        return [pick(rng, pick(rng, requests.of_split(self.split)))]
 
 
 def _check_names(

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from got_core.data.scenes.render import Scene, SceneObject, relative_box
-from got_core.data.scenes.requests import PREFIXES, Drawing, Edit, Thing
+from got_core.data.scenes.requests import PREFIXES, Caption, Edit, ObjectSpec
 
 T = TypeVar("T")
 
@@ -78,18 +78,18 @@ def with_article(words: str) -> str:
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def _named(thing: Thing | SceneObject) -> str:
+def _named(thing: ObjectSpec | SceneObject) -> str:
     return thing.shape if thing.colour is None else f"{thing.colour} {thing.shape}"
 
 
-def _noun(thing: Thing) -> str:
+def _noun(thing: ObjectSpec) -> str:
     if thing.count == 1:
         return with_article(_named(thing))
     plural = replace(thing, shape=PLURALS.get(thing.shape, thing.shape + "s"))
     return f"{NUMBERS[thing.count]} {_named(plural)}"
 
 
-def prompt(drawing: Drawing, rng: np.random.Generator) -> str:
+def prompt(drawing: Caption, rng: np.random.Generator) -> str:
     """One way to ask for a drawing."""
     nouns = [_noun(thing) for thing in drawing.things]
     body = nouns[0]
@@ -117,7 +117,7 @@ def _instruct(edit: Edit, rng: np.random.Generator, called: str | None) -> str:
     return _fill(template, edit, before, where, _definite(edit.anchor, rng))
 
 
-def _definite(thing: Thing | None, rng: np.random.Generator) -> str:
+def _definite(thing: ObjectSpec | None, rng: np.random.Generator) -> str:
     """`the circle` or `the red circle`: no scene to edit has two objects of a shape."""
     if thing is None:
         return ""
@@ -153,7 +153,7 @@ def _listed(phrases: Sequence[str]) -> str:
     return " and ".join([", ".join(phrases[:-1]), phrases[-1]]) if len(phrases) > 1 else phrases[0]
 
 
-def drawing_chain(scene: Scene) -> str:
+def generation_chain(scene: Scene) -> str:
     """The chain of a text-to-image sample: one sentence, each object followed by its box and colour."""
     regions = [_object_region(entry, scene.size) for entry in scene.objects]
     return f"A plain {scene.background} scene with {_listed(regions)}."
@@ -184,7 +184,7 @@ def _contents(scene: Scene) -> str:
     return listing(sorted(scene.objects, key=lambda entry: (entry.box[0] + entry.box[2], entry.box[1])))
 
 
-def listing(objects: Sequence[SceneObject] | Sequence[Thing]) -> str:
+def listing(objects: Sequence[SceneObject] | Sequence[ObjectSpec]) -> str:
     """`a red circle, a blue square and a green cross`."""
     return _listed([with_article(_named(entry)) for entry in objects])
 

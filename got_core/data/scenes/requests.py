@@ -11,7 +11,7 @@ import numpy as np
 
 from got_core.planning.boxes import RELATIONS
 
-DRAWING_TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+GENERATION_TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's six categories, by its own names."""
 
 SINGLE_EDIT_TAGS = ("add", "remove", "recolour", "replace", "move")
@@ -30,7 +30,7 @@ FEWEST_HELD_OUT = 2
 
 
 @dataclass(frozen=True)
-class Thing:
+class ObjectSpec:
     """An object as words name it; its colour is left open where it is None."""
 
     shape: str
@@ -39,18 +39,18 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Caption:
     """What a text-to-image prompt asks for.
 
     Attributes:
-        tag: One of `DRAWING_TAGS`.
+        tag: One of `GENERATION_TAGS`.
         things: What is named, in order.
         relation: How the first stands to the second, or None.
         prefix: The words before it, where they tell requests apart; None leaves them open.
     """
 
     tag: str
-    things: tuple[Thing, ...]
+    things: tuple[ObjectSpec, ...]
     relation: str | None = None
     prefix: str | None = None
 
@@ -68,18 +68,18 @@ class Edit:
     """
 
     op: str
-    before: Thing | None
-    after: Thing | None
+    before: ObjectSpec | None
+    after: ObjectSpec | None
     relation: str | None = None
-    anchor: Thing | None = None
+    anchor: ObjectSpec | None = None
 
     @property
-    def things(self) -> tuple[Thing, ...]:
+    def things(self) -> tuple[ObjectSpec, ...]:
         """Every object named: before, after and anchor, where there are such."""
         return tuple(thing for thing in (self.before, self.after, self.anchor) if thing is not None)
 
 
-R = TypeVar("R", Drawing, Edit)
+R = TypeVar("R", Caption, Edit)
 
 
 @dataclass(frozen=True)
@@ -92,35 +92,35 @@ class Vocabulary:
 
 
 @cache
-def drawings(vocabulary: Vocabulary) -> dict[str, tuple[tuple[Drawing, ...], ...]]:
+def drawings(vocabulary: Vocabulary) -> dict[str, tuple[tuple[Caption, ...], ...]]:
     """Every text-to-image request by tag, in groups that are drawn from equally often."""
-    plain = [Thing(shape) for shape in vocabulary.shapes]
-    coloured = [Thing(shape, colour) for shape, colour in product(vocabulary.shapes, vocabulary.colours)]
-    counted = [Thing(thing.shape, count=n) for thing in plain for n in range(2, vocabulary.max_objects + 1)]
+    plain = [ObjectSpec(shape) for shape in vocabulary.shapes]
+    coloured = [ObjectSpec(shape, colour) for shape, colour in product(vocabulary.shapes, vocabulary.colours)]
+    counted = [ObjectSpec(thing.shape, count=n) for thing in plain for n in range(2, vocabulary.max_objects + 1)]
     pairs = list(permutations(plain, 2))
     coloured_pairs = _distinct_pairs(coloured)
     return {
-        "single_object": (tuple(Drawing("single_object", (t,), prefix=p) for t, p in product(plain, PREFIXES)),),
-        "two_object": (tuple(Drawing("two_object", pair) for pair in pairs),),
+        "single_object": (tuple(Caption("single_object", (t,), prefix=p) for t, p in product(plain, PREFIXES)),),
+        "two_object": (tuple(Caption("two_object", pair) for pair in pairs),),
         "counting": (
-            tuple(Drawing("counting", (thing,)) for thing in counted),
-            tuple(Drawing("counting", (replace(t, colour=c),)) for t, c in product(counted, vocabulary.colours)),
+            tuple(Caption("counting", (thing,)) for thing in counted),
+            tuple(Caption("counting", (replace(t, colour=c),)) for t, c in product(counted, vocabulary.colours)),
         ),
-        "colors": (tuple(Drawing("colors", (thing,)) for thing in coloured),),
+        "colors": (tuple(Caption("colors", (thing,)) for thing in coloured),),
         "position": (
-            tuple(Drawing("position", pair, relation) for pair, relation in product(pairs, RELATIONS)),
-            tuple(Drawing("position", pair, relation) for pair, relation in product(coloured_pairs, RELATIONS)),
+            tuple(Caption("position", pair, relation) for pair, relation in product(pairs, RELATIONS)),
+            tuple(Caption("position", pair, relation) for pair, relation in product(coloured_pairs, RELATIONS)),
         ),
-        "color_attr": (tuple(Drawing("color_attr", pair) for pair in coloured_pairs),),
+        "color_attr": (tuple(Caption("color_attr", pair) for pair in coloured_pairs),),
     }
 
 
 @cache
 def edits(vocabulary: Vocabulary) -> dict[str, tuple[tuple[Edit, ...], ...]]:
     """Every request for a single edit by operation, in groups that are drawn from equally often."""
-    things = [Thing(shape, colour) for shape, colour in product(vocabulary.shapes, vocabulary.colours)]
+    things = [ObjectSpec(shape, colour) for shape, colour in product(vocabulary.shapes, vocabulary.colours)]
     pairs = _distinct_pairs(things)
-    recoloured = [(t, Thing(t.shape, c)) for t, c in product(things, vocabulary.colours) if c != t.colour]
+    recoloured = [(t, ObjectSpec(t.shape, c)) for t, c in product(things, vocabulary.colours) if c != t.colour]
     return {
         "add": (
             tuple(Edit("add", None, thing) for thing in things),
@@ -140,7 +140,7 @@ def edits(vocabulary: Vocabulary) -> dict[str, tuple[tuple[Edit, ...], ...]]:
     }
 
 
-def _distinct_pairs(things: Sequence[Thing]) -> list[tuple[Thing, Thing]]:
+def _distinct_pairs(things: Sequence[ObjectSpec]) -> list[tuple[ObjectSpec, ObjectSpec]]:
     return [(a, b) for a, b in permutations(things, 2) if a.shape != b.shape and a.colour != b.colour]
 
 
@@ -151,13 +151,13 @@ class Requests(Generic[R]):
     train: tuple[tuple[R, ...], ...]
     test: tuple[tuple[R, ...], ...]
 
-    def asked_by(self, split: str) -> tuple[tuple[R, ...], ...]:
+    def of_split(self, split: str) -> tuple[tuple[R, ...], ...]:
         """The groups that a split asks for: those held out for "test", else those of training."""
         return self.test if split == "test" else self.train
 
 
 @cache
-def split_drawings(vocabulary: Vocabulary, tag: str) -> Requests[Drawing]:
+def split_captions(vocabulary: Vocabulary, tag: str) -> Requests[Caption]:
     """The text-to-image requests of a tag, each in train or test and never in both.
 
     Raises:
@@ -171,7 +171,7 @@ def split_edits(vocabulary: Vocabulary, op: str) -> Requests[Edit]:
     """The requests for a single edit, split likewise.
 
     Raises:
-        ValueError: As `split_drawings`.
+        ValueError: As `split_captions`.
     """
     return _split(edits(vocabulary)[op], vocabulary, op)
 
@@ -218,12 +218,12 @@ def _hold_out(group: Sequence[R]) -> tuple[tuple[R, ...], tuple[R, ...]]:
     return tuple(r for r in group if r not in test), tuple(r for r in group if r in test)
 
 
-def _words(request: Drawing | Edit) -> set[str]:
-    others = (request.relation, request.prefix) if isinstance(request, Drawing) else (request.relation,)
+def _words(request: Caption | Edit) -> set[str]:
+    others = (request.relation, request.prefix) if isinstance(request, Caption) else (request.relation,)
     named = [word for t in request.things for word in (t.shape, t.colour, f"{t.count} of them")]
     return {word for word in (*named, *others) if word is not None}
 
 
-def _digest(request: Drawing | Edit) -> bytes:
+def _digest(request: Caption | Edit) -> bytes:
     """The same in every process, unlike Python's own hash."""
     return hashlib.blake2b(repr(request).encode(), digest_size=8, salt=HOLD_OUT_SALT).digest()

@@ -20,7 +20,7 @@ from torch import Tensor
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 from urllib3.util import Retry
 
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.errors import UserError
 from got_core.weights.files import write_whole
 
@@ -187,7 +187,7 @@ def read_answer(text: str) -> Answer:
 def data_url(image: Float[Tensor, "3 H W"]) -> str:
     """An image in [-1, 1] as the address of a PNG that holds it."""
     buffer = io.BytesIO()
-    to_picture(image).save(buffer, format="PNG")
+    to_pil(image).save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -226,6 +226,6 @@ class SavedAnswers:
     ) -> dict[str, str]:
         digest = hashlib.sha256(QUESTION.encode())
         for image in (source, output):
-            digest.update(str(tuple(image.shape)).encode() + to_picture(image).tobytes())
+            digest.update(str(tuple(image.shape)).encode() + to_pil(image).tobytes())
         parts = {"url": self.judge.url, "model": self.judge.model, "instruction": instruction}
         return {**parts, "question and images": digest.hexdigest()}

@@ -22,7 +22,7 @@ from transformers import (
     ViTModel,
 )
 
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.detection.base import load_judge
 from got_core.errors import UserError, one_line
 from got_core.paths import locate
@@ -132,7 +132,7 @@ class ClipEmbedding(nn.Module):
     @torch.no_grad()
     def images(self, images: Images) -> Float[Tensor, "n d"]:
         """One vector an image."""
-        inputs = self.processor(images=[to_picture(image) for image in images], return_tensors="pt")
+        inputs = self.processor(images=[to_pil(image) for image in images], return_tensors="pt")
         pixels = inputs["pixel_values"].to(self.model.device)
         return normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
@@ -178,6 +178,6 @@ class DinoEmbedding(nn.Module):
     @torch.no_grad()
     def images(self, images: Images) -> Float[Tensor, "n d"]:
         """One vector an image."""
-        inputs = self.processor(images=[to_picture(image) for image in images], return_tensors="pt")
+        inputs = self.processor(images=[to_pil(image) for image in images], return_tensors="pt")
         states = self.model(pixel_values=inputs["pixel_values"].to(self.model.device)).last_hidden_state
         return normalize(states[:, 0], dim=-1)

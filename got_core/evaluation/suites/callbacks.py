@@ -19,7 +19,7 @@ from got_core.data.visualization import Tile, contact_sheet
 from got_core.detection.base import CATEGORIES
 from got_core.evaluation.metrics.scenes import GENEVAL, SceneScores
 from got_core.paths import Run
-from got_core.types import Batch, Drawing
+from got_core.types import Batch, Generation
 from got_core.weights.files import write_whole
 
 
@@ -38,7 +38,7 @@ class TileCollector:
         self.tiles = []
         self._per_batch = max(1, -(-self.limit // max(1, batches)))
 
-    def add(self, drawing: Drawing, batch: Batch) -> None:
+    def add(self, drawing: Generation, batch: Batch) -> None:
         """Keep the batch's share."""
         number = min(self._per_batch, self.limit - len(self.tiles), len(batch))
         for place in range(number):
@@ -130,7 +130,7 @@ class ScenePanels(ScoredDrawings):
                 logger.experiment.add_text("chains", chains, trainer.global_step)
 
 
-FIGURES = (
+METRICS = (
     "chain_parses",
     "chain_satisfies",
     "mean_iou",
@@ -209,7 +209,7 @@ class FinalScores(ScoredDrawings):
 
     def _seconds(self, run: Run) -> float | None:
         """What the run took, final scoring included; scoring it again leaves that as it was."""
-        before = read_figures(run.metrics)
+        before = read_scores(run.metrics)
         return round(self.state_dict()["seconds"], 1) if self._trains or before is None else before.get("seconds")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -219,7 +219,7 @@ class FinalScores(ScoredDrawings):
         self.figures = {}
 
 
-def read_figures(file: Path) -> dict[str, Any] | None:
+def read_scores(file: Path) -> dict[str, Any] | None:
     """What a `metrics.json` holds; None where there is none that can be read."""
     try:
         figures = json.loads(file.read_text(encoding="utf-8"))
@@ -230,7 +230,7 @@ def read_figures(file: Path) -> dict[str, Any] | None:
 
 def to_figures(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Scores as `metrics.json` has them: every figure in its place, null where there was nothing to score."""
-    figures = {name: _rounded(scores.get(name)) for name in FIGURES}
+    figures = {name: _rounded(scores.get(name)) for name in METRICS}
     geneval = scores.get(GENEVAL, {})
     return figures | {GENEVAL: {name: _rounded(geneval.get(name)) for name in (*CATEGORIES, "overall")}}
 

@@ -16,24 +16,24 @@ from torch.utils.data import DataLoader
 from got_core.data.images import load_image
 from got_core.detection.scenes import SceneDetector
 from got_core.errors import UserError, one_line
-from got_core.evaluation.results import OVERALL, Better, Item, Summary, figures_of, scored_items, summaries
+from got_core.evaluation.results import OVERALL, Better, Item, Summary, scored_items, scores_of, summaries
 from got_core.evaluation.scoring import Items, ItemScoring, Keeping
 from got_core.evaluation.suites.generation import take_settings, write_image
 from got_core.model import GoTModel
-from got_core.pipelines.inpainting import Former
+from got_core.pipelines.inpainting import Previous
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.plan import Plan
 from got_core.weights.files import write_whole
 
 CASES, PICTURES, RECORDS = "cases.jsonl", "pictures", "records"
 
-Pictures = dict[str, Float[Tensor, "3 _ _"]]
+OutputImages = dict[str, Float[Tensor, "3 _ _"]]
 """A case's pictures in [-1, 1], by what they are called in it."""
 
 Record = Mapping[str, Any]
 """Of a group, as JSON."""
 
-Loaded = tuple[int, Pictures | None, Record, str]
+Loaded = tuple[int, OutputImages | None, Record, str]
 """A case's place, its pictures where they can be read, its group's record, and why they cannot."""
 
 
@@ -178,10 +178,12 @@ class CaseDrawing(LightningModule, ABC):
         self.draw_groups([self.wanted[place] for place in batch])
 
     def draw(
-        self, plans: Sequence[Plan], seeds: Sequence[int], names: Sequence[str], keep: Former | None = None
+        self, plans: Sequence[Plan], seeds: Sequence[int], names: Sequence[str], keep: Previous | None = None
     ) -> list[Float[Tensor, "3 H W"]]:
         """Draw plans, each from its own seed, and write their pictures; returns them in [0, 1]."""
-        drawn: Any = self.pipeline.draw(plans, seed=seeds, keep=keep, output_type="pt", **self.manner.drawing).images
+        drawn: Any = self.pipeline.generate(
+            plans, seed=seeds, keep=keep, output_type="pt", **self.manner.drawing
+        ).images
         for name, image in zip(names, drawn, strict=True):
             write_image(self.folder.picture(name), image * 2 - 1)
         return list(drawn)
@@ -191,7 +193,7 @@ class CaseDrawing(LightningModule, ABC):
         write_whole(self.folder.record(group), json.dumps(record, indent=1) + "\n")
 
 
-Measure = Callable[[Case, Pictures, Record, SceneDetector], Mapping[str, float]]
+Measure = Callable[[Case, OutputImages, Record, SceneDetector], Mapping[str, float]]
 """The figures of a case; those that it does not have are left out."""
 
 
@@ -267,7 +269,7 @@ class CaseResult:
         """Scores, what is missing, and every case with its figures."""
         names = tuple(self.suite.figures)
         items = [
-            Item(f"{case.name}: {case.prompt}", case.category, figures_of(row, names), {"name": case.name})
+            Item(f"{case.name}: {case.prompt}", case.category, scores_of(row, names), {"name": case.name})
             for case, row in zip(self.cases, self.found, strict=True)
             if case.name not in self.missing
         ]

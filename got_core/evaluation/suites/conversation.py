@@ -15,12 +15,12 @@ from got_core.data.scenes.compose import edit_meta
 from got_core.data.scenes.conversations import talk
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.data.scenes.requests import SINGLE_EDIT_TAGS
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.detection.base import Detection
 from got_core.detection.scenes import SceneDetector
 from got_core.evaluation.metrics.scenes import edit_succeeds, view_scenes
 from got_core.evaluation.results import Better
-from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, Pictures, Record
+from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, OutputImages, Record
 from got_core.evaluation.suites.generation import image_seed
 from got_core.planning.boxes import AnyBox, box_relations
 from got_core.planning.plan import Plan
@@ -117,7 +117,7 @@ def _meant(objects: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str | Non
 TURNS = ("1", "2", "3")
 """What a case's pictures are called."""
 
-FIGURES: dict[str, Better] = {
+METRICS: dict[str, Better] = {
     "success": "higher",
     "all_turns": "higher",
     "turn_1": "higher",
@@ -165,7 +165,7 @@ class ConversationDrawing(CaseDrawing):
             seeds = [case.seed + turn for case in cases]
             keep = pictures if self.manner.keep_rest else None
             drawn = self.draw(plans, seeds, [case.pictures[name] for case in cases], keep)
-            pictures = [to_picture(image * 2 - 1) for image in drawn]
+            pictures = [to_pil(image * 2 - 1) for image in drawn]
             for own, plan in zip(chains, plans, strict=True):
                 own.append(plan.chain)
         for case, own in zip(cases, chains, strict=True):
@@ -178,7 +178,7 @@ class ConversationDrawing(CaseDrawing):
         return replace(plan, earlier=tuple(requests[:turn]))
 
 
-def measure(case: Case, pictures: Pictures, record: Record, detector: SceneDetector) -> Mapping[str, float]:
+def measure(case: Case, pictures: OutputImages, record: Record, detector: SceneDetector) -> Mapping[str, float]:
     """All figures of a conversation."""
     turns = case.details["turns"]
     images = [pictures[name] for name in TURNS]
@@ -190,8 +190,8 @@ def measure(case: Case, pictures: Pictures, record: Record, detector: SceneDetec
 
 CONVERSATION = CaseSuite(
     name="conversation",
-    figures=FIGURES,
-    shares=frozenset(FIGURES),
+    figures=METRICS,
+    shares=frozenset(METRICS),
     cases=conversation_cases,
     drawing=ConversationDrawing,
     measure=measure,

@@ -46,11 +46,11 @@ class Cell:
         raise ValueError(f"{self.table.name(self.row)}: column '{self.column}' holds no image")
 
 
-Picture = Path | Cell
+ImageSource = Path | Cell
 """Where an image is."""
 
 
-def load_picture(picture: Picture, size: tuple[int, int] | None = None) -> Float[Tensor, "3 H W"]:
+def load_rgb(picture: ImageSource, size: tuple[int, int] | None = None) -> Float[Tensor, "3 H W"]:
     """An image in [-1, 1], resized to (height, width) where a size is given.
 
     Raises:
@@ -62,7 +62,7 @@ def load_picture(picture: Picture, size: tuple[int, int] | None = None) -> Float
     return load_image(picture.read(), size, name=f"{picture.table.name(picture.row)}: column '{picture.column}'")
 
 
-def picture_bytes(picture: Picture) -> bytes:
+def image_bytes(picture: ImageSource) -> bytes:
     """The bytes of an image's file.
 
     Raises:
@@ -90,8 +90,8 @@ class EditCase:
 
     name: str
     instruction: str
-    source: Picture
-    output: Picture | None = None
+    source: ImageSource
+    output: ImageSource | None = None
     source_caption: str | None = None
     target_caption: str | None = None
     chain: str | None = None

@@ -22,7 +22,7 @@ from got_core.errors import UserError, one_line
 from got_core.evaluation.metrics.chat_judge import HIGHEST, JudgeError, SavedAnswers
 from got_core.evaluation.metrics.scenes import background_kept, edit_succeeds, view_scenes
 from got_core.evaluation.metrics.similarity import ClipEmbedding, DinoEmbedding, PerceptualDistance
-from got_core.evaluation.results import Better, Item, Summary, figures_of, scored_items, summaries
+from got_core.evaluation.results import Better, Item, Summary, scored_items, scores_of, summaries
 from got_core.evaluation.scoring import Items, ItemScoring, Keeping
 from got_core.evaluation.suites.edit_datasets import (
     CHAINS,
@@ -31,9 +31,9 @@ from got_core.evaluation.suites.edit_datasets import (
     SOURCES,
     EditCase,
     EditSet,
-    Picture,
-    load_picture,
-    picture_bytes,
+    ImageSource,
+    image_bytes,
+    load_rgb,
 )
 from got_core.evaluation.suites.generation import DrawingUnderTrainer, image_seed, take_settings, write_image
 from got_core.planning.boxes import pixels_of
@@ -82,7 +82,7 @@ def pixel_figures(
     return figures | {f"{name}_outside": float(values[outside].mean()) for name, values in maps.items()}
 
 
-FIGURES: dict[str, Better] = {
+METRICS: dict[str, Better] = {
     "clip_i": "higher",
     "clip_t": "higher",
     "clip_direction": "higher",
@@ -138,15 +138,15 @@ class EditImages(Items):
         if case.output is None:
             raise ValueError(f"edit {case.name} has no output to score")
         try:
-            output = load_picture(case.output)
-            return place, load_picture(case.source, (output.shape[-2], output.shape[-1])), output, ""
+            output = load_rgb(case.output)
+            return place, load_rgb(case.source, (output.shape[-2], output.shape[-1])), output, ""
         except (ValueError, OSError) as error:
             return place, None, None, str(error)
 
     def content(self, place: int) -> tuple[bytes, Any]:
         """The bytes of both images; instruction, captions, chain and scene."""
         case = self.cases[place]
-        source, output = picture_bytes(case.source), b"" if case.output is None else picture_bytes(case.output)
+        source, output = image_bytes(case.source), b"" if case.output is None else image_bytes(case.output)
         asked = [case.instruction, case.source_caption, case.target_caption, case.chain, dict(case.meta)]
         return source + output, [len(source), *asked]
 
@@ -173,7 +173,7 @@ class EditScoring(ItemScoring):
         num_workers: int = 0,
         keeping: Keeping | None = None,
     ) -> None:
-        super().__init__(EditImages(edits.cases), tuple(FIGURES), batch_size, num_workers, keeping)
+        super().__init__(EditImages(edits.cases), tuple(METRICS), batch_size, num_workers, keeping)
         self.cases = edits.cases
         self.clip, self.dino, self.perceptual = judges.clip, judges.dino, judges.perceptual
         self.chat = judges.chat
@@ -274,7 +274,7 @@ class EditResult:
         ]
         lacking = {"edits": len(items), "missing": len(self.missing), "unjudged": len(self.unjudged)}
         return {
-            **scored_items(SUITE, {name: FIGURES[name] for name in self.scores}, items),
+            **scored_items(SUITE, {name: METRICS[name] for name in self.scores}, items),
             "counts": lacking,
             "scores": {name: score.as_json() for name, score in self.scores.items()},
             "missing": dict(self.missing),
@@ -283,7 +283,7 @@ class EditResult:
 
     def _item(self, case: EditCase, row: Float[Tensor, " figures"]) -> Item:
         """Named after edit and instruction, as scenes of another seed have the same names."""
-        scores = {name: value for name, value in figures_of(row, tuple(FIGURES)).items() if name in self.scores}
+        scores = {name: value for name, value in scores_of(row, tuple(METRICS)).items() if name in self.scores}
         details = {"name": case.name, "prompt": case.instruction}
         return Item(f"{case.name}: {case.instruction}", case.category, scores, details)
 
@@ -313,7 +313,7 @@ def edit_result(
     if len(unread) == len(edits.cases):
         name, reason = next(iter(unread.items()))
         raise UserError(f"{edits.place}: none of {len(unread)} edits can be read ({name}: {reason})")
-    scores = summaries(found, tuple(FIGURES), seed, YES_OR_NO)
+    scores = summaries(found, tuple(METRICS), seed, YES_OR_NO)
     return EditResult(edits, found, {**edits.missing, **unread}, unjudged, scores)
 
 
@@ -327,7 +327,7 @@ class EditRequest:
     """
 
     entry: Mapping[str, Any]
-    source: Picture | Float[Tensor, "3 H W"]
+    source: ImageSource | Float[Tensor, "3 H W"]
 
 
 def scene_requests(number: int, size: int, seed: int) -> list[EditRequest]:
@@ -459,11 +459,11 @@ class EditDrawing(DrawingUnderTrainer):
             write_image(edit.output, image)
 
 
-def _write_source(file: Path, source: Picture | Float[Tensor, "3 H W"], size: tuple[int, int]) -> None:
+def _write_source(file: Path, source: ImageSource | Float[Tensor, "3 H W"], size: tuple[int, int]) -> None:
     if file.exists():
         return
     try:
-        image = source if isinstance(source, Tensor) else load_picture(source, size)
+        image = source if isinstance(source, Tensor) else load_rgb(source, size)
     except (ValueError, FileNotFoundError):
         return
     write_image(file, image)

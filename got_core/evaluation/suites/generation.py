@@ -14,17 +14,17 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from got_core.data.visualization import to_picture
+from got_core.data.visualization import to_pil
 from got_core.diffusion.sampling import GuidanceScales
 from got_core.errors import UserError, one_line
 from got_core.evaluation.results import SETTINGS
 from got_core.evaluation.suites.geneval import CHAINS, FOLDER, METADATA, SAMPLES
 from got_core.model import GoTModel
-from got_core.types import Batch, Drawing, Sample
+from got_core.types import Batch, Generation, Sample
 from got_core.weights.files import write_whole
 
 
-def read_drawing_prompts(file: Path) -> list[dict[str, Any]]:
+def read_generation_prompts(file: Path) -> list[dict[str, Any]]:
     """One prompt a line: a JSON object with `prompt` and, if it has a category, `tag`; or the prompt itself.
 
     Raises:
@@ -89,7 +89,7 @@ class DrawingUnderTrainer(LightningModule, ABC):
         share = self.share(self.trainer.global_rank, self.trainer.world_size)
         return DataLoader(share, batch_size=self.batch_size, collate_fn=self.model.processor)
 
-    def draw(self, batch: Batch, chains: Sequence[str] | None, seeds: Sequence[int]) -> Drawing:
+    def draw(self, batch: Batch, chains: Sequence[str] | None, seeds: Sequence[int]) -> Generation:
         """A batch, each image from its own seed; see `GoTModel.generate`."""
         return self.model.generate(batch, chains, seed=seeds, steps=self.steps, scales=self.scales)
 
@@ -97,7 +97,7 @@ class DrawingUnderTrainer(LightningModule, ABC):
 def write_image(file: Path, image: Float[Tensor, "3 H W"]) -> None:
     """Write an image in [-1, 1] as PNG, whole or not at all."""
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    to_picture(image).save(partial, format="PNG")
+    to_pil(image).save(partial, format="PNG")
     os.replace(partial, file)
 
 

@@ -352,7 +352,7 @@ def _read_metadata(file: Path) -> dict[str, Any]:
 SUITE = "geneval"
 """What results of this suite call it."""
 
-FIGURES: dict[str, Better] = {"right": "higher"}
+METRICS: dict[str, Better] = {"right": "higher"}
 """Of each prompt: the share of its images that are right."""
 
 
@@ -393,7 +393,7 @@ class GenEvalResult:
         lacking = missing_by_category(self.missing).get(OVERALL, 0)
         counts = {"per_prompt": self.folder.per_prompt, "images": self.scores[OVERALL].images, "missing": lacking}
         return {
-            **scored_items(SUITE, FIGURES, items),
+            **scored_items(SUITE, METRICS, items),
             "counts": counts,
             "scores": {name: _plain(score) for name, score in self.scores.items()},
             "missing": [*map(asdict, self.missing)],
@@ -473,7 +473,7 @@ class FolderScoring(ItemScoring):
     ) -> None:
         self.asked = [prompt.metadata for prompt, _ in folder.images]
         files = PictureFiles([file for _, file in folder.images], self.asked)
-        super().__init__(files, tuple(FIGURES), batch_size, num_workers, Keeping(output, judge.description))
+        super().__init__(files, tuple(METRICS), batch_size, num_workers, Keeping(output, judge.description))
         self.detector = judge.detector
         self.rules = judge.rules
 

@@ -14,7 +14,7 @@ from got_core.detection.scenes import SceneDetector
 from got_core.evaluation.metrics.boxes import match_boxes
 from got_core.evaluation.metrics.scenes import IN_PLACE
 from got_core.evaluation.results import Better
-from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, Pictures, Record
+from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, OutputImages, Record
 from got_core.evaluation.suites.generation import image_seed
 from got_core.pipelines.output import GoTPipelineOutput
 from got_core.planning.boxes import box_iou
@@ -27,7 +27,7 @@ RESIZED_BY = 2
 """Pixels by which a resized side differs at least."""
 
 BEFORE, AFTER, KEPT = "before", "after", "kept"
-"""Pictures of a case: from the true plan, from the changed one, and from that with the rest held still."""
+"""Images of a case: from the true plan, from the changed one, and from that with the rest held still."""
 
 Changed = tuple[Plan, SceneObject | None]
 """The plan after a change, and the object that it is about as it will be; None where it is removed."""
@@ -161,7 +161,7 @@ STAYED = 0.9
 SQUARE = (1, 1)
 """Height and width of drawn scenes, in any unit."""
 
-FIGURES: dict[str, Better] = {
+METRICS: dict[str, Better] = {
     "as_asked": "higher",
     "iou": "higher",
     "iou_90": "higher",
@@ -193,7 +193,7 @@ class InteractionDrawing(CaseDrawing):
             self.finish(cases[0].group, {"chains": dict(zip(names, chains, strict=True))})
 
 
-def measure(case: Case, pictures: Pictures, record: Record, detector: SceneDetector) -> Mapping[str, float]:
+def measure(case: Case, pictures: OutputImages, record: Record, detector: SceneDetector) -> Mapping[str, float]:
     """All figures of a change."""
     before, after, kept = (detector(pictures[name][None])[0] for name in (BEFORE, AFTER, KEPT))
     stay = case.details["stay"]
@@ -245,7 +245,7 @@ def _is(entry: Detection, wanted: Mapping[str, Any]) -> bool:
 
 INTERACTION = CaseSuite(
     name="interaction",
-    figures=FIGURES,
+    figures=METRICS,
     shares=frozenset({"as_asked", "iou_90", "as_asked_kept", "iou_90_kept", "seen_before"}),
     cases=interaction_cases,
     drawing=InteractionDrawing,

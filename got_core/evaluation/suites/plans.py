@@ -6,12 +6,12 @@ from shutil import copyfile
 from typing import Any
 
 from got_core.data.scenes.dataset import ScenesDataset
-from got_core.data.scenes.requests import DRAWING_TAGS
+from got_core.data.scenes.requests import GENERATION_TAGS
 from got_core.detection.base import shows
 from got_core.detection.scenes import SCENE_RULES, SceneDetector
 from got_core.evaluation.metrics.scenes import planned_object
 from got_core.evaluation.results import Better
-from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, Pictures, Record
+from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, OutputImages, Record
 from got_core.evaluation.suites.generation import image_seed
 from got_core.planning.boxes import shared
 from got_core.planning.check import choose_plans, plan_problems, repaired
@@ -35,7 +35,7 @@ def plan_cases(number: int, size: int, seed: int, split: str) -> list[Case]:
     Boxes are pushed together and an object is dropped where there are several; boxes are swapped where a relation is
     asked for.
     """
-    scenes = ScenesDataset(size, number, seed, split, dict.fromkeys(DRAWING_TAGS, 1.0), balanced=True)
+    scenes = ScenesDataset(size, number, seed, split, dict.fromkeys(GENERATION_TAGS, 1.0), balanced=True)
     found = []
     for place in range(number):
         sketch, group = scenes.sketch(place), f"{place:05d}"
@@ -74,7 +74,7 @@ DISTURBED: dict[str, Callable[[Plan], Plan]] = {PUSHED: pushed, SWAPPED: swapped
 """What is done on purpose to a written plan of at least two boxes."""
 
 
-FIGURES: dict[str, Better] = {
+METRICS: dict[str, Better] = {
     "precision": "higher",
     "recall": "higher",
     **{f"{figure}_{way}": "higher" for figure in ("right", "drawn") for way in WAYS},
@@ -129,7 +129,7 @@ class PlanDrawing(CaseDrawing):
         self.finish(cases[0].group, {"chains": chains})
 
 
-def measure(case: Case, pictures: Pictures, record: Record, detector: SceneDetector) -> Mapping[str, float]:
+def measure(case: Case, pictures: OutputImages, record: Record, detector: SceneDetector) -> Mapping[str, float]:
     """All figures of a plan; none of one that could not be disturbed, as it has too few boxes."""
     chains, meta = record["chains"][case.name], case.details["meta"]
     if chains is None:
@@ -172,8 +172,8 @@ def _first(way: str, written: Plan, sampled: Plan) -> Plan | None:
 
 PLANS = CaseSuite(
     name="plans",
-    figures=FIGURES,
-    shares=frozenset(name for name in FIGURES if not name.startswith("problems")),
+    figures=METRICS,
+    shares=frozenset(name for name in METRICS if not name.startswith("problems")),
     cases=plan_cases,
     drawing=PlanDrawing,
     measure=measure,

@@ -21,7 +21,7 @@ from got_core.evaluation.results import DIGITS, Better, Item, scored_items
 from got_core.evaluation.scoring import Items, ItemScoring, Keeping
 from got_core.evaluation.statistics import AGREE, FEWEST, SIGNIFICANT, Interval, holm, interval, resampled, stratum
 from got_core.evaluation.statistics import chance as by_chance
-from got_core.evaluation.suites.edit_datasets import Cell, Picture, load_picture, picture_bytes
+from got_core.evaluation.suites.edit_datasets import Cell, ImageSource, image_bytes, load_rgb
 from got_core.interfaces import Processor, Reasoner
 from got_core.planning.boxes import RELATIONS
 from got_core.types import Sample
@@ -56,7 +56,7 @@ class Probe:
     prompt: str
     candidates: tuple[str, ...]
     right: int = 0
-    image: Picture | Float[Tensor, "3 H W"] | None = None
+    image: ImageSource | Float[Tensor, "3 H W"] | None = None
     drawing: bool = False
     official: bool = True
 
@@ -140,7 +140,7 @@ class ProbeImages(Items):
     def __getitem__(self, place: int) -> Loaded:
         image = self.probes[place].image
         try:
-            return place, image if image is None or isinstance(image, Tensor) else load_picture(image), ""
+            return place, image if image is None or isinstance(image, Tensor) else load_rgb(image), ""
         except (ValueError, OSError) as error:
             return place, None, str(error)
 
@@ -150,7 +150,7 @@ class ProbeImages(Items):
         asked = [probe.prompt, probe.candidates, probe.right, probe.drawing]
         if probe.image is None or isinstance(probe.image, Tensor):
             return b"" if probe.image is None else probe.image.numpy().tobytes(), asked
-        return picture_bytes(probe.image), asked
+        return image_bytes(probe.image), asked
 
 
 class UnderstandingScoring(ItemScoring):
@@ -318,7 +318,7 @@ SUITE = "understanding"
 
 BEFORE, AFTER = "before", "after"
 
-FIGURES: dict[str, Better] = {RIGHT: "higher", SPENT: "lower"}
+METRICS: dict[str, Better] = {RIGHT: "higher", SPENT: "lower"}
 """Of each probe, as `got compare` reads them: those of the reasoner after training."""
 
 ACCURACY, PERPLEXITY = "accuracy", "perplexity"
@@ -384,7 +384,7 @@ def understanding_result(
     notes = [UNOFFICIAL.format(drawn)] if drawn else []
     items = [_item(probe, columns, place) for place, probe in enumerate(probes) if read[place]]
     return {
-        **scored_items(SUITE, FIGURES, items),
+        **scored_items(SUITE, METRICS, items),
         "counts": {"probes": len(items), "missing": len(missing)},
         "scores": scores,
         "missing": dict(missing),
@@ -422,7 +422,7 @@ def _item(probe: Probe, columns: Mapping[str, Mapping[str, Float[ndarray, " prob
         for when, figures in found.items()
     }
     key = f"{probe.name}: {probe.prompt} {probe.candidates[probe.right]}"
-    scores = {name: known[AFTER][name] for name in FIGURES if name in known[AFTER]}
+    scores = {name: known[AFTER][name] for name in METRICS if name in known[AFTER]}
     return Item(key, probe.category, scores, {"name": probe.name, "prompt": probe.prompt, **known})
 
 
