@@ -200,6 +200,29 @@ def test_requests_are_in_train_or_test_and_every_word_is_in_train(tag, vocabular
     assert 0.1 < sizes[1] / sum(sizes) < 0.35
 
 
+def test_every_version_holds_out_the_same_requests():
+    """Trained models and published scores rest on this split."""
+    vocabulary = ScenesDataset(length=1).vocabulary
+    single, counted = (split_captions(vocabulary, tag).test for tag in ("single_object", "counting"))
+    assert [(r.things[0].shape, r.prefix) for r in single[0]] == [("circle", "a picture of "), ("triangle", "")]
+    assert [[(r.things[0].shape, r.things[0].colour, r.things[0].count) for r in group] for group in counted] == [
+        [("circle", None, 2), ("triangle", None, 3)],
+        [
+            ("circle", "blue", 2),
+            ("circle", "purple", 3),
+            ("square", "yellow", 2),
+            ("triangle", "red", 2),
+            ("triangle", "green", 3),
+        ],
+    ]
+    (removed,) = split_edits(vocabulary, "remove").test
+    assert [(r.before.shape, r.before.colour) for r in removed] == [
+        ("circle", "green"),
+        ("square", "purple"),
+        ("triangle", "red"),
+    ]
+
+
 def stripped(text):
     """A prompt without the wordings that do not tell requests apart."""
     text = re.sub(r"^(a picture of |a photo of |an image of |draw )", "", text)
