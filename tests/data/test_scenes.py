@@ -180,7 +180,7 @@ def test_free_corners_are_those_that_a_search_finds():
             assert allowed[y, x] == (clear and all(apart(box, other, 2) for other in taken)), box
 
 
-def test_a_layout_that_cannot_be_is_refused():
+def test_an_impossible_layout_is_refused():
     with pytest.raises(ValueError, match=r"9 objects of 9 to 15 px .* 32 px"):
         Layout().boxes(np.random.default_rng(0), 9)
 
@@ -204,8 +204,8 @@ def test_every_version_holds_out_the_same_requests():
     """Trained models and published scores rest on this split."""
     vocabulary = ScenesDataset(length=1).vocabulary
     single, counted = (split_captions(vocabulary, tag).test for tag in ("single_object", "counting"))
-    assert [(r.things[0].shape, r.prefix) for r in single[0]] == [("circle", "a picture of "), ("triangle", "")]
-    assert [[(r.things[0].shape, r.things[0].colour, r.things[0].count) for r in group] for group in counted] == [
+    assert [(r.objects[0].shape, r.prefix) for r in single[0]] == [("circle", "a picture of "), ("triangle", "")]
+    assert [[(r.objects[0].shape, r.objects[0].colour, r.objects[0].count) for r in group] for group in counted] == [
         [("circle", None, 2), ("triangle", None, 3)],
         [
             ("circle", "blue", 2),
@@ -230,13 +230,13 @@ def stripped(text):
     return re.sub(r" +", " ", text.replace(" with ", " and ").replace("over", "above").replace("under", "below"))
 
 
-def test_contents_of_test_prompts_are_not_asked_in_training(sketches):
-    asked = {
+def test_contents_of_test_prompts_are_not_in_training(sketches):
+    prompts = {
         split: {stripped(s.prompt) for s in samples if s.meta["kind"] == "t2i" and s.meta["tag"] != "single_object"}
         for split, samples in sketches.items()
     }
-    assert len(asked["test"]) > 20
-    assert not asked["train"] & asked["test"]
+    assert len(prompts["test"]) > 20
+    assert not prompts["train"] & prompts["test"]
     single = {
         split: {s.prompt for s in samples if s.meta["tag"] == "single_object"} for split, samples in sketches.items()
     }
@@ -245,16 +245,16 @@ def test_contents_of_test_prompts_are_not_asked_in_training(sketches):
 
 
 def edit_contents(sample):
-    """What each edit of a sample concerns, positions in the picture left out."""
+    """The content of each edit of a sample, without positions in the image."""
     contents = []
     for edit in sample.meta["edits"]:
         names = tuple(part and (part["color"], part["shape"]) for part in (edit["object"], edit["result"]))
-        place = None
+        position = None
         if edit["position"] is not None:
             relation, box = edit["position"]
             known = {tuple(o["box"]): (o["color"], o["shape"]) for o in sample.meta["source_objects"]}
-            place = relation, known[tuple(box)]
-        contents.append((edit["op"], names, place))
+            position = relation, known[tuple(box)]
+        contents.append((edit["op"], names, position))
     return contents
 
 
@@ -267,7 +267,7 @@ def test_test_edits_are_not_made_in_training_not_even_within_a_sequence(sketches
     assert all(any(content not in trained for content in contents) for contents in edits["test"])
 
 
-def test_validation_asks_what_training_asks_in_scenes_of_its_own(sketches):
+def test_validation_has_the_requests_of_training_in_scenes_of_its_own(sketches):
     validation = [ScenesDataset(length=300, split="validation").sketch(i) for i in range(300)]
     plain = {stripped(s.prompt) for s in validation if s.meta["kind"] == "t2i" and s.meta["tag"] != "single_object"}
     assert len(plain) > 20
@@ -339,21 +339,20 @@ def test_objects_differ_in_colour_where_they_differ_in_shape(everything):
             assert (a["shape"] == b["shape"]) == (a["color"] == b["color"]) == (sample.meta["tag"] == "counting")
 
 
-def test_drawings_satisfy_their_clauses(everything):
-    drawings = [sample for sample in everything if sample.meta["kind"] == "t2i"]
-    for sample in drawings:
+def test_generation_samples_satisfy_their_clauses(everything):
+    for sample in (s for s in everything if s.meta["kind"] == "t2i"):
         objects, include = sample.meta["objects"], sample.meta["include"]
         assert len(objects) == sum(clause["count"] for clause in include)
         for clause in include:
-            found = [o for o in objects if o["shape"] == clause["class"]]
-            assert len(found) == clause["count"]
-            assert clause.get("color", found[0]["color"]) == found[0]["color"]
+            matching = [o for o in objects if o["shape"] == clause["class"]]
+            assert len(matching) == clause["count"]
+            assert clause.get("color", matching[0]["color"]) == matching[0]["color"]
             assert clause["class"] in sample.prompt
             assert clause.get("color", "") in sample.prompt
             if "position" in clause:
                 relation, anchor = clause["position"]
                 (other,) = (o for o in objects if o["shape"] == include[anchor]["class"])
-                assert relation in geneval_relations(found[0]["box"], other["box"])
+                assert relation in geneval_relations(matching[0]["box"], other["box"])
         for clause in sample.meta["exclude"]:
             assert sum(o["shape"] == clause["class"] for o in objects) == clause["count"] - 1
 
@@ -375,7 +374,7 @@ def test_prompts_and_chains_are_worded_as_documented():
 # Chains
 
 
-def test_drawing_chains_name_every_object_with_its_box_and_colour(everything):
+def test_generation_chains_name_every_object_with_its_box_and_colour(everything):
     for sample in (s for s in everything if s.meta["kind"] == "t2i"):
         chain = parse(sample.chain)
         assert not chain.problems
@@ -442,7 +441,7 @@ def test_edits_turn_the_source_objects_into_the_target_objects(everything):
         assert not {c["class"] for c in sample.meta["exclude"]} & {o["shape"] for o in sample.meta["objects"]}
 
 
-def test_each_operation_does_what_it_is_called(everything):
+def test_each_operation_does_what_its_name_says(everything):
     same = {"recolour": ("shape", "box"), "replace": ("box",), "move": ("shape", "color")}
     seen = set()
     for edit in (edit for s in everything if s.meta["kind"] == "edit" for edit in s.meta["edits"]):
@@ -472,7 +471,7 @@ def test_sequences_have_two_or_three_edits_of_different_objects(everything):
 # Settings
 
 
-def test_hard_settings_draw_from_all_they_are_given():
+def test_hard_settings_use_all_that_they_are_given():
     tasks = {"counting": 1.0, "color_attr": 1.0, "recolour": 1.0}
     dataset = ScenesDataset(length=120, balanced=True, tasks=tasks, **HARD)
     scenes = [dataset.sketch(i).target for i in range(120)]
@@ -494,7 +493,7 @@ def test_hard_settings_draw_from_all_they_are_given():
         ({"max_objects": 2, "tasks": {"counting": 1.0}}, r"'counting' has too few combinations .*max_objects=2"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, message):
+def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ScenesDataset(**settings)
 
@@ -505,5 +504,5 @@ def test_corpus_is_the_text_of_the_train_split():
     assert list(corpus(20, seed=3)) == texts
 
 
-def test_default_tasks_are_all_there_is():
+def test_default_tasks_are_the_categories():
     assert tuple(DEFAULT_TASKS) == TAGS

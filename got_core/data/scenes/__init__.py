@@ -1,1 +1,1 @@
-"""The drawn world: coloured shapes, their requests, words, layouts and samples."""
+"""Rendered scenes of coloured shapes: requests, words, layouts and samples."""

@@ -1,71 +1,62 @@
-"""Scenes that answer a request: objects chosen, placed and edited, and what scores need to know of them."""
+"""Scenes that satisfy a request: objects chosen, positioned and edited, and the metadata that scores need."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from got_core.data.scenes.language import Step, pick
 from got_core.data.scenes.layout import ATTEMPTS, Layout
-from got_core.data.scenes.render import PixelBox, Scene, SceneObject, relative_box
+from got_core.data.scenes.render import Scene, SceneObject, relative_box
 from got_core.data.scenes.requests import Caption, Edit, ObjectSpec, Requests, Vocabulary
 from got_core.planning.boxes import box_relations
 
 
-def generation_meta(drawing: Caption, scene: Scene) -> dict[str, Any]:
-    """Metadata of a text-to-image sample; `include` and `exclude` are laid out as GenEval's.
+def generation_meta(caption: Caption, scene: Scene) -> dict[str, Any]:
+    """Make the metadata of a text-to-image sample; `include` and `exclude` have GenEval's form.
 
-    With a relation the second object comes first in `include`, and the first one's `position` points at it.
+    With a relation the second object comes first in `include`, and the first one's `position` refers to it.
     """
-    include = [_clause(thing) for thing in drawing.things]
-    if drawing.relation is not None:
-        include = [include[1], {**include[0], "position": [drawing.relation, 0]}]
-    exclude = [{"class": thing.shape, "count": thing.count + 1} for thing in drawing.things if thing.count > 1]
-    return {
-        "kind": "t2i",
-        "tag": drawing.tag,
-        "include": include,
-        "exclude": exclude,
-        "objects": _entries(scene),
-    }
+    include: list[dict[str, Any]] = [
+        {"class": spec.shape, "count": spec.count} | ({} if spec.colour is None else {"color": spec.colour})
+        for spec in caption.objects
+    ]
+    if caption.relation is not None:
+        include = [include[1], {**include[0], "position": [caption.relation, 0]}]
+    exclude = [{"class": spec.shape, "count": spec.count + 1} for spec in caption.objects if spec.count > 1]
+    return {"kind": "t2i", "tag": caption.tag, "include": include, "exclude": exclude, "objects": _entries(scene)}
 
 
 def edit_meta(tag: str, source: Scene, target: Scene, steps: Sequence[Step]) -> dict[str, Any]:
-    """Metadata of an edit sample.
+    """Make the metadata of an edit sample.
 
-    `include` asks for every object of the target and `exclude` for none of those that are gone. Each entry of `edits`
-    has the operation, the object before and after (None where there is none), and `position`: the relation in which
-    the object will stand and the box it is measured from (the anchor's, or the object's own former one), or None.
+    `include` requires every object of the target, and `exclude` none of those that are gone. Each entry of `edits`
+    has the operation, the object before and after (None where it does not exist), and `position`: the relation of the
+    object to an anchor and the anchor's box (or the object's own box before the edit), or None.
     """
-    include = [{"class": entry.shape, "count": 1, "color": entry.colour} for entry in target.objects]
-    places = {entry.shape: place for place, entry in enumerate(target.objects)}
+    include: list[dict[str, Any]] = [{"class": item.shape, "count": 1, "color": item.colour} for item in target.objects]
+    indices = {item.shape: index for index, item in enumerate(target.objects)}
     for step in steps:
         if step.edit.anchor is not None and step.after is not None:
-            include[places[step.after.shape]]["position"] = [step.edit.relation, places[step.edit.anchor.shape]]
-    gone = [entry.shape for entry in source.objects if entry.shape not in places]
+            include[indices[step.after.shape]]["position"] = [step.edit.relation, indices[step.edit.anchor.shape]]
     return {
         "kind": "edit",
         "tag": tag,
         "include": include,
-        "exclude": [{"class": shape, "count": 1} for shape in gone],
+        "exclude": [{"class": item.shape, "count": 1} for item in source.objects if item.shape not in indices],
         "objects": _entries(target),
         "source_objects": _entries(source),
         "edits": [_edit_entry(step, source.size) for step in steps],
     }
 
 
-def _clause(thing: ObjectSpec) -> dict[str, Any]:
-    clause: dict[str, Any] = {"class": thing.shape, "count": thing.count}
-    return clause if thing.colour is None else {**clause, "color": thing.colour}
-
-
-def _entry(entry: SceneObject, size: int) -> dict[str, Any]:
-    return {"shape": entry.shape, "color": entry.colour, "box": list(relative_box(entry.box, size))}
+def _entry(item: SceneObject, size: int) -> dict[str, Any]:
+    return {"shape": item.shape, "color": item.colour, "box": list(relative_box(item.box, size))}
 
 
 def _entries(scene: Scene) -> list[dict[str, Any]]:
-    return [_entry(entry, scene.size) for entry in scene.objects]
+    return [_entry(item, scene.size) for item in scene.objects]
 
 
 def _edit_entry(step: Step, size: int) -> dict[str, Any]:
@@ -79,7 +70,7 @@ def _edit_entry(step: Step, size: int) -> dict[str, Any]:
 
 
 LAYOUTS = 10
-"""Layouts begun for edits before they are given up for others."""
+"""Layouts that are tried for edits before other edits are sampled."""
 
 
 @dataclass(frozen=True)
@@ -93,81 +84,74 @@ class EditedScene:
 
 @dataclass(frozen=True)
 class Composer:
-    """Makes scenes of one kind.
+    """Samples scenes of one kind.
 
     Attributes:
         vocabulary: Shapes and colours that may occur, and how many objects.
-        layout: Where boxes may stand.
-        backgrounds: Names to choose the background from.
+        layout: Samples boxes.
+        backgrounds: Names that the background is sampled from.
     """
 
     vocabulary: Vocabulary
     layout: Layout
     backgrounds: tuple[str, ...]
 
-    def draw(self, drawing: Caption, rng: np.random.Generator) -> Scene:
-        """A scene with what is asked and nothing else; colours left open are chosen, all different."""
-        things = self._coloured(drawing.things, rng)
-        boxes = self.layout.boxes(rng, sum(thing.count for thing in things), drawing.relation)
-        if len(things) == 1:
+    def compose(self, caption: Caption, rng: np.random.Generator) -> Scene:
+        """Sample a scene with the objects of a caption and no others. Open colours are sampled, all different."""
+        specs = self._coloured(caption.objects, rng)
+        boxes = self.layout.boxes(rng, sum(spec.count for spec in specs), caption.relation)
+        if len(specs) == 1:
             boxes.sort(key=lambda box: (box[0] + box[2], box[1]))
-        each = [thing for thing in things for _ in range(thing.count)]
-        return self._scene([_placed(thing, box) for thing, box in zip(each, boxes, strict=True)], rng)
+        each = [spec for spec in specs for _ in range(spec.count)]
+        return self._scene([_at(spec, box) for spec, box in zip(each, boxes, strict=True)], rng)
 
     def edit(self, edits: Sequence[Edit], rng: np.random.Generator) -> EditedScene | None:
-        """A scene that the edits can be made to, and what they make of it in sequence; None where no room was found."""
+        """Sample a scene that the edits fit, and make them in sequence. None where no room was found."""
         for _ in range(LAYOUTS):
-            things = self._source_things(edits, rng)
-            boxes = self.layout.boxes(rng, len(things))
-            objects = [_placed(thing, box) for thing, box in zip(things, boxes, strict=True)]
+            specs = self._source_objects(edits, rng)
+            boxes = self.layout.boxes(rng, len(specs))
+            objects = [_at(spec, box) for spec, box in zip(specs, boxes, strict=True)]
             steps = self._steps(edits, objects, rng)
             if steps is not None:
-                source = self._scene(objects, rng)
-                target = Scene(_applied(objects, steps), source.background, source.size)
-                return EditedScene(source, target, tuple(steps))
+                return _edited(self._scene(objects, rng), steps)
         return None
 
     def follow(self, scene: Scene, edit: Edit, rng: np.random.Generator) -> EditedScene | None:
-        """What an edit makes of a scene that is there; None where it has no room, or its objects are not in it."""
-        there = {(entry.shape, entry.colour) for entry in scene.objects}
-        if any((thing.shape, thing.colour) not in there for thing in (edit.before, edit.anchor) if thing):
+        """Edit a given scene. None where the edit has no room, or its objects are not in the scene."""
+        present = {(item.shape, item.colour) for item in scene.objects}
+        if any((spec.shape, spec.colour) not in present for spec in (edit.before, edit.anchor) if spec):
             return None
         steps = self._steps([edit], scene.objects, rng)
-        if steps is None:
-            return None
-        target = Scene(_applied(scene.objects, steps), scene.background, scene.size)
-        return EditedScene(scene, target, tuple(steps))
+        return None if steps is None else _edited(scene, steps)
 
     def sequence(self, requests: Sequence[Requests[Edit]], split: str, rng: np.random.Generator) -> list[Edit]:
-        """Two or three edits that can be made one after another and concern different objects.
+        """Sample two or three edits that can be made one after another and involve different objects.
 
-        All are of training's; for the test split the one drawn first, which may stand anywhere, is held out.
+        All are training's. In the test split the one that is sampled first is held out; it may come at any position.
         """
         length = int(rng.integers(2, min(3, len(self.vocabulary.shapes)) + 1))
         while True:
             groups = pick(rng, requests)
-            found = [pick(rng, pick(rng, groups.of_split(split)))]
+            edits = [pick(rng, pick(rng, groups.of_split(split)))]
             for _ in range(ATTEMPTS):
                 candidate = pick(rng, pick(rng, pick(rng, requests).train))
-                if not _independent(found, candidate):
+                if not _independent(edits, candidate):
                     continue
-                found.insert(int(rng.integers(len(found) + 1)), candidate)
-                if len(found) == length:
+                edits.insert(int(rng.integers(len(edits) + 1)), candidate)
+                if len(edits) == length:
                     break
-            if len(found) == length and self._feasible(found):
-                return found
+            fewest, most = self._counts(edits)
+            if len(edits) == length and fewest <= most:
+                return edits
 
     def _scene(self, objects: Sequence[SceneObject], rng: np.random.Generator) -> Scene:
         return Scene(tuple(objects), pick(rng, self.backgrounds), self.layout.size)
 
-    def _coloured(self, things: Sequence[ObjectSpec], rng: np.random.Generator) -> list[ObjectSpec]:
-        used = {thing.colour for thing in things}
+    def _coloured(self, specs: Sequence[ObjectSpec], rng: np.random.Generator) -> list[ObjectSpec]:
+        used = {spec.colour for spec in specs}
         unused = [colour for colour in self.vocabulary.colours if colour not in used]
         chosen = iter(rng.permutation(len(unused)))
-        return [
-            thing if thing.colour is not None else ObjectSpec(thing.shape, unused[int(next(chosen))], thing.count)
-            for thing in things
-        ]
+        return [spec if spec.colour else replace(spec, colour=unused[int(next(chosen))]) for spec in specs]
 
     def _counts(self, edits: Sequence[Edit]) -> tuple[int, int]:
         """Fewest and most objects that the source may have, so that the scene is never empty or too full."""
@@ -175,21 +159,16 @@ class Composer:
         for edit in edits:
             change += (edit.before is None) - (edit.after is None)
             lowest, highest = min(lowest, change), max(highest, change)
-        shapes = {thing.shape for edit in edits for thing in (edit.before, edit.after) if thing}
-        needed = {thing for edit in edits for thing in (edit.before, edit.anchor) if thing}
-        spare = len(self.vocabulary.shapes) - len(shapes | {thing.shape for thing in needed})
+        needed = {spec for edit in edits for spec in (edit.before, edit.anchor) if spec}
+        spare = len(self.vocabulary.shapes) - len({spec.shape for edit in edits for spec in edit.objects})
         return max(len(needed), 1 - lowest), min(self.vocabulary.max_objects - highest, len(needed) + spare)
 
-    def _feasible(self, edits: Sequence[Edit]) -> bool:
-        fewest, most = self._counts(edits)
-        return fewest <= most
-
-    def _source_things(self, edits: Sequence[Edit], rng: np.random.Generator) -> list[ObjectSpec]:
-        """What the edits concern and a few more objects, all of different shape and colour."""
-        needed = list(dict.fromkeys(thing for edit in edits for thing in (edit.before, edit.anchor) if thing))
+    def _source_objects(self, edits: Sequence[Edit], rng: np.random.Generator) -> list[ObjectSpec]:
+        """The objects of the edits and a few more, all of different shape and colour."""
+        needed = list(dict.fromkeys(spec for edit in edits for spec in (edit.before, edit.anchor) if spec))
         named = needed + [edit.after for edit in edits if edit.after]
-        shapes = [shape for shape in self.vocabulary.shapes if shape not in {thing.shape for thing in named}]
-        colours = [colour for colour in self.vocabulary.colours if colour not in {thing.colour for thing in named}]
+        shapes = [shape for shape in self.vocabulary.shapes if shape not in {spec.shape for spec in named}]
+        colours = [colour for colour in self.vocabulary.colours if colour not in {spec.colour for spec in named}]
         fewest, most = self._counts(edits)
         extra = int(rng.integers(fewest, min(most, len(needed) + len(colours)) + 1)) - len(needed)
         chosen = zip(rng.permutation(len(shapes))[:extra], rng.permutation(len(colours))[:extra], strict=True)
@@ -198,54 +177,45 @@ class Composer:
     def _steps(
         self, edits: Sequence[Edit], objects: Sequence[SceneObject], rng: np.random.Generator
     ) -> list[Step] | None:
-        """The edits with their boxes, or None where one has no room; areas of earlier edits stay free."""
-        by_shape = {entry.shape: entry for entry in objects}
-        taken = [entry.box for entry in objects]
+        """The edits with their boxes. None where one has no room, or its object already has the relation.
+
+        Areas of earlier edits stay free.
+        """
+        by_shape = {item.shape: item for item in objects}
+        taken = [item.box for item in objects]
         steps = []
         for edit in edits:
             before = by_shape[edit.before.shape] if edit.before else None
             anchor = by_shape[edit.anchor.shape] if edit.anchor else before
             box = before.box if before else None
             if edit.op in ("add", "move"):
-                box = self._new_box(edit.relation, before, anchor, taken, rng)
+                related = [(edit.relation, anchor.box)] if edit.relation and anchor else []
+                if box is not None and any(relation in box_relations(box, other) for relation, other in related):
+                    return None
+                box = self.layout.place(rng, taken, related, None if box is None else box[2] - box[0])
                 if box is None:
                     return None
                 taken.append(box)
-            after = _placed(edit.after, box) if edit.after and box else None
+            after = _at(edit.after, box) if edit.after and box else None
             steps.append(Step(edit, before, after, anchor if edit.relation else None))
         return steps
 
-    def _new_box(
-        self,
-        relation: str | None,
-        before: SceneObject | None,
-        anchor: SceneObject | None,
-        taken: Sequence[PixelBox],
-        rng: np.random.Generator,
-    ) -> PixelBox | None:
-        """A box in relation to the anchor, or None: also where the object stands so already."""
-        related = [] if relation is None or anchor is None else [(relation, anchor.box)]
-        if before is not None and any(name in box_relations(before.box, box) for name, box in related):
-            return None
-        side = None if before is None else before.box[2] - before.box[0]
-        return self.layout.place(rng, taken, related, side)
+
+def _at(spec: ObjectSpec, box: tuple[int, int, int, int]) -> SceneObject:
+    assert spec.colour is not None
+    return SceneObject(spec.shape, spec.colour, box)
 
 
-def _placed(thing: ObjectSpec, box: PixelBox) -> SceneObject:
-    if thing.colour is None:
-        raise ValueError(f"{thing} needs a colour before it can be placed")
-    return SceneObject(thing.shape, thing.colour, box)
-
-
-def _applied(objects: Sequence[SceneObject], steps: Sequence[Step]) -> tuple[SceneObject, ...]:
-    """The objects once the steps are made; what is added comes last."""
+def _edited(source: Scene, steps: Sequence[Step]) -> EditedScene:
+    """Make the steps. Added objects come last."""
     changed = {step.before: step.after for step in steps if step.before}
-    kept = [changed.get(entry, entry) for entry in objects]
-    added = [step.after for step in steps if step.before is None]
-    return tuple(entry for entry in [*kept, *added] if entry is not None)
+    objects = [changed.get(item, item) for item in source.objects]
+    objects += [step.after for step in steps if step.before is None]
+    target = replace(source, objects=tuple(item for item in objects if item is not None))
+    return EditedScene(source, target, tuple(steps))
 
 
 def _independent(edits: Sequence[Edit], candidate: Edit) -> bool:
-    """Whether the candidate concerns other shapes and colours than the edits, anchors included."""
-    old = [thing for edit in edits for thing in edit.things]
-    return all(a.shape != b.shape and a.colour != b.colour for a in candidate.things for b in old)
+    """Whether the candidate involves other shapes and colours than the edits, anchors included."""
+    others = [spec for edit in edits for spec in edit.objects]
+    return all(a.shape != b.shape and a.colour != b.colour for a in candidate.objects for b in others)

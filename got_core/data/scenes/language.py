@@ -1,4 +1,4 @@
-"""The words of drawn scenes: prompts, instructions and reasoning chains."""
+"""The words of rendered scenes: prompts, instructions and reasoning chains."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,17 +6,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from got_core.chain.parser import Region, write_region
 from got_core.data.scenes.render import Scene, SceneObject, relative_box
 from got_core.data.scenes.requests import PREFIXES, Caption, Edit, ObjectSpec
 
 T = TypeVar("T")
 
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
-
-PLURALS = {"cross": "crosses"}
-"""Plurals that an s alone does not make."""
-
-PAIRINGS = ("{} and {}", "{} with {}")
 
 RELATION_WORDS = {
     "left of": ("to the left of", "left of", "on the left of"),
@@ -40,8 +36,6 @@ INSTRUCTIONS = {
     "move": ("move {before}{where}", "shift {before}{where}"),
 }
 
-JOINTS = (", then ", " and then ", ", and then ")
-
 CHANGES = {
     "add": ("add it{where}", "Add {after}{where}"),
     "remove": ("remove it", "Remove {before}"),
@@ -49,7 +43,7 @@ CHANGES = {
     "replace": ("make it {after}", "Replace {before} with {after}"),
     "move": ("move it{where}", "Move {before}{where}"),
 }
-"""How a chain words a change: once its object has been named, and in a step of its own."""
+"""The words of a change in a chain: after the object has been named, and in a step of its own."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +51,10 @@ class Step:
     """One edit of a scene.
 
     Attributes:
-        edit: What was asked.
-        before, after: The object concerned, None where there is none.
-        anchor: What its new place is measured from: another object, or itself as it was; None without a relation.
+        edit: The request.
+        before, after: The edited object, or None where it does not exist.
+        anchor: The object that the new position is measured from: another one, or itself before the edit. None without
+            a relation.
     """
 
     edit: Edit
@@ -69,46 +64,46 @@ class Step:
 
 
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """One of the options, all equally likely."""
+    """Sample one of the options, all equally likely."""
     return options[int(rng.integers(len(options)))]
 
 
 def with_article(words: str) -> str:
-    """`a circle`, `an orange circle`."""
+    """Put an article before words: `a circle`, `an orange circle`."""
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def _named(thing: ObjectSpec | SceneObject) -> str:
-    return thing.shape if thing.colour is None else f"{thing.colour} {thing.shape}"
+def _named(item: ObjectSpec | SceneObject) -> str:
+    return item.shape if item.colour is None else f"{item.colour} {item.shape}"
 
 
-def _noun(thing: ObjectSpec) -> str:
-    if thing.count == 1:
-        return with_article(_named(thing))
-    plural = replace(thing, shape=PLURALS.get(thing.shape, thing.shape + "s"))
-    return f"{NUMBERS[thing.count]} {_named(plural)}"
+def _noun(spec: ObjectSpec) -> str:
+    if spec.count == 1:
+        return with_article(_named(spec))
+    plural = replace(spec, shape=spec.shape + ("es" if spec.shape.endswith("s") else "s"))
+    return f"{NUMBERS[spec.count]} {_named(plural)}"
 
 
-def prompt(drawing: Caption, rng: np.random.Generator) -> str:
-    """One way to ask for a drawing."""
-    nouns = [_noun(thing) for thing in drawing.things]
+def prompt(caption: Caption, rng: np.random.Generator) -> str:
+    """Sample one wording of a caption."""
+    nouns = [_noun(spec) for spec in caption.objects]
     body = nouns[0]
-    if drawing.relation is not None:
-        body = f"{nouns[0]} {pick(rng, RELATION_WORDS[drawing.relation])} {nouns[1]}"
+    if caption.relation is not None:
+        body = f"{nouns[0]} {pick(rng, RELATION_WORDS[caption.relation])} {nouns[1]}"
     elif len(nouns) > 1:
-        body = pick(rng, PAIRINGS).format(*nouns)
-    return (pick(rng, PREFIXES) if drawing.prefix is None else drawing.prefix) + body
+        body = pick(rng, ("{} and {}", "{} with {}")).format(*nouns)
+    return (pick(rng, PREFIXES) if caption.prefix is None else caption.prefix) + body
 
 
 def instruction(edits: Sequence[Edit], rng: np.random.Generator, called: str | None = None) -> str:
-    """One way to ask for the edits, in sequence.
+    """Sample one wording of edits, in sequence.
 
     Args:
-        edits: What is asked for.
-        rng: The source of chance.
-        called: What the object concerned is called, such as "it"; by its name if None.
+        edits: The requests.
+        rng: The generator of random numbers.
+        called: The word for the edited object, such as "it". None uses its name.
     """
-    return pick(rng, JOINTS).join(_instruct(edit, rng, called) for edit in edits)
+    return pick(rng, (", then ", " and then ", ", and then ")).join(_instruct(edit, rng, called) for edit in edits)
 
 
 def _instruct(edit: Edit, rng: np.random.Generator, called: str | None) -> str:
@@ -117,11 +112,11 @@ def _instruct(edit: Edit, rng: np.random.Generator, called: str | None) -> str:
     return _fill(template, edit, before, where, _definite(edit.anchor, rng))
 
 
-def _definite(thing: ObjectSpec | None, rng: np.random.Generator) -> str:
-    """`the circle` or `the red circle`: no scene to edit has two objects of a shape."""
-    if thing is None:
+def _definite(spec: ObjectSpec | None, rng: np.random.Generator) -> str:
+    """`the circle` or `the red circle`: no scene that is edited has two objects of one shape."""
+    if spec is None:
         return ""
-    return f"the {thing.shape}" if rng.random() < 0.5 else f"the {_named(thing)}"
+    return f"the {spec.shape}" if rng.random() < 0.5 else f"the {_named(spec)}"
 
 
 def _where_words(edit: Edit) -> tuple[str, ...]:
@@ -139,14 +134,8 @@ def _fill(template: str, edit: Edit, before: str, where: str, anchor: str) -> st
     )
 
 
-def region(phrase: str, box: tuple[int, int, int, int], colour: str) -> str:
-    """A grounded phrase: Qwen's reference and box tokens, and the colour's name as in GoT's released code."""
-    corners = "({},{}),({},{})".format(*box)
-    return f"<|object_ref_start|>{phrase}<|object_ref_end|><|box_start|>{corners}<|box_end|> ({colour})"
-
-
-def _object_region(entry: SceneObject, size: int) -> str:
-    return region(with_article(_named(entry)), relative_box(entry.box, size), entry.colour)
+def _object_region(item: SceneObject, size: int) -> str:
+    return write_region(Region(with_article(_named(item)), relative_box(item.box, size), item.colour))
 
 
 def _listed(phrases: Sequence[str]) -> str:
@@ -154,16 +143,16 @@ def _listed(phrases: Sequence[str]) -> str:
 
 
 def generation_chain(scene: Scene) -> str:
-    """The chain of a text-to-image sample: one sentence, each object followed by its box and colour."""
-    regions = [_object_region(entry, scene.size) for entry in scene.objects]
+    """Write the chain of a text-to-image sample: one sentence, each object followed by its box and colour."""
+    regions = [_object_region(item, scene.size) for item in scene.objects]
     return f"A plain {scene.background} scene with {_listed(regions)}."
 
 
 def edit_chain(source: Scene, target: Scene, steps: Sequence[Step]) -> str:
-    """The chain of an edit: numbered steps, one a line, in the order of GoT's (section 3).
+    """Write the chain of an edit: numbered steps, one a line, in the order of GoT's (section 3).
 
     One edit: source, object, area, change, result. Several: source, one step for each, result. Only areas have boxes,
-    each with the colour it will have; an area that is emptied has the background's colour and is called so.
+    each with the colour that it will have. An area that becomes empty is called background and has its colour.
     """
     lines = [f"Source: {_contents(source)}."]
     if len(steps) == 1:
@@ -180,20 +169,20 @@ def edit_chain(source: Scene, target: Scene, steps: Sequence[Step]) -> str:
 
 
 def _contents(scene: Scene) -> str:
-    """What a scene shows, from left to right."""
-    return listing(sorted(scene.objects, key=lambda entry: (entry.box[0] + entry.box[2], entry.box[1])))
+    """The objects of a scene, from left to right."""
+    return listing(sorted(scene.objects, key=lambda item: (item.box[0] + item.box[2], item.box[1])))
 
 
 def listing(objects: Sequence[SceneObject] | Sequence[ObjectSpec]) -> str:
-    """`a red circle, a blue square and a green cross`."""
-    return _listed([with_article(_named(entry)) for entry in objects])
+    """List objects: `a red circle, a blue square and a green cross`."""
+    return _listed([with_article(_named(item)) for item in objects])
 
 
 def _areas(step: Step, scene: Scene) -> str:
     areas = []
     if step.before is not None and (step.after is None or step.after.box != step.before.box):
         emptied = relative_box(step.before.box, scene.size)
-        areas.append(region(f"{scene.background} background", emptied, scene.background))
+        areas.append(write_region(Region(f"{scene.background} background", emptied, scene.background)))
     if step.after is not None:
         areas.append(_object_region(step.after, scene.size))
     return _listed(areas)
@@ -206,5 +195,5 @@ def _subject(edit: Edit) -> str:
 
 
 def _change(edit: Edit, form: int) -> str:
-    before, anchor = (f"the {_named(thing)}" if thing else "" for thing in (edit.before, edit.anchor))
+    before, anchor = (f"the {_named(spec)}" if spec else "" for spec in (edit.before, edit.anchor))
     return _fill(CHANGES[edit.op][form], edit, before, _where_words(edit)[0], anchor)

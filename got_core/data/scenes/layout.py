@@ -1,4 +1,4 @@
-"""Where objects stand in a drawn scene: boxes on the pixel grid that do not touch and keep the relations asked for."""
+"""Positions of objects in a rendered scene: boxes on the pixel grid that do not touch and have given relations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from got_core.data.scenes.render import PixelBox
 from got_core.planning.boxes import relation_strength
 
 CLEAR = 0.65
-"""Strength that a drawn relation has at least, so that a found box may be off by a pixel."""
+"""Strength that a relation in a scene has at least, so that it also holds for a detected box that is off by a pixel."""
 
 ATTEMPTS = 200
-"""Layouts begun before giving up."""
+"""Layouts that are tried at most."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Draws boxes for a square image.
+    """Samples boxes for a square image.
 
     Attributes:
         size: Side of the image in pixels.
-        smallest, largest: Sides of an object's box in pixels, both included.
-        gap: Pixels that stay free between two boxes.
+        smallest, largest: Sides of an object's box in pixels, inclusive.
+        gap: Least number of pixels between two boxes.
     """
 
     size: int = 32
@@ -38,7 +38,7 @@ class Layout:
         taken: Sequence[PixelBox],
         relations: Sequence[tuple[str, PixelBox]] = (),
     ) -> Bool[ndarray, "rows columns"]:
-        """Which upper left corners (y, x) keep a box of that side off the taken ones and in every relation."""
+        """Mark the upper left corners (y, x) at which a box of a side clears the taken ones and has every relation."""
         corners = np.arange(self.size - side + 1)
         allowed = np.ones((len(corners), len(corners)), dtype=bool)
         for x1, y1, x2, y2 in taken:
@@ -56,13 +56,13 @@ class Layout:
         relations: Sequence[tuple[str, PixelBox]] = (),
         side: int | None = None,
     ) -> PixelBox | None:
-        """One more box beside the taken ones, evenly among those allowed, or None where nothing fits.
+        """Sample one more box beside the taken ones, evenly among those allowed. None where nothing fits.
 
         Args:
-            rng: The source of chance.
+            rng: The generator of random numbers.
             taken: Boxes to keep clear of.
             relations: (relation, anchor) pairs that must clearly hold for the new box.
-            side: Its side in pixels; drawn when left out.
+            side: Its side in pixels. Sampled when None.
         """
         side = int(rng.integers(self.smallest, self.largest + 1)) if side is None else side
         allowed = np.flatnonzero(self.free(side, taken, relations))
@@ -72,21 +72,21 @@ class Layout:
         return x, y, x + side, y + side
 
     def boxes(self, rng: np.random.Generator, count: int, relation: str | None = None) -> list[PixelBox]:
-        """`count` boxes that do not touch; with a relation, the first clearly stands so to the second.
+        """Sample `count` boxes that do not touch; with a relation, the first clearly has it to the second.
 
         Raises:
             ValueError: So many boxes do not fit the image.
         """
         for _ in range(ATTEMPTS):
-            found: list[PixelBox] = []
-            while len(found) < count:
-                related = [(relation, found[0])] if relation is not None and len(found) == 1 else []
-                box = self.place(rng, found, related)
+            boxes: list[PixelBox] = []
+            while len(boxes) < count:
+                related = [(relation, boxes[0])] if relation is not None and len(boxes) == 1 else []
+                box = self.place(rng, boxes, related)
                 if box is None:
                     break
-                found.append(box)
+                boxes.append(box)
             else:
-                return found if relation is None else [found[1], found[0], *found[2:]]
+                return boxes if relation is None else [boxes[1], boxes[0], *boxes[2:]]
         raise ValueError(
             f"{count} objects of {self.smallest} to {self.largest} px with gaps of {self.gap} px "
             f"do not fit a scene of {self.size} px"

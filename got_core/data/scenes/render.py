@@ -1,4 +1,4 @@
-"""Drawn scenes: coloured shapes in square boxes on a plain background, and how they are rendered."""
+"""Scenes of coloured shapes in square boxes on a plain background, and their rendering."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 from got_core.chain.parser import SIDE
 
 PixelBox = tuple[int, int, int, int]
-"""(x1, y1, x2, y2), the right and lower ends exclusive."""
+"""(x1, y1, x2, y2), right and lower edges exclusive."""
 
 RGB = tuple[int, int, int]
 
@@ -39,22 +39,19 @@ BACKGROUNDS: dict[str, RGB] = {
     "indigo": (80, 0, 110),
     "teal": (0, 110, 120),
 }
-"""Colours a scene may lie on."""
+"""Colours of the background of a scene."""
 
 DEFAULT_SHAPES = ("circle", "square", "triangle")
 DEFAULT_COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
 
 SUPERSAMPLING = 8
-"""Points a pixel, along each side, that its coverage is counted from."""
-
-CROSS_ARM = 1 / 3
-"""Width of a cross's arms, as a share of its side."""
+"""Sample points of a pixel along each side, from which its coverage is computed."""
 
 Inside = Callable[[Float[ndarray, "h w"], Float[ndarray, "h w"]], ndarray]
 
 
 def _star(x: Float[ndarray, "h w"], y: Float[ndarray, "h w"]) -> ndarray:
-    """A pentagram: the points that lie outside at most one of its five lines, stretched to fill the box."""
+    """The points of a pentagram: they lie outside at most one of its five lines. It is stretched to fill the box."""
     turn = 2 * np.pi / 5
     across, down = (2 * x - 1) * np.sin(turn), y * (1 + np.cos(turn / 2)) - 1
     normals = [k * turn - np.pi / 2 for k in range(5)]
@@ -67,7 +64,7 @@ SHAPES: dict[str, Inside] = {
     "square": lambda x, y: np.ones_like(x, dtype=bool),
     "triangle": lambda x, y: np.abs(x - 0.5) <= y / 2,
     "diamond": lambda x, y: np.abs(x - 0.5) + np.abs(y - 0.5) <= 0.5,
-    "cross": lambda x, y: np.minimum(np.abs(x - 0.5), np.abs(y - 0.5)) <= CROSS_ARM / 2,
+    "cross": lambda x, y: np.minimum(np.abs(x - 0.5), np.abs(y - 0.5)) <= 1 / 6,
     "star": _star,
 }
 """Shapes by name: whether a point (x, y) of the unit square, y downwards, lies inside. Each fills its box."""
@@ -87,7 +84,7 @@ class Scene:
     """Objects on a plain background.
 
     Attributes:
-        objects: What is drawn, in order.
+        objects: In the order of rendering; later ones cover earlier ones.
         background: A name of `BACKGROUNDS`.
         size: Side of the square image in pixels.
     """
@@ -98,14 +95,14 @@ class Scene:
 
 
 def relative_box(box: PixelBox, size: int) -> PixelBox:
-    """A box in pixels of a square image of side `size` as integers in [0, 1000)."""
+    """Convert a box in pixels of a square image of side `size` to integers in [0, 1000)."""
     x1, y1, x2, y2 = (min(round(edge * SIDE / size), SIDE - 1) for edge in box)
     return x1, y1, x2, y2
 
 
 @cache
 def shape_mask(shape: str, height: int, width: int) -> Float[ndarray, "height width"]:
-    """The share of each pixel that `shape` covers when it fills a box of that many pixels.
+    """Compute the fraction of each pixel that `shape` covers when it fills a box of that many pixels.
 
     The array is shared between calls and cannot be written to.
 
@@ -124,17 +121,17 @@ def shape_mask(shape: str, height: int, width: int) -> Float[ndarray, "height wi
 
 
 def unit_colour(rgb: RGB) -> Float[ndarray, " 3"]:
-    """An 8-bit colour on the scale of images, -1 to 1."""
+    """Convert an 8-bit colour to the range of images, -1 to 1."""
     return np.asarray(rgb, dtype=np.float32) / np.float32(127.5) - 1
 
 
 def render(scene: Scene) -> Float[Tensor, "3 size size"]:
-    """The scene as an image in [-1, 1], with smooth edges; the same scene gives the same pixels."""
+    """Render a scene as an image in [-1, 1] with smooth edges. The same scene gives the same pixels."""
     canvas = np.empty((scene.size, scene.size, 3), dtype=np.float32)
     canvas[:] = unit_colour(BACKGROUNDS[scene.background])
-    for entry in scene.objects:
-        x1, y1, x2, y2 = entry.box
-        cover = rearrange(shape_mask(entry.shape, y2 - y1, x2 - x1), "h w -> h w 1")
+    for item in scene.objects:
+        x1, y1, x2, y2 = item.box
+        cover = rearrange(shape_mask(item.shape, y2 - y1, x2 - x1), "h w -> h w 1")
         under = canvas[y1:y2, x1:x2]
-        canvas[y1:y2, x1:x2] = under * (1 - cover) + unit_colour(COLOURS[entry.colour]) * cover
+        canvas[y1:y2, x1:x2] = under * (1 - cover) + unit_colour(COLOURS[item.colour]) * cover
     return torch.from_numpy(np.ascontiguousarray(rearrange(canvas, "h w c -> c h w")))

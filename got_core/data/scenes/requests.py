@@ -1,4 +1,4 @@
-"""What can be asked of drawn scenes: every request of each category, and which of them are held out for testing."""
+"""What can be requested of rendered scenes: every request of each category, and which requests are held out."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,18 +20,15 @@ EDIT_TAGS = (*SINGLE_EDIT_TAGS, "multi_turn")
 PREFIXES = ("", "a picture of ", "a photo of ", "an image of ", "draw ")
 
 HELD_OUT = 0.15
-"""Share of the requests of each category that only the test split asks for."""
+"""Fraction of the requests of each category that only the test split has."""
 
 HOLD_OUT_SALT = b"2026-11-23 b"
-"""Which requests are held out follows from this; another salt makes a test that no setting has been chosen on."""
-
-FEWEST_HELD_OUT = 2
-"""Requests held out, where the category has twice as many."""
+"""Selects which requests are held out. Another salt makes a test split that no setting has been chosen on."""
 
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """An object as words name it; its colour is left open where it is None."""
+    """An object as words name it. Its colour is open where it is None."""
 
     shape: str
     colour: str | None = None
@@ -40,31 +37,31 @@ class ObjectSpec:
 
 @dataclass(frozen=True)
 class Caption:
-    """What a text-to-image prompt asks for.
+    """The content of a text-to-image prompt.
 
     Attributes:
         tag: One of `GENERATION_TAGS`.
-        things: What is named, in order.
-        relation: How the first stands to the second, or None.
-        prefix: The words before it, where they tell requests apart; None leaves them open.
+        objects: The objects that it names, in order.
+        relation: The relation of the first object to the second, or None.
+        prefix: The words before the content, where they distinguish requests. None leaves them open.
     """
 
     tag: str
-    things: tuple[ObjectSpec, ...]
+    objects: tuple[ObjectSpec, ...]
     relation: str | None = None
     prefix: str | None = None
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What one instruction, or one part of a multi-turn instruction, asks for.
+    """The content of one instruction, or of one part of a multi-turn instruction.
 
     Attributes:
         op: One of `SINGLE_EDIT_TAGS`.
-        before: The object concerned as it is; None when one is added.
-        after: The object as it will be; None when it is removed.
-        relation: How `after` will stand to the anchor, or None.
-        anchor: Another object, or None: a move is then measured from where the object was.
+        before: The edited object as it is. None when one is added.
+        after: The object as it will be. None when it is removed.
+        relation: The relation of `after` to the anchor, or None.
+        anchor: Another object, or None: then a move is measured from the object's own position.
     """
 
     op: str
@@ -74,9 +71,9 @@ class Edit:
     anchor: ObjectSpec | None = None
 
     @property
-    def things(self) -> tuple[ObjectSpec, ...]:
-        """Every object named: before, after and anchor, where there are such."""
-        return tuple(thing for thing in (self.before, self.after, self.anchor) if thing is not None)
+    def objects(self) -> tuple[ObjectSpec, ...]:
+        """Every object that is named: before, after and anchor, where they exist."""
+        return tuple(spec for spec in (self.before, self.after, self.anchor) if spec is not None)
 
 
 R = TypeVar("R", Caption, Edit)
@@ -84,7 +81,7 @@ R = TypeVar("R", Caption, Edit)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Shapes, colours and the most objects a scene may have."""
+    """The shapes and colours of scenes, and the largest number of objects in a scene."""
 
     shapes: tuple[str, ...]
     colours: tuple[str, ...]
@@ -92,21 +89,21 @@ class Vocabulary:
 
 
 @cache
-def drawings(vocabulary: Vocabulary) -> dict[str, tuple[tuple[Caption, ...], ...]]:
-    """Every text-to-image request by tag, in groups that are drawn from equally often."""
+def captions(vocabulary: Vocabulary) -> dict[str, tuple[tuple[Caption, ...], ...]]:
+    """List every text-to-image request by tag, in groups that are sampled equally often."""
     plain = [ObjectSpec(shape) for shape in vocabulary.shapes]
     coloured = [ObjectSpec(shape, colour) for shape, colour in product(vocabulary.shapes, vocabulary.colours)]
-    counted = [ObjectSpec(thing.shape, count=n) for thing in plain for n in range(2, vocabulary.max_objects + 1)]
+    counted = [ObjectSpec(spec.shape, count=n) for spec in plain for n in range(2, vocabulary.max_objects + 1)]
     pairs = list(permutations(plain, 2))
     coloured_pairs = _distinct_pairs(coloured)
     return {
-        "single_object": (tuple(Caption("single_object", (t,), prefix=p) for t, p in product(plain, PREFIXES)),),
+        "single_object": (tuple(Caption("single_object", (s,), prefix=p) for s, p in product(plain, PREFIXES)),),
         "two_object": (tuple(Caption("two_object", pair) for pair in pairs),),
         "counting": (
-            tuple(Caption("counting", (thing,)) for thing in counted),
-            tuple(Caption("counting", (replace(t, colour=c),)) for t, c in product(counted, vocabulary.colours)),
+            tuple(Caption("counting", (spec,)) for spec in counted),
+            tuple(Caption("counting", (replace(s, colour=c),)) for s, c in product(counted, vocabulary.colours)),
         ),
-        "colors": (tuple(Caption("colors", (thing,)) for thing in coloured),),
+        "colors": (tuple(Caption("colors", (spec,)) for spec in coloured),),
         "position": (
             tuple(Caption("position", pair, relation) for pair, relation in product(pairs, RELATIONS)),
             tuple(Caption("position", pair, relation) for pair, relation in product(coloured_pairs, RELATIONS)),
@@ -117,58 +114,55 @@ def drawings(vocabulary: Vocabulary) -> dict[str, tuple[tuple[Caption, ...], ...
 
 @cache
 def edits(vocabulary: Vocabulary) -> dict[str, tuple[tuple[Edit, ...], ...]]:
-    """Every request for a single edit by operation, in groups that are drawn from equally often."""
-    things = [ObjectSpec(shape, colour) for shape, colour in product(vocabulary.shapes, vocabulary.colours)]
-    pairs = _distinct_pairs(things)
-    recoloured = [(t, ObjectSpec(t.shape, c)) for t, c in product(things, vocabulary.colours) if c != t.colour]
+    """List every request for a single edit by operation, in groups that are sampled equally often."""
+    specs = [ObjectSpec(shape, colour) for shape, colour in product(vocabulary.shapes, vocabulary.colours)]
+    pairs = _distinct_pairs(specs)
+    recoloured = [(s, ObjectSpec(s.shape, c)) for s, c in product(specs, vocabulary.colours) if c != s.colour]
+    related = [(spec, relation, anchor) for (spec, anchor), relation in product(pairs, RELATIONS)]
     return {
         "add": (
-            tuple(Edit("add", None, thing) for thing in things),
-            tuple(
-                Edit("add", None, thing, relation, anchor) for (thing, anchor), relation in product(pairs, RELATIONS)
-            ),
+            tuple(Edit("add", None, spec) for spec in specs),
+            tuple(Edit("add", None, spec, relation, anchor) for spec, relation, anchor in related),
         ),
-        "remove": (tuple(Edit("remove", thing, None) for thing in things),),
+        "remove": (tuple(Edit("remove", spec, None) for spec in specs),),
         "recolour": (tuple(Edit("recolour", before, after) for before, after in recoloured),),
         "replace": (tuple(Edit("replace", before, after) for before, after in pairs),),
         "move": (
-            tuple(Edit("move", thing, thing, relation) for thing, relation in product(things, RELATIONS)),
-            tuple(
-                Edit("move", thing, thing, relation, anchor) for (thing, anchor), relation in product(pairs, RELATIONS)
-            ),
+            tuple(Edit("move", spec, spec, relation) for spec, relation in product(specs, RELATIONS)),
+            tuple(Edit("move", spec, spec, relation, anchor) for spec, relation, anchor in related),
         ),
     }
 
 
-def _distinct_pairs(things: Sequence[ObjectSpec]) -> list[tuple[ObjectSpec, ObjectSpec]]:
-    return [(a, b) for a, b in permutations(things, 2) if a.shape != b.shape and a.colour != b.colour]
+def _distinct_pairs(specs: Sequence[ObjectSpec]) -> list[tuple[ObjectSpec, ObjectSpec]]:
+    return [(a, b) for a, b in permutations(specs, 2) if a.shape != b.shape and a.colour != b.colour]
 
 
 @dataclass(frozen=True)
 class Requests(Generic[R]):
-    """The groups of requests of one tag; group k of `train` and of `test` belong together."""
+    """The groups of requests of one tag. Group k of `train` and group k of `test` belong together."""
 
     train: tuple[tuple[R, ...], ...]
     test: tuple[tuple[R, ...], ...]
 
     def of_split(self, split: str) -> tuple[tuple[R, ...], ...]:
-        """The groups that a split asks for: those held out for "test", else those of training."""
+        """Return the groups of a split: those held out for "test", else those of training."""
         return self.test if split == "test" else self.train
 
 
 @cache
 def split_captions(vocabulary: Vocabulary, tag: str) -> Requests[Caption]:
-    """The text-to-image requests of a tag, each in train or test and never in both.
+    """Split the text-to-image requests of a tag. Each is in train or test and never in both.
 
     Raises:
         ValueError: Nothing can be held out, because some word would then be missing from training.
     """
-    return _split(drawings(vocabulary)[tag], vocabulary, tag)
+    return _split(captions(vocabulary)[tag], vocabulary, tag)
 
 
 @cache
 def split_edits(vocabulary: Vocabulary, op: str) -> Requests[Edit]:
-    """The requests for a single edit, split likewise.
+    """Split the requests for a single edit in the same way.
 
     Raises:
         ValueError: As `split_captions`.
@@ -188,46 +182,48 @@ def _split(groups: Sequence[Sequence[R]], vocabulary: Vocabulary, tag: str) -> R
 
 
 def _hold_out(group: Sequence[R]) -> tuple[tuple[R, ...], tuple[R, ...]]:
-    """(train, test): held out one by one is the request whose rarest words stay most frequent in training.
+    """Divide a group into (train, test).
 
-    Among equals it is the one of lowest digest; a request whose words would no longer occur in training never is.
+    One by one, the request is held out whose rarest words stay most frequent in training; among equals, the one of
+    lowest digest. A request whose words would no longer occur in training is never held out.
     """
-    wanted = max(round(HELD_OUT * len(group)), min(FEWEST_HELD_OUT, len(group) // 2))
+    wanted = max(round(HELD_OUT * len(group)), min(2, len(group) // 2))
     train = sorted(group, key=_digest)
     words: list[list[str]] = [sorted(_words(request)) for request in train]
-    names = {word: place for place, word in enumerate(sorted(set(chain.from_iterable(words))))}
+    numbers = {word: number for number, word in enumerate(sorted(set(chain.from_iterable(words))))}
     width = max(map(len, words))
-    rows = [[names[word] for word in found] for found in words]
-    used = np.array([row + [len(names)] * (width - len(row)) for row in rows])
-    left = np.bincount(used.ravel(), minlength=len(names) + 1)
-    places = np.arange(len(train))
+    used = np.array([[numbers[word] for word in row] + [len(numbers)] * (width - len(row)) for row in words])
+    counts = np.bincount(used.ravel(), minlength=len(numbers) + 1)
+    left = np.arange(len(train))
     test: set[R] = set()
     while len(test) < wanted:
-        left[-1] = len(train) * width  # no word: sorted behind all others
-        rarest_first = np.sort(left[used[places]], axis=1)
-        best = np.arange(len(places))
+        counts[-1] = len(train) * width  # no word: sorted behind all others
+        rarest_first = np.sort(counts[used[left]], axis=1)
+        best = np.arange(len(left))
         for column in rarest_first.T:
-            counts = np.where(column[best] == left[-1], 0, column[best])
-            best = best[counts == counts.max()]
+            frequencies = np.where(column[best] == counts[-1], 0, column[best])
+            best = best[frequencies == frequencies.max()]
         if rarest_first[best[0], 0] == 1:
             break
-        held = places[best[0]]
+        held = left[best[0]]
         test.add(train[held])
-        left[used[held]] -= 1
-        places = np.delete(places, best[0])
+        counts[used[held]] -= 1
+        left = np.delete(left, best[0])
     return tuple(r for r in group if r not in test), tuple(r for r in group if r in test)
 
 
 def _words(request: Caption | Edit) -> set[str]:
     others = (request.relation, request.prefix) if isinstance(request, Caption) else (request.relation,)
-    named = [word for t in request.things for word in (t.shape, t.colour, f"{t.count} of them")]
+    named = [word for spec in request.objects for word in (spec.shape, spec.colour, f"{spec.count} of them")]
     return {word for word in (*named, *others) if word is not None}
 
 
 def _digest(request: Caption | Edit) -> bytes:
     """Hash a request to the same bytes in every process and version.
 
-    What is held out follows from the hash, so classes are hashed under the names that they had at first.
+    What is held out follows from the hash, so classes and fields are hashed under the names that they had at first.
     """
-    text = repr(request).replace("Caption(", "Drawing(").replace("ObjectSpec(", "Thing(")
+    text = repr(request)
+    for name, first in (("Caption(", "Drawing("), ("ObjectSpec(", "Thing("), (" objects=", " things=")):
+        text = text.replace(name, first)
     return hashlib.blake2b(text.encode(), digest_size=8, salt=HOLD_OUT_SALT).digest()

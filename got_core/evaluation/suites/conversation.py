@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from got_core.data.scenes.compose import edit_meta
-from got_core.data.scenes.conversations import talk
+from got_core.data.scenes.conversations import sample_conversation
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.data.scenes.requests import SINGLE_EDIT_TAGS
 from got_core.data.visualization import to_pil
@@ -135,7 +135,7 @@ def conversation_cases(number: int, size: int, seed: int, split: str) -> list[Ca
     scenes = ScenesDataset(size, 1, seed, split, dict.fromkeys(SINGLE_EDIT_TAGS, 1.0))
     found = []
     for place in range(number):
-        made = talk(scenes, np.random.default_rng([seed, len(scenes.split), place]))
+        made = sample_conversation(scenes, np.random.default_rng([seed, len(scenes.split), place]))
         name = f"{place:05d}"
         metas = [
             edit_meta(step.edit.op, before, after, (step,))
@@ -146,7 +146,7 @@ def conversation_cases(number: int, size: int, seed: int, split: str) -> list[Ca
         pictures = {turn: f"{name}-{turn}" for turn in TURNS}
         prompt = "; ".join(made.requests)
         found.append(
-            Case(name, name, IT if made.it else ANOTHER, prompt, image_seed(seed, place, 0), pictures, details)
+            Case(name, name, IT if made.says_it else ANOTHER, prompt, image_seed(seed, place, 0), pictures, details)
         )
     return found
 
