@@ -1,4 +1,4 @@
-"""Relations of boxes by GenEval's rule, and boxes moved apart until their relations hold."""
+"""Relations of boxes by GenEval's rule, overlaps, and boxes moved apart until their relations hold."""
 
 from collections.abc import Mapping, Sequence
 from math import hypot
@@ -13,23 +13,23 @@ AnyBox = Sequence[float | int]
 """(x1, y1, x2, y2) in 0 to 1000, relative to image width and height."""
 
 DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-"""GenEval's relations: the direction (x, y), y downwards, in which the first box lies from the second."""
+"""GenEval's relations: the direction (x, y), y downwards, from the second box to the first."""
 
 RELATIONS = tuple(DIRECTIONS)
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 SHRINK = 0.1
-"""GenEval: the offset of two centres is shortened on each axis by this share of the summed sizes."""
+"""GenEval: the offset of two centres is shortened on each axis by this fraction of the summed sizes."""
 
 DIRECTION = 0.5
-"""GenEval: a relation holds where the shortened offset over the unshortened distance exceeds this."""
+"""GenEval: a relation holds where the shortened offset divided by the unshortened distance exceeds this."""
 
 
 def box_relations(
     a: AnyBox, b: AnyBox, size: tuple[int, int] = (1, 1), shrink: float = SHRINK, direction: float = DIRECTION
 ) -> frozenset[str]:
-    """Where box `a` lies relative to box `b`: none, one or two of `RELATIONS`.
+    """Find where box `a` lies relative to box `b`: none, one or two of `RELATIONS`.
 
     Args:
         a, b: The boxes.
@@ -54,9 +54,9 @@ def relation_strength(
     side: int,
     anchor: AnyBox,
 ) -> Float[ndarray, "..."]:
-    """How clearly square boxes of that centre (x, y) and side lie in `relation` to the anchor, by GenEval's rule.
+    """Compute how clearly square boxes of a centre (x, y) and side have `relation` to the anchor, by GenEval's rule.
 
-    It holds above `DIRECTION`; boxes of the same centre give 0.
+    The relation holds above `DIRECTION`; boxes of the same centre give 0.
     """
     x1, y1, x2, y2 = anchor
     across, down = centre[0] - (x1 + x2) / 2, centre[1] - (y1 + y2) / 2
@@ -67,36 +67,36 @@ def relation_strength(
 
 
 def gaps(a: AnyBox, b: AnyBox) -> tuple[float, float]:
-    """The room between two boxes across and down; negative where they share that much on an axis."""
+    """Compute the gaps between two boxes (across, down); negative where they overlap on an axis."""
     return max(a[0] - b[2], b[0] - a[2]), max(a[1] - b[3], b[1] - a[3])
 
 
-def shared(a: AnyBox, b: AnyBox) -> float:
-    """The area that two boxes share."""
+def shared_area(a: AnyBox, b: AnyBox) -> float:
+    """Compute the area that two boxes share."""
     across, down = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(across, 0) * max(down, 0)
 
 
 def area(box: AnyBox) -> float:
-    """Of a box."""
+    """Compute the area of a box."""
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def box_iou(a: AnyBox, b: AnyBox) -> float:
-    """Intersection over union of two boxes; 0 where they do not meet or have no area."""
-    intersection = shared(a, b)
+    """Compute the intersection over union of two boxes; 0 where they do not meet or have no area."""
+    intersection = shared_area(a, b)
     return intersection / (area(a) + area(b) - intersection) if intersection else 0.0
 
 
 def box_centre(box: AnyBox) -> tuple[float, float]:
-    """(x, y) of a box's centre."""
+    """Compute the centre (x, y) of a box."""
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
 def pixels_of(box: AnyBox, size: tuple[int, int], margin: int = 0) -> tuple[slice, slice]:
-    """(rows, columns) of the pixels that a box covers in an image of `size` (height, width), edges at the nearest.
+    """Slice (rows, columns) of the pixels that a box covers in an image of `size` (height, width), edges rounded.
 
-    With a margin, so many pixels more on every side, as far as the image goes.
+    `margin` adds that many pixels on every side, as far as the image goes.
     """
     left, top, right, bottom = (round(edge) for edge in to_pixels(box, *size))
     return slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin)
@@ -109,17 +109,15 @@ def _shorten(offset: float, by: float) -> float:
 
 
 MARGIN = 60
-"""Thousandths of the image that are left between two boxes that were too close."""
+"""Thousandths of the image between two boxes after they were moved apart."""
 
 ROUNDS = 100
-"""Times that all pairs are pushed before it is given up at that size."""
+"""How often all pairs are pushed at most."""
 
 SMALLEST = 20
-"""Thousandths of the image that a side is left with at least."""
+"""Least side of a box that is made smaller, in thousandths of the image."""
 
 Pair = tuple[int, int]
-
-_AXES = {"left of": 0, "above": 1}
 
 
 def separated(
@@ -127,21 +125,22 @@ def separated(
     pairs: Sequence[Pair],
     directions: Mapping[Pair, str] | None = None,
     size: tuple[int, int] = (1, 1),
-    share: float = 1.0,
+    scale: float = 1.0,
 ) -> list[Box] | None:
-    """Boxes moved inside the image until every pair has `MARGIN` between it; None where there is no room.
+    """Move boxes inside the image until every pair has a gap of `MARGIN`. None where there is no room.
 
     Args:
-        boxes: Where they stand.
-        pairs: Which have to stand apart, the lower place first.
-        directions: How the first of a pair shall stand to the second; others are pushed the way that takes least.
+        boxes: In thousandths of the image.
+        pairs: Indices of boxes that must be apart, the lower index first.
+        directions: The required relation of the first box of a pair to the second. Other pairs are moved the shortest
+            way.
         size: (height, width) of the image, for directions.
-        share: What is left of the sides of those that are too close.
+        scale: Factor of the sides of boxes that are too close.
     """
     directions = directions or {}
     wrong = _wrong(boxes, pairs, directions, size)
-    crowded = {place for pair in wrong for place in pair}
-    moved = [_shrunk(box, share) if place in crowded else box for place, box in enumerate(boxes)]
+    crowded = {index for pair in wrong for index in pair}
+    moved = [_shrunk(box, scale) if index in crowded else box for index, box in enumerate(boxes)]
     for _ in range(ROUNDS):
         wrong = _wrong(moved, pairs, directions, size)
         if not wrong:
@@ -154,7 +153,7 @@ def separated(
 def _wrong(
     boxes: Sequence[Box], pairs: Sequence[Pair], directions: Mapping[Pair, str], size: tuple[int, int]
 ) -> list[Pair]:
-    """The pairs that are too close or stand otherwise than they shall."""
+    """The pairs that are too close or lack their relation."""
     return [
         (i, j)
         for i, j in sorted({*pairs, *directions})
@@ -164,7 +163,7 @@ def _wrong(
 
 
 def _pushed(a: Box, b: Box, direction: str | None) -> tuple[Box, Box]:
-    """Two boxes moved apart on one axis, each by half as far as the image goes."""
+    """Two boxes moved apart on one axis, each by half of the distance as far as the image allows."""
     if direction in ("right of", "below"):
         second, first = _pushed(b, a, OPPOSITE[direction])
         return first, second
@@ -172,7 +171,7 @@ def _pushed(a: Box, b: Box, direction: str | None) -> tuple[Box, Box]:
         (MARGIN - gap, axis)
         for axis, gap in enumerate(gaps(a, b))
         if a[axis + 2] - a[axis] + b[axis + 2] - b[axis] + MARGIN < SIDE
-        and (direction is None or axis == _AXES[direction])
+        and (direction is None or axis == ("left of", "above").index(direction))
     ]
     if not room:
         return a, b
@@ -180,7 +179,7 @@ def _pushed(a: Box, b: Box, direction: str | None) -> tuple[Box, Box]:
     turned = direction is None and a[axis] + a[axis + 2] > b[axis] + b[axis + 2]
     low, high = (b, a) if turned else (a, b)
     need = MARGIN - (high[axis] - low[axis + 2])
-    need = need if need > 0 else MARGIN  # apart, but not clearly so in the direction: further
+    need = need if need > 0 else MARGIN  # apart, but not clearly in the direction: further
     after = min(need - min(need // 2, low[axis]), SIDE - 1 - high[axis + 2])
     before = min(need - after, low[axis])
     low, high = _shifted(low, axis, -before), _shifted(high, axis, after)
@@ -192,8 +191,8 @@ def _shifted(box: Box, axis: int, by: int) -> Box:
     return (x1 + by, y1, x2 + by, y2) if axis == 0 else (x1, y1 + by, x2, y2 + by)
 
 
-def _shrunk(box: Box, share: float) -> Box:
-    """A box about the same middle with that share of its sides, but no side below `SMALLEST` that was above."""
+def _shrunk(box: Box, scale: float) -> Box:
+    """A box of the same centre with scaled sides, but no side below `SMALLEST` that was above."""
     x1, y1, x2, y2 = box
-    across, down = (side - max(round(side * share), min(SMALLEST, side)) for side in (x2 - x1, y2 - y1))
+    across, down = (side - max(round(side * scale), min(SMALLEST, side)) for side in (x2 - x1, y2 - y1))
     return x1 + across // 2, y1 + down // 2, x2 - (across - across // 2), y2 - (down - down // 2)

@@ -1,4 +1,4 @@
-"""A plan: a prompt and the chain that an image is generated from; shown, changed in words, and used again."""
+"""A plan: a prompt and the chain from which an image is generated. It can be shown, changed and used again."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,19 +15,23 @@ from got_core.types import Sample
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A reasoning chain with what it was written for. Its methods return changed plans and leave it as it is.
+    """A reasoning chain with its prompt. Its methods return changed plans and leave it as it is.
 
-    Methods that change what is drawn, not where, drop a caption, which would speak of what is no longer planned;
-    without one the reasoner is told the chain's phrases.
+    Methods that change objects, not their boxes, drop the caption, because it would name objects that are no longer
+    planned. Without a caption the reasoner gets the chain's phrases.
 
     Regions are counted from 0 in the order of the chain; boxes are (x1, y1, x2, y2) in thousandths of the image.
 
     Attributes:
         prompt: Caption or instruction; may be empty.
         chain: In any form that `got_core.chain.parser` reads.
-        size: (height, width) in pixels of the image to be drawn.
+        size: (height, width) in pixels of the image to be generated.
         source: The image to be edited, in [-1, 1] and of that size; None for text-to-image.
-        earlier: What was asked in the turns before, the first first.
+        earlier: The requests of earlier turns, the first one first.
+
+    Example:
+        >>> Plan("a dog", "a dog (100,200),(300,400)", (512, 512)).move(0, dx=50).chain
+        'a dog (150,200),(350,400)'
     """
 
     prompt: str
@@ -37,15 +41,15 @@ class Plan:
     earlier: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Plan) or self._told() != other._told():
+        if not isinstance(other, Plan) or self._content() != other._content():
             return False
         first, second = self.source, other.source
         return first is second or (first is not None and second is not None and torch.equal(first, second))
 
     def __hash__(self) -> int:
-        return hash(self._told())
+        return hash(self._content())
 
-    def _told(self) -> tuple[object, ...]:
+    def _content(self) -> tuple[object, ...]:
         return self.prompt, self.chain, self.size, self.earlier
 
     @property
@@ -55,7 +59,7 @@ class Plan:
 
     @property
     def request(self) -> str:
-        """What the reasoner is told: the prompt, or the phrases of a text-to-image plan that has none."""
+        """The prompt for the reasoner; the phrases of a text-to-image plan that has none."""
         if self.prompt.strip() or self.source is not None:
             return self.prompt
         phrases = list(dict.fromkeys(region.phrase for region in self.regions))
@@ -63,22 +67,22 @@ class Plan:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is malformed in the chain, and how it is read."""
+        """The malformed parts of the chain, and how they are read."""
         return self.read().problems
 
     def read(self) -> Chain:
-        """The chain, parsed."""
+        """Parse the chain."""
         return parse(self.chain)
 
     def with_chain(self, chain: str | Chain) -> "Plan":
-        """The same plan with another chain."""
+        """Return the plan with another chain."""
         return replace(self, chain=chain if isinstance(chain, str) else chain.text)
 
     def rewritten(self, chain: str) -> "Plan":
-        """The plan with a chain that was edited by hand."""
+        """Return the plan with a chain that was edited by hand."""
         written = self.with_chain(chain)
         before, after = ([(each.phrase, each.colour) for each in plan.regions] for plan in (self, written))
-        return written if before == after else self._of_other_things(written.read())
+        return written if before == after else self._with_objects_of(written.read())
 
     def move(self, index: int, *, dx: int = 0, dy: int = 0, to: tuple[int, int] | None = None) -> "Plan":
         """Move a region, as `got_core.chain.edits.move` does."""
@@ -90,64 +94,64 @@ class Plan:
 
     def replace(self, index: int, phrase: str) -> "Plan":
         """Put another object in a region's place, as `got_core.chain.edits.replace` does."""
-        return self._of_other_things(chain_edits.replace(self.read(), index, phrase))
+        return self._with_objects_of(chain_edits.replace(self.read(), index, phrase))
 
     def recolour(self, index: int, colour: str) -> "Plan":
         """Change a region's colour, as `got_core.chain.edits.recolour` does."""
-        return self._of_other_things(chain_edits.recolour(self.read(), index, colour))
+        return self._with_objects_of(chain_edits.recolour(self.read(), index, colour))
 
     def add(self, phrase: str, box: Sequence[int], colour: str | None = None) -> "Plan":
         """Add a region after the last one, as `got_core.chain.edits.add` does."""
-        return self._of_other_things(chain_edits.add(self.read(), phrase, box, colour))
+        return self._with_objects_of(chain_edits.add(self.read(), phrase, box, colour))
 
     def remove(self, index: int) -> "Plan":
         """Take a region out, as `got_core.chain.edits.remove` does."""
-        return self._of_other_things(chain_edits.remove(self.read(), index))
+        return self._with_objects_of(chain_edits.remove(self.read(), index))
 
-    def _of_other_things(self, chain: Chain) -> "Plan":
+    def _with_objects_of(self, chain: Chain) -> "Plan":
         return replace(self, chain=chain.text, prompt=self.prompt if self.source is not None else "")
 
     def sample(self) -> Sample:
-        """What a reasoner's processor makes a batch of."""
+        """Make the sample for a reasoner's processor."""
         return Sample(self.request, self.chain, self.size, source=self.source, earlier=self.earlier)
 
 
-NUMBER = r"(-?\d+)"
-BOX = rf"{NUMBER}[ ,]+{NUMBER}[ ,]+{NUMBER}[ ,]+{NUMBER}"
+_NUMBER = r"(-?\d+)"
+_BOX = rf"{_NUMBER}[ ,]+{_NUMBER}[ ,]+{_NUMBER}[ ,]+{_NUMBER}"
 
-FORMS = (
-    "move N DX DY",
-    "move N to X Y",
-    "resize N X1 Y1 X2 Y2",
-    "replace N WORDS",
-    "recolour N COLOUR",
-    "add WORDS at X1 Y1 X2 Y2",
-    "remove N",
-)
-"""What can be asked; regions N are counted from 0, places are thousandths of the image."""
-
-_ACTIONS: Mapping[str, Callable[..., Plan]] = {
-    rf"move (\d+) {NUMBER}[ ,]+{NUMBER}": lambda plan, n, dx, dy: plan.move(int(n), dx=int(dx), dy=int(dy)),
-    rf"move (\d+) to {NUMBER}[ ,]+{NUMBER}": lambda plan, n, x, y: plan.move(int(n), to=(int(x), int(y))),
-    rf"resize (\d+) {BOX}": lambda plan, n, *box: plan.resize(int(n), [int(edge) for edge in box]),
-    r"replace (\d+) (.+)": lambda plan, n, words: plan.replace(int(n), words),
-    r"recolou?r (\d+) (.+)": lambda plan, n, colour: plan.recolour(int(n), colour),
-    rf"add (.+) at {BOX}": lambda plan, words, *box: plan.add(words, [int(edge) for edge in box]),
-    r"remove (\d+)": lambda plan, n: plan.remove(int(n)),
+CHANGES: Mapping[str, tuple[str, Callable[..., Plan]]] = {
+    "move N DX DY": (
+        rf"move (\d+) {_NUMBER}[ ,]+{_NUMBER}",
+        lambda plan, n, dx, dy: plan.move(int(n), dx=int(dx), dy=int(dy)),
+    ),
+    "move N to X Y": (
+        rf"move (\d+) to {_NUMBER}[ ,]+{_NUMBER}",
+        lambda plan, n, x, y: plan.move(int(n), to=(int(x), int(y))),
+    ),
+    "resize N X1 Y1 X2 Y2": (rf"resize (\d+) {_BOX}", lambda plan, n, *box: plan.resize(int(n), [*map(int, box)])),
+    "replace N WORDS": (r"replace (\d+) (.+)", lambda plan, n, words: plan.replace(int(n), words)),
+    "recolour N COLOUR": (r"recolou?r (\d+) (.+)", lambda plan, n, colour: plan.recolour(int(n), colour)),
+    "add WORDS at X1 Y1 X2 Y2": (rf"add (.+) at {_BOX}", lambda plan, words, *box: plan.add(words, [*map(int, box)])),
+    "remove N": (r"remove (\d+)", lambda plan, n: plan.remove(int(n))),
 }
+"""The forms of changes in words: pattern and function of each."""
 
 
 def changed(plan: Plan, change: str) -> Plan:
-    """The plan after a change, given in one of the `FORMS`.
+    """Change a plan.
+
+    Args:
+        plan: The plan.
+        change: In one of the forms of `CHANGES`. Regions N count from 0, coordinates are thousandths of the image.
 
     Raises:
-        ValueError: It is in none of them, or cannot be made; the text says why.
+        ValueError: The change has no such form, or cannot be made; the message says why.
     """
     text = " ".join(change.split())
-    for pattern, action in _ACTIONS.items():
-        if found := re.fullmatch(pattern, text, re.IGNORECASE):
+    for pattern, action in CHANGES.values():
+        if match := re.fullmatch(pattern, text, re.IGNORECASE):
             try:
-                return action(plan, *found.groups())
+                return action(plan, *match.groups())
             except ValueError as error:
                 raise ValueError(f"{text!r}: {error}") from error
-    raise ValueError(f"{text!r} is no change of a plan; it may be {', '.join(FORMS)}")
+    raise ValueError(f"{text!r} is no change of a plan; it may be {', '.join(CHANGES)}")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import chain, takewhile
 
 _KINDS = """
 circle, disc, disk; square; triangle; diamond, rhombus; cross; star; rectangle; ring; oval, ellipse; cube, box; ball,
@@ -24,7 +24,7 @@ cellphone, mobile phone, smartphone; microwave, microwave oven; oven, stove; toa
 refrigerator, fridge; book; clock, watch; vase, pot; scissors; teddy bear, teddy; hair drier, hair dryer, hairdryer,
 dryer; toothbrush; house; tree; flower, rose, tulip; hat, cap; lamp; door; window
 """
-"""What means the same stands between semicolons."""
+"""Names of the same kind of object stand together, between semicolons."""
 
 _IRREGULAR = {
     "people": "person",
@@ -41,41 +41,30 @@ _IRREGULAR = {
     "loaves": "loaf",
 }
 
-_ENDINGS = (("s", ""), ("es", ""), ("ies", "y"))
-
 _UNCHANGED = frozenset(["sheep", "skis", "scissors", "aircraft", "cattle", "glasses"])
-"""Words that may mean one thing or several."""
+"""Words that may mean one object or several."""
 
-LONGEST = 2
-"""Words that a known name has at most."""
+_GROUPS = [[name.strip() for name in group.split(",")] for group in " ".join(_KINDS.split()).split(";")]
 
-_WORD = re.compile(r"[a-z0-9]+(?:['’-][a-z0-9]+)*")
+KNOWN = {
+    name: frozenset(kind for kind, group in enumerate(_GROUPS) if name in group)
+    for name in chain.from_iterable(_GROUPS)
+}
+"""The kinds of each known name, as indices."""
 
-
-def _known() -> dict[str, frozenset[int]]:
-    """The kinds of each known name, by number."""
-    found: dict[str, set[int]] = {}
-    for number, group in enumerate(" ".join(_KINDS.split()).split(";")):
-        for name in group.split(","):
-            found.setdefault(name.strip(), set()).add(number)
-    return {name: frozenset(kinds) for name, kinds in found.items()}
-
-
-KNOWN = _known()
-
-_FIGURES = frozenset().union(
-    *(KNOWN[name] for name in ("circle", "square", "triangle", "diamond", "cross", "star", "rectangle", "ring", "oval"))
+_FLAT = frozenset[int]().union(
+    *(KNOWN[f] for f in ("circle", "square", "triangle", "diamond", "cross", "star", "rectangle", "ring", "oval"))
 )
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name of a thing as it stands in a text.
+    """A name of an object in a text.
 
     Attributes:
         words: Of the text.
-        kinds: By number; empty where it is not known.
-        plural: Whether it means several things for sure.
+        kinds: Indices of its kinds; empty where it is not known.
+        plural: Whether it certainly means several objects.
     """
 
     words: tuple[str, ...]
@@ -83,61 +72,59 @@ class Name:
     plural: bool
 
     @property
-    def is_number_word(self) -> bool:
-        """Whether it is a flat figure, such as a circle, which is never in, on or behind another one."""
-        return bool(self.kinds & _FIGURES)
+    def is_flat(self) -> bool:
+        """Whether it is a flat shape, such as a circle, which is never in, on or behind another one."""
+        return bool(self.kinds & _FLAT)
 
     def means(self, other: "Name") -> bool:
-        """Whether both can mean the same thing: a kind in common, or the same word where one is not known."""
+        """Return whether both can mean the same object: a common kind, or the same word where one is not known."""
         if self.kinds and other.kinds:
             return bool(self.kinds & other.kinds)
         return not forms(self.words[-1]).isdisjoint(forms(other.words[-1]))
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation."""
-    return _WORD.findall(text.lower())
+    """List the words of a text in lower case, without punctuation."""
+    return re.findall(r"[a-z0-9]+(?:['’-][a-z0-9]+)*", text.lower())
 
 
 def forms(word: str) -> frozenset[str]:
-    """The word, and what it would be in the singular were it a plural."""
-    cut = {word.removesuffix(end) + new for end, new in _ENDINGS if word.endswith(end) and len(word) > len(end) + 1}
+    """Return the word, and its singular if it is a plural."""
+    endings = (("s", ""), ("es", ""), ("ies", "y"))
+    cut = {word.removesuffix(end) + new for end, new in endings if word.endswith(end) and len(word) > len(end) + 1}
     return frozenset({word, _IRREGULAR.get(word, word), *cut})
 
 
+def _known_name(words: Sequence[str]) -> Name | None:
+    """The known name that all the words make together, in the singular or plural."""
+    *before, last = words
+    if " ".join(words) in KNOWN:
+        return Name(tuple(words), KNOWN[" ".join(words)], last in _IRREGULAR)
+    kinds = [KNOWN[name] for form in forms(last) if (name := " ".join([*before, form])) in KNOWN]
+    return Name(tuple(words), frozenset().union(*kinds), last not in _UNCHANGED) if kinds else None
+
+
 def name_of(words: Sequence[str]) -> Name:
-    """The name that words make; known by its last words alone where all of them are not ("a red bus")."""
-    for length in range(min(LONGEST, len(words)), 0, -1):
-        *before, last = words[-length:]
-        if (name := " ".join([*before, last])) in KNOWN:
-            return Name(tuple(words[-length:]), KNOWN[name], last in _IRREGULAR)
-        kinds = [KNOWN[name] for form in sorted(forms(last)) if (name := " ".join([*before, form])) in KNOWN]
-        if kinds:
-            return Name(tuple(words[-length:]), frozenset().union(*kinds), last not in _UNCHANGED)
+    """Return the name that words make; known by the last two words or the last one ("a red bus")."""
+    for known in (_known_name(words[-2:]), _known_name(words[-1:])):
+        if known is not None:
+            return known
     last = words[-1]
-    return Name(
-        (last,), frozenset(), last in _IRREGULAR or (last.endswith("s") and last[-2:] not in ("ss", "us", "is"))
-    )
+    plural = last in _IRREGULAR or (last.endswith("s") and last[-2:] not in ("ss", "us", "is"))
+    return Name((last,), frozenset(), plural)
 
 
 def names_in(text: str) -> list[Name]:
-    """All names in a text, known or not, each word in one of them; of two that begin together the longer."""
-    words, found, place = words_of(text), [], 0
-    while place < len(words):
-        length = next(
-            (n for n in range(LONGEST, 0, -1) if _is_known(words[place : place + n]) and place + n <= len(words)), 1
-        )
-        found.append(name_of(words[place : place + length]))
-        place += length
-    return found
-
-
-def _is_known(words: Sequence[str]) -> bool:
-    return bool(words) and any(" ".join([*words[:-1], form]) in KNOWN for form in forms(words[-1]))
+    """List all names in a text, known or not. Each word is in one of them; two words before one."""
+    words, names = words_of(text), list[Name]()
+    while words:
+        names.append(_known_name(words[:2]) or name_of(words[:1]))
+        words = words[len(names[-1].words) :]
+    return names
 
 
 BASIC_COLOURS = frozenset(words_of("red orange yellow green blue purple pink brown black white gray cyan"))
-"""What a colour is called where nothing else can be meant."""
+"""Colour words without another meaning."""
 
 NUMBERS = {
     word: number
@@ -149,7 +136,7 @@ PREFIX = re.compile(
     r"(?:(?:an?|the) (?:\w+ )?(?:photo|photograph|picture|image|drawing|painting|illustration|rendering|sketch|scene)"
     r" (?:of|with|showing|that shows) )?(?:there (?:is|are) )?"
 )
-"""What a caption may begin with before it names anything."""
+"""What a caption may begin with before it names an object."""
 
 _LINK = (
     r"(?:(?:which|that) )?(?:(?:is|are|stands?|lies?|sits?) )?"
@@ -164,19 +151,18 @@ RELATION_WORDS = {
 """Wordings of each of `got_core.planning.boxes.RELATIONS`."""
 
 COLOURED = re.compile(rf"^(?:an?|the) ([\w -]+?) (?:is|are) ({'|'.join(sorted(BASIC_COLOURS))})$")
-"""A sentence that gives a thing its colour: "the bench is red"."""
+"""A sentence that gives an object its colour: "the bench is red"."""
 
 CONTACT = re.compile("over|on top of|atop|under|underneath|beneath")
-"""Relations in which two things may well touch."""
+"""Relations in which two objects may touch."""
 
 _LOOSE = r"(?:together with|along with|as well as|with|next to|beside|near)"
 CUT = re.compile(
     rf"\s*(?:\b{_LINK}(?P<relation>{'|'.join(RELATION_WORDS.values())})\b|\b{_LINK}(?P<loose>{_LOOSE})\b"
     r"|(?P<plain>,? ?\band\b|,|&))\s*"
 )
-"""What stands between two things: a relation, a loose joint, which says little of their places, or a plain one."""
+"""What separates two objects: a relation, a loose connection, which says little of their positions, or a plain one."""
 
-ARTICLES = frozenset(["a", "an", "the"])
 STOP = frozenset(
     words_of(
         """
@@ -190,21 +176,17 @@ STOP = frozenset(
 """Words that are in no name: with one of them a sentence is more than a list."""
 
 
-MOST_WORDS = 3
-"""Of a name, adjectives included."""
-
-
 @dataclass(frozen=True)
 class ObjectSpec:
-    """An object that is asked for.
+    """An object that a prompt requires.
 
     Attributes:
         name: What it is.
         colour: Of `BASIC_COLOURS`, or None.
         count: How many; 1 is "at least one" unless it is exact.
-        exact: Whether a number is asked for.
-        certain: Whether nothing but an object can be meant.
-        words: As the prompt has it, for people.
+        exact: Whether the prompt gives a number.
+        certain: Whether the words can mean nothing but an object.
+        words: The words of the prompt, for people.
     """
 
     name: Name
@@ -216,116 +198,109 @@ class ObjectSpec:
 
 
 @dataclass(frozen=True)
-class Placing:
-    """How one thing shall stand to another.
+class RelationSpec:
+    """The required relation of one object to another.
 
     Attributes:
-        first, second: Their places among the things.
-        relation: Of `got_core.planning.boxes.RELATIONS`: the first is so of the second.
-        contact: Whether the two may well touch ("on top of").
+        first, second: Their indices among the objects.
+        relation: Of the first to the second, one of `got_core.planning.boxes.RELATIONS`.
     """
 
     first: int
     second: int
     relation: str
-    contact: bool
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What was read of a prompt.
+    """What a prompt requires, as far as it was understood.
 
     Attributes:
-        things: Objects, in order.
-        placings: How they stand.
-        loose: Pairs of things that may well touch or share a place ("a man with a hat").
-        whole: Whether every sentence was read.
+        objects: In the order of the prompt.
+        relations: Of these objects.
+        may_touch: Pairs of objects that may touch or overlap ("a man with a hat", "a cat on top of a couch").
+        complete: Whether every sentence was understood.
     """
 
-    things: tuple[ObjectSpec, ...] = ()
-    placings: tuple[Placing, ...] = ()
-    loose: frozenset[frozenset[int]] = frozenset()
-    whole: bool = False
+    objects: tuple[ObjectSpec, ...] = ()
+    relations: tuple[RelationSpec, ...] = ()
+    may_touch: frozenset[frozenset[int]] = frozenset()
+    complete: bool = False
 
 
 def read_prompt(prompt: str) -> Requirements:
-    """Read a caption, as the head of this module describes; what is not understood is left out."""
+    """Read a caption: objects with colours and counts, and their relations. Skip sentences that are not understood.
+
+    Example:
+        >>> [(spec.words, spec.count) for spec in read_prompt("two dogs left of a red bench").objects]
+        [('two dogs', 2), ('a red bench', 1)]
+    """
     sentences = [
         text for part in re.split(r"[.;:!?\n]+", prompt.lower().replace("grey", "gray")) if (text := part.strip())
     ]
-    asked, whole = Requirements(), bool(sentences)
+    required, complete = Requirements(), bool(sentences)
     for sentence in sentences:
-        read = _sentence(asked, " ".join(sentence.split()))
-        whole = whole and read is not None
-        asked = read or asked
-    return replace(asked, whole=whole)
+        extended = _with_sentence(required, " ".join(sentence.split()))
+        complete = complete and extended is not None
+        required = extended or required
+    return replace(required, complete=complete)
 
 
-def _sentence(asked: Requirements, text: str) -> Requirements | None:
-    """What is asked with one more sentence; None where that is not understood."""
+def _with_sentence(required: Requirements, text: str) -> Requirements | None:
+    """The requirements with those of one more sentence. None where it is not understood."""
     text = COLOURED.sub(r"the \2 \1", PREFIX.sub("", text, count=1))
     cuts = list(CUT.finditer(text))
     starts, ends = [0, *(cut.end() for cut in cuts)], [*(cut.start() for cut in cuts), len(text)]
     pieces = [text[start:end] for start, end in zip(starts, ends, strict=True)]
     if cuts and not pieces[0] and cuts[0]["relation"] and len(pieces) == 3 and cuts[1]["plain"]:
-        return _sentence(asked, f"{pieces[2]} {cuts[0]['relation']} {pieces[1]}")  # "left of a dog, a cat"
-    found, subject, owner = _Found(asked), 0, -1
-    place: int | None = None
+        return _with_sentence(required, f"{pieces[2]} {cuts[0]['relation']} {pieces[1]}")  # "left of a dog, a cat"
+    objects, relations, may_touch = list(required.objects), list(required.relations), set(required.may_touch)
+    subject, owner = 0, -1
+    current: int | None = None
     for index, piece in enumerate(pieces):
-        cut, before = (cuts[index - 1], place) if index else (None, None)
+        cut, before = (cuts[index - 1], current) if index else (None, None)
         if not piece and index and index + 1 < len(pieces) and cuts[index]["relation"]:
-            continue  # "left of a dog and above a cat": the first thing stays the one that is placed
-        place = found.thing(piece)
-        if place is None:
+            continue  # "left of a dog and above a cat": the first object stays the subject
+        current = _add_object(objects, piece)
+        if current is None:
             return None
-        if cut is not None and before is not None and cut["relation"]:
+        if cut is not None and before is not None and (words := cut["relation"]):
             subject = subject if not pieces[index - 1] else before
-            found.place(subject, place, cut["relation"])
+            relation = next(name for name, pattern in RELATION_WORDS.items() if re.fullmatch(pattern, words))
+            relations.append(RelationSpec(subject, current, relation))
+            if CONTACT.fullmatch(words):
+                may_touch.add(frozenset((subject, current)))
+            for related in (subject, current):
+                objects[related] = replace(objects[related], certain=True)
             owner = -1
         elif cut is not None and before is not None and (cut["loose"] or owner >= 0):
             owner = before if cut["loose"] else owner  # "a knight with a sword and a shield" has both
-            found.loose.add(frozenset((owner, place)))
-    return found.asked()
+            may_touch.add(frozenset((owner, current)))
+    return Requirements(tuple(objects), tuple(relations), frozenset(may_touch))
 
 
-class _Found:
-    """What was read so far."""
-
-    def __init__(self, asked: Requirements) -> None:
-        self.things, self.placings, self.loose = list(asked.things), list(asked.placings), set(asked.loose)
-
-    def asked(self) -> Requirements:
-        return Requirements(tuple(self.things), tuple(self.placings), frozenset(self.loose))
-
-    def place(self, first: int, second: int, words: str) -> None:
-        """Note that one thing is placed by another, for which both must be objects."""
-        relation = next(name for name, pattern in RELATION_WORDS.items() if re.fullmatch(pattern, words))
-        self.placings.append(Placing(first, second, relation, bool(CONTACT.fullmatch(words))))
-        for place in (first, second):
-            self.things[place] = replace(self.things[place], certain=True)
-
-    def thing(self, text: str) -> int | None:
-        """The place of a thing that is named; None where the words are more or less than a name."""
-        new = _thing(text)
-        if new is None:
-            return None
-        for place, old in enumerate(self.things if text.startswith("the ") else ()):
-            if old.name.means(new.name) and (old.colour == new.colour or None in (old.colour, new.colour)):
-                self.things[place] = replace(old, colour=old.colour or new.colour, certain=old.certain or new.certain)
-                return place
-        self.things.append(new)
-        return len(self.things) - 1
+def _add_object(objects: list[ObjectSpec], text: str) -> int | None:
+    """Add the named object, unless "the" refers to an earlier one. Returns its index; None where it is not a name."""
+    new = _object_spec(text)
+    if new is None:
+        return None
+    for index, old in enumerate(objects if text.startswith("the ") else ()):
+        if old.name.means(new.name) and (old.colour == new.colour or None in (old.colour, new.colour)):
+            objects[index] = replace(old, colour=old.colour or new.colour, certain=old.certain or new.certain)
+            return index
+    objects.append(new)
+    return len(objects) - 1
 
 
-def _thing(text: str) -> ObjectSpec | None:
+def _object_spec(text: str) -> ObjectSpec | None:
     words = words_of(text) if re.fullmatch(r"[a-z0-9'’ -]+", text) else []
-    articles = list(takewhile(lambda word: word in ARTICLES, words))
+    articles = list(takewhile(lambda word: word in ("a", "an", "the"), words))
     rest = words[len(articles) :]
     count = NUMBERS.get(rest[0], int(rest[0]) if rest[0].isdigit() else None) if len(rest) > 1 else None
     rest = rest if count is None else rest[1:]
     colours = [word for word in rest[:-1] if word in BASIC_COLOURS]
     named = [word for word in rest[:-1] if word not in BASIC_COLOURS] + rest[-1:]
-    if not named or len(named) > MOST_WORDS or len(articles) > 1 or count == 0 or not _is_name(named):
+    if not 1 <= len(named) <= 3 or len(articles) > 1 or count == 0 or not _is_name(named):
         return None
     name = name_of(named)
     colour = colours[0] if len(colours) == 1 else None

@@ -297,7 +297,7 @@ def test_what_is_kept_stays_and_the_plan_is_checked_and_repaired(run, tmp_path, 
     main([*common, *keep, "--change", "replace 0 a bird", "--output", str(tmp_path / "kept")])
     assert capsys.readouterr().err == ""
     main([*common[:1], "a dog, a cat and a bird", *common[2:], "--output", str(tmp_path / "lacking")])
-    assert capsys.readouterr().err.strip() == "got: plan: a bird is asked for, but no box says where"
+    assert capsys.readouterr().err.strip() == "got: plan: a bird is requested, but no box says where"
     first, kept = (np.array(Image.open(tmp_path / name / "image.png")) for name in ("first", "kept"))
     assert (first[16:] == kept[16:]).all()
     close = ["--change", "move 1 to 50 0"]

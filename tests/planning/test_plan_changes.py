@@ -7,12 +7,12 @@ import pytest
 from got_core.planning.plan import Plan, changed
 
 PLAN = Plan(
-    "two things", "a red circle (100,200),(300,400) (red) and a blue square (500,500),(700,800) (blue).", (32, 32)
+    "two shapes", "a red circle (100,200),(300,400) (red) and a blue square (500,500),(700,800) (blue).", (32, 32)
 )
 
 
 @pytest.mark.parametrize(
-    ("change", "place", "region"),
+    ("change", "index", "region"),
     [
         ("move 0 50 -100", 0, "a red circle (150, 100, 350, 300) red"),
         ("move 1 to 0 10", 1, "a blue square (0, 10, 200, 310) blue"),
@@ -24,19 +24,19 @@ PLAN = Plan(
         ("  remove   0 ", 0, "a blue square (500, 500, 700, 800) blue"),
     ],
 )
-def test_a_change_is_what_its_words_say(change, place, region):
+def test_a_change_is_what_its_words_say(change, index, region):
     plan = changed(PLAN, change)
-    found = plan.regions[place]
-    assert f"{found.phrase} {found.box} {found.colour}" == region
-    kept = [r for n, r in enumerate(PLAN.regions) if n != place]
+    changed_region = plan.regions[index]
+    assert f"{changed_region.phrase} {changed_region.box} {changed_region.colour}" == region
+    others = [r for n, r in enumerate(PLAN.regions) if n != index]
     added, removed = "add" in change, "remove" in change
-    assert [r for n, r in enumerate(plan.regions) if n != place or removed] == (list(PLAN.regions) if added else kept)
+    assert [r for n, r in enumerate(plan.regions) if n != index or removed] == (list(PLAN.regions) if added else others)
     assert plan.size == PLAN.size
     if change.split()[0] in ("move", "resize"):
         assert plan.prompt == PLAN.prompt
     else:
         assert plan.prompt == ""
-        assert found.phrase in plan.request
+        assert changed_region.phrase in plan.request
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_a_change_is_what_its_words_say(change, place, region):
         ("move 0 1", "is no change of a plan"),
     ],
 )
-def test_what_cannot_be_changed_is_said(change, words):
+def test_an_impossible_change_is_named(change, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         changed(PLAN, change)
 
 
-def test_a_chain_edited_by_hand_drops_the_caption_where_it_speaks_of_other_things():
+def test_a_chain_edited_by_hand_drops_the_caption_where_its_objects_change():
     moved = PLAN.rewritten(PLAN.move(0, dx=10).chain)
     assert (moved.prompt, moved.regions) == (PLAN.prompt, PLAN.move(0, dx=10).regions)
     assert PLAN.rewritten(PLAN.replace(0, "a dog").chain) == PLAN.replace(0, "a dog")

@@ -1,4 +1,4 @@
-"""What is told of a plan, what is not, and what becomes of it when it is repaired."""
+"""The problems of a plan, what is no problem, and repairs."""
 
 import time
 from itertools import combinations
@@ -31,7 +31,7 @@ SIZE = (32, 32)
 DOG_AND_BENCH = "a dog (100,300),(400,700) and a bench (500,300),(800,700)"
 
 
-def told(prompt, chain, source=None):
+def problems_of(prompt, chain, source=None):
     return [(problem.kind, problem.regions) for problem in plan_problems(Plan(prompt, chain, SIZE, source))]
 
 
@@ -58,8 +58,8 @@ def told(prompt, chain, source=None):
         ("", "a view (0,0),(500,500) and a hill (10,0),(500,500)", [(OVERLAP, (0, 1))]),
     ],
 )
-def test_what_is_wrong_is_told(prompt, chain, expected):
-    assert told(prompt, chain) == expected
+def test_problems_are_found(prompt, chain, expected):
+    assert problems_of(prompt, chain) == expected
 
 
 @pytest.mark.parametrize(
@@ -88,43 +88,43 @@ def test_what_is_wrong_is_told(prompt, chain, expected):
         ("", "a man (200,0),(800,999) and a hat (400,0),(600,200)"),
     ],
 )
-def test_what_may_be_right_is_left_alone(prompt, chain):
-    assert told(prompt, chain) == []
+def test_no_problem_is_found_where_the_plan_may_be_right(prompt, chain):
+    assert problems_of(prompt, chain) == []
 
 
 def test_true_chains_of_scenes_have_no_problem():
     scenes = ScenesDataset(length=600, seed=8)
-    for place in range(len(scenes)):
-        sketch = scenes.sketch(place)
+    for index in range(len(scenes)):
+        sketch = scenes.sketch(index)
         source = None if sketch.source is None else torch.zeros(3, 32, 32)
-        assert told(sketch.prompt, sketch.chain, source) == [], sketch.prompt
+        assert problems_of(sketch.prompt, sketch.chain, source) == [], sketch.prompt
 
 
-def test_a_dropped_object_of_a_scene_is_told():
+def test_a_dropped_object_of_a_scene_is_found():
     scenes = ScenesDataset(length=120, seed=8, tasks=dict.fromkeys(GENERATION_TAGS, 1.0), balanced=True)
-    for place in range(len(scenes)):
-        plan = Plan(scenes.sketch(place).prompt, scenes.sketch(place).chain, SIZE)
+    for index in range(len(scenes)):
+        plan = Plan(scenes.sketch(index).prompt, scenes.sketch(index).chain, SIZE)
         kinds = {problem.kind for problem in plan_problems(plan.with_chain(plan.remove(0).chain))}
         assert kinds & {MISSING, COUNT, NO_BOX}, plan.prompt
 
 
-def test_edits_are_asked_for_an_area_and_for_no_objects():
+def test_edits_need_an_area_and_no_objects():
     source = torch.zeros(3, *SIZE)
-    assert told("add a dog", "nothing at all", source) == [(NO_BOX, ())]
-    assert told("add a dog", "a cat (0,0),(300,300)", source) == []
-    assert told("x", "a cat (0,0),(300,300) and a dog (20,0),(310,310)", source) == [(OVERLAP, (0, 1))]
-    assert told("x", "gray background (0,0),(300,300) and a dog (20,0),(310,310)", source) == []
-    assert told("x", "a cat (0,0),(300,300) and a dog (0,0),(300,300)", source) == []
+    assert problems_of("add a dog", "nothing at all", source) == [(NO_BOX, ())]
+    assert problems_of("add a dog", "a cat (0,0),(300,300)", source) == []
+    assert problems_of("x", "a cat (0,0),(300,300) and a dog (20,0),(310,310)", source) == [(OVERLAP, (0, 1))]
+    assert problems_of("x", "gray background (0,0),(300,300) and a dog (20,0),(310,310)", source) == []
+    assert problems_of("x", "a cat (0,0),(300,300) and a dog (0,0),(300,300)", source) == []
 
 
 def test_messages_say_what_to_do():
     (problem,) = plan_problems(Plan("a dog right of a bench", DOG_AND_BENCH, SIZE))
-    assert problem == PlanProblem(RELATION, "a dog shall be right of a bench, but is planned left of it", (0, 1))
+    assert problem == PlanProblem(RELATION, "a dog should be right of a bench, but is planned left of it", (0, 1))
 
 
-def test_directions_take_the_picture_as_it_is_wide():
+def test_directions_take_the_shape_of_the_image_into_account():
     chain = "a dog (0,0),(200,200) and a bench (600,500),(800,700)"
-    assert [kind for kind, _ in told("a dog left of a bench", chain)] == []
+    assert [kind for kind, _ in problems_of("a dog left of a bench", chain)] == []
     tall = Plan("a dog left of a bench", chain, (320, 32))
     assert [problem.kind for problem in plan_problems(tall)] == [RELATION]
 
@@ -134,13 +134,13 @@ def test_contradicted_boxes_are_swapped():
     assert plan.chain == "a dog (500,300),(800,700) and a bench (100,300),(400,700)"
 
 
-def test_touching_boxes_are_set_apart_at_their_sizes():
+def test_touching_boxes_are_moved_apart_at_their_sizes():
     plan = repaired(Plan("a star and a cross", "a star (0,0),(300,300) and a cross (200,200),(500,500)", SIZE))
     assert not plan_problems(plan)
     assert [_sides(region.box) for region in plan.regions] == [(300, 300), (300, 300)]
 
 
-def test_boxes_are_set_apart_the_way_they_are_asked_for():
+def test_boxes_are_moved_apart_in_the_requested_direction():
     chain = "a circle (531,562),(938,969) and a square (624,624),(999,999)"
     plan = repaired(Plan("a circle under a square", chain, SIZE))
     assert not plan_problems(plan)
@@ -153,7 +153,7 @@ def test_objects_beside_one_another_are_moved_above():
     assert plan.regions[0].box[3] <= plan.regions[1].box[1]
 
 
-def test_malformed_boxes_are_written_as_they_are_read():
+def test_malformed_boxes_are_written_as_they_were_read():
     assert repaired(Plan("a dog", "a dog (0,0),(300,1200)", SIZE)).chain == "a dog (0,0),(300,999)"
 
 
@@ -171,7 +171,7 @@ def test_where_nothing_helps_the_plan_stays(prompt, chain):
     assert repaired(plan) == plan
 
 
-def test_a_plan_without_room_is_given_up_soon():
+def test_a_plan_without_room_takes_little_time():
     crowd = "a dog (0,0),(700,700) " * 40
     plan = Plan("a dog left of a dog. " * 40, crowd, SIZE)
     started = time.monotonic()
@@ -193,7 +193,7 @@ boxes = st.tuples(st.integers(0, 900), st.integers(0, 900), st.integers(20, 400)
 
 @given(st.lists(boxes, min_size=2, max_size=4))
 @settings(max_examples=150, deadline=None)
-def test_what_is_said_to_be_separate_is(given_boxes):
+def test_separated_boxes_are_apart(given_boxes):
     pairs = list(combinations(range(len(given_boxes)), 2))
     moved = separated(given_boxes, pairs)
     assume(moved is not None)
@@ -204,7 +204,7 @@ def test_what_is_said_to_be_separate_is(given_boxes):
 
 @given(st.lists(boxes, min_size=2, max_size=3), st.sampled_from(["left of", "right of", "above", "below", "and"]))
 @settings(max_examples=50, deadline=None)
-def test_repair_keeps_objects_inside_and_is_done_after_once(given_boxes, joint):
+def test_repair_keeps_objects_inside_and_is_idempotent(given_boxes, joint):
     names = ("star", "square", "cross")[: len(given_boxes)]
     chain = " and ".join(
         f"a {name} ({b[0]},{b[1]}),({b[2]},{b[3]})" for name, b in zip(names, given_boxes, strict=True)

@@ -21,18 +21,18 @@ def plan(chain):
 
 
 def chosen(firsts, number, others):
-    """The chosen chains, and how many plans were asked for."""
-    asked = []
+    """The chosen chains, and how many plans were requested."""
+    requested = []
 
-    def write(places):
-        asked.append(len(places))
-        return [plan(chain) for _, chain in zip(places, others, strict=True)]
+    def write(indices):
+        requested.append(len(indices))
+        return [plan(chain) for _, chain in zip(indices, others, strict=True)]
 
-    return [entry.chain for entry in choose_plans([plan(chain) for chain in firsts], number, write)], asked
+    return [entry.chain for entry in choose_plans([plan(chain) for chain in firsts], number, write)], requested
 
 
 def test_the_fewest_problems_win_and_ties_go_to_the_first():
-    assert len(plan_problems(plan(LOST))) == 1  # no box at all is one problem, whatever is asked for
+    assert len(plan_problems(plan(LOST))) == 1  # no box at all is one problem, whatever the prompt requires
     assert chosen([LACKING], 3, [CLOSE, GOOD]) == ([GOOD], [2])
     assert chosen([LACKING], 3, [CLOSE, LOST]) == ([LACKING], [2])
     assert chosen([LACKING], 2, [LACKING + " "]) == ([LACKING], [1])
@@ -49,19 +49,19 @@ def pipe():
     return GoTPipeline(stirred_system().model, (32, 32))
 
 
-def test_the_pipeline_writes_the_first_greedily_and_the_others_by_chance(pipe, monkeypatch):
-    asked = []
+def test_the_pipeline_writes_the_first_greedily_and_samples_the_others(pipe, monkeypatch):
+    calls = []
 
     def written(batch, temperature, seed, listener):
-        asked.append((len(batch), temperature, seed))
-        chains = [LACKING] * len(batch) if len(asked) == 1 else [CLOSE, GOOD, LOST]
+        calls.append((len(batch), temperature, seed))
+        chains = [LACKING] * len(batch) if len(calls) == 1 else [CLOSE, GOOD, LOST]
         return Reasoning(torch.zeros(len(batch), 1, 1), tuple(chains))
 
     monkeypatch.setattr(pipe.model, "plan", written)
     (best,) = pipe.plan("a star and a cross", best_of=4, seed=5)
     assert best.chain == GOOD
-    assert [entry[:2] for entry in asked] == [(1, 0.0), (3, 1.0)]
-    (first,), others = asked[0][2], asked[1][2]
+    assert [entry[:2] for entry in calls] == [(1, 0.0), (3, 1.0)]
+    (first,), others = calls[0][2], calls[1][2]
     assert len({first, *others}) == 4
 
 
@@ -70,7 +70,7 @@ def test_a_plan_of_one_is_the_plan_as_before(pipe):
     first, again = (pipe.plan(["a red circle", "a dog"], best_of=3, seed=4) for _ in range(2))
     assert first == again
     assert pipe(["a red circle", "a dog"], best_of=3, seed=4).plans == tuple(first)
-    picture = Image.new("RGB", (32, 32))
-    assert pipe.edit(picture, "add a dog", best_of=2).chains == (pipe.plan("add a dog", picture, best_of=2)[0].chain,)
+    image = Image.new("RGB", (32, 32))
+    assert pipe.edit(image, "add a dog", best_of=2).chains == (pipe.plan("add a dog", image, best_of=2)[0].chain,)
     with pytest.raises(ValueError, match="best_of must be a whole number of at least 1, not 0"):
         pipe.plan("a red circle", best_of=0)

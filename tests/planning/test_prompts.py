@@ -1,4 +1,4 @@
-"""What a caption is read to ask for, held against prompts written here and what the scenes' own prompts mean."""
+"""The requirements of a caption, compared with prompts written here and with the content of the scenes' prompts."""
 
 from collections import Counter
 
@@ -10,12 +10,12 @@ from got_core.data.scenes.requests import GENERATION_TAGS
 from got_core.planning.prompts import name_of, names_in, read_prompt
 
 
-def things(prompt):
-    return [(thing.words, thing.colour, thing.count) for thing in read_prompt(prompt).things]
+def objects(prompt):
+    return [(spec.words, spec.colour, spec.count) for spec in read_prompt(prompt).objects]
 
 
-def placings(prompt):
-    return [(placing.first, placing.relation, placing.second) for placing in read_prompt(prompt).placings]
+def relations(prompt):
+    return [(spec.first, spec.relation, spec.second) for spec in read_prompt(prompt).relations]
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def placings(prompt):
     ],
 )
 def test_objects_colours_and_counts(prompt, expected):
-    assert things(prompt) == expected
-    assert read_prompt(prompt).whole
+    assert objects(prompt) == expected
+    assert read_prompt(prompt).complete
 
 
 @pytest.mark.parametrize(
@@ -61,26 +61,26 @@ def test_objects_colours_and_counts(prompt, expected):
     ],
 )
 def test_relations_in_all_usual_wordings(words, relation):
-    assert placings(f"a photo of a dog {words} a bench") == [(0, relation, 1)]
+    assert relations(f"a photo of a dog {words} a bench") == [(0, relation, 1)]
 
 
-def test_who_is_placed_by_whom():
-    assert placings("a dog left of a bench and above a cat") == [(0, "left of", 1), (0, "above", 2)]
-    assert placings("a dog and a cat above a bench") == [(1, "above", 2)]
-    assert placings("to the left of a dog, a cat") == [(0, "left of", 1)]
-    assert things("to the left of a dog, a cat")[0][0] == "a cat"
-    assert placings("a dog left of a bench. A cat below the bench") == [(0, "left of", 1), (2, "below", 1)]
-    assert read_prompt("a cat on top of a couch").placings[0].contact
-    assert not read_prompt("a cat above a couch").placings[0].contact
+def test_relations_have_the_right_objects():
+    assert relations("a dog left of a bench and above a cat") == [(0, "left of", 1), (0, "above", 2)]
+    assert relations("a dog and a cat above a bench") == [(1, "above", 2)]
+    assert relations("to the left of a dog, a cat") == [(0, "left of", 1)]
+    assert objects("to the left of a dog, a cat")[0][0] == "a cat"
+    assert relations("a dog left of a bench. A cat below the bench") == [(0, "left of", 1), (2, "below", 1)]
+    assert read_prompt("a cat on top of a couch").may_touch
+    assert not read_prompt("a cat above a couch").may_touch
 
 
-def test_what_belongs_to_something_may_share_its_place():
-    def loose(prompt):
-        return sorted(sorted(pair) for pair in read_prompt(prompt).loose)
+def test_objects_that_belong_together_may_touch():
+    def may_touch(prompt):
+        return sorted(sorted(pair) for pair in read_prompt(prompt).may_touch)
 
-    assert loose("a knight with a sword and a shield") == [[0, 1], [0, 2]]
-    assert loose("a dog and a cat with a hat") == [[1, 2]]
-    assert loose("a dog and a cat") == []
+    assert may_touch("a knight with a sword and a shield") == [[0, 1], [0, 2]]
+    assert may_touch("a dog and a cat with a hat") == [[1, 2]]
+    assert may_touch("a dog and a cat") == []
 
 
 @pytest.mark.parametrize(
@@ -101,21 +101,21 @@ def test_what_belongs_to_something_may_share_its_place():
         'a sign that says "a red circle"',
     ],
 )
-def test_nothing_is_read_of_what_is_not_understood(prompt):
-    asked = read_prompt(prompt)
-    assert not asked.things
-    assert not asked.whole
+def test_sentences_that_are_not_understood_require_nothing(prompt):
+    required = read_prompt(prompt)
+    assert not required.objects
+    assert not required.complete
 
 
-def test_a_sentence_that_is_not_read_leaves_the_others():
-    asked = read_prompt("A red car left of a truck. It is raining. The truck is blue.")
-    assert [thing.colour for thing in asked.things] == ["red", "blue"]
-    assert not asked.whole
+def test_a_sentence_that_is_not_understood_leaves_the_others():
+    required = read_prompt("A red car left of a truck. It is raining. The truck is blue.")
+    assert [spec.colour for spec in required.objects] == ["red", "blue"]
+    assert not required.complete
 
 
-def test_only_what_is_an_object_for_sure_is_certain():
+def test_only_sure_objects_are_certain():
     def certain(prompt):
-        return [thing.certain for thing in read_prompt(prompt).things]
+        return [spec.certain for spec in read_prompt(prompt).objects]
 
     assert certain("a dragon and a dog") == [False, True]
     assert certain("a red dragon") == certain("three dragons") == [True]
@@ -147,25 +147,25 @@ def test_a_longer_name_is_not_the_shorter_one_in_it():
     assert not name_of(["computer", "mouse"]).means(name_of(["computer"]))
 
 
-def test_scenes_are_read_as_they_are_meant():
+def test_prompts_of_scenes_are_understood():
     """Objects with colours and counts, and relations, of 2,000 prompts: precision and recall are 1."""
     wide = {"shapes": tuple(SHAPES), "colours": tuple(COLOURS), "size": 64, "object_size": (0.2, 0.3), "gap": 0.06}
     for settings in ({}, {"max_objects": 4, **wide}):
         tasks = dict.fromkeys(GENERATION_TAGS, 1.0)
         scenes = ScenesDataset(length=1000, seed=3, tasks=tasks, balanced=True, **settings)
-        for place in range(len(scenes)):
-            sketch = scenes.sketch(place)
+        for index in range(len(scenes)):
+            sketch = scenes.sketch(index)
             assert _read(sketch.prompt) == _meant(sketch.meta["include"]), sketch.prompt
 
 
 def _read(prompt):
-    asked = read_prompt(prompt)
-    shapes = [next(shape for shape in SHAPES if thing.name.means(name_of([shape]))) for thing in asked.things]
-    found = Counter((shape, t.colour, t.count) for shape, t in zip(shapes, asked.things, strict=True))
-    return found + Counter((shapes[p.first], p.relation, shapes[p.second]) for p in asked.placings)
+    required = read_prompt(prompt)
+    shapes = [next(shape for shape in SHAPES if spec.name.means(name_of([shape]))) for spec in required.objects]
+    counts = Counter((shape, s.colour, s.count) for shape, s in zip(shapes, required.objects, strict=True))
+    return counts + Counter((shapes[p.first], p.relation, shapes[p.second]) for p in required.relations)
 
 
 def _meant(include):
-    found = Counter((clause["class"], clause.get("color"), clause["count"]) for clause in include)
+    counts = Counter((clause["class"], clause.get("color"), clause["count"]) for clause in include)
     placed = [clause for clause in include if "position" in clause]
-    return found + Counter((c["class"], c["position"][0], include[c["position"][1]]["class"]) for c in placed)
+    return counts + Counter((c["class"], c["position"][0], include[c["position"][1]]["class"]) for c in placed)

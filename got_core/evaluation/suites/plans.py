@@ -13,7 +13,7 @@ from got_core.evaluation.metrics.scenes import planned_object
 from got_core.evaluation.results import Better
 from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, OutputImages, Record
 from got_core.evaluation.suites.generation import image_seed
-from got_core.planning.boxes import shared
+from got_core.planning.boxes import shared_area
 from got_core.planning.check import choose_plans, plan_problems, repaired
 from got_core.planning.plan import Plan
 
@@ -152,7 +152,7 @@ def measure(case: Case, pictures: OutputImages, record: Record, detector: SceneD
 def is_right(plan: Plan, meta: Mapping[str, Any]) -> bool:
     """Whether a plan would fulfil its caption by GenEval's rules, drawn perfectly, and no two of its boxes overlap."""
     planned = [planned_object(region) for region in plan.regions]
-    overlap = any(shared(a.box, b.box) for a, b in combinations(planned, 2))
+    overlap = any(shared_area(a.box, b.box) for a, b in combinations(planned, 2))
     return shows(meta, planned, SCENE_RULES, plan.size)[0] and not overlap
 
 
