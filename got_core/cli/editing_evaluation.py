@@ -12,7 +12,7 @@ from got_core.cli.evaluate import NONE, SCENES
 from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, KEPT, evaluation_trainer, interruptible, print_entries
 from got_core.cli.suite_drawing import OF_GENERATION, check_generation, drawn_from, run_drawing
 from got_core.cli.tables import print_table
-from got_core.detection.base import FROM, weights_of
+from got_core.detection.base import FROM, weight_files
 from got_core.errors import UserError
 from got_core.evaluation.metrics.chat_judge import QUESTION, ChatJudge, SavedAnswers
 from got_core.evaluation.metrics.similarity import ClipEmbedding, DinoEmbedding, PerceptualDistance
@@ -90,7 +90,7 @@ def _description(options: argparse.Namespace) -> dict[str, Any]:
     """What results say of the judges; those that differ only in the places they came `FROM` are the same."""
     given = {name: getattr(options, name) for name in ("clip", "dino", "lpips")}
     places = {name: place for name, place in given.items() if place not in (None, NONE)}
-    files = {f"{name}/{file.name}": file for name in places if name != "lpips" for file in weights_of(places[name])}
+    files = {f"{name}/{file.name}": file for name in places if name != "lpips" for file in weight_files(places[name])}
     files |= {"lpips": Path(options.lpips)} if options.lpips else {}
     chat = {"model": options.judge_model, "question": QUESTION} if options.judge_url else None
     places |= {"chat": options.judge_url} if options.judge_url else {}

@@ -12,7 +12,7 @@ from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, evaluation_trainer, 
 from got_core.cli.suite_drawing import PER_PROMPT, check_generation, draw_prompts, drawn_from
 from got_core.cli.tables import print_table
 from got_core.detection.base import CATEGORIES
-from got_core.detection.loading import Judge, geneval_judge
+from got_core.detection.loading import GenEvalDetector, load_geneval_detector
 from got_core.evaluation.results import OVERALL, RESULTS, check_writable, missing_by_category, origin, write_results
 from got_core.evaluation.suites.geneval import (
     METADATA,
@@ -43,7 +43,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
     if options.images:
         folder = _folder(root, options)
         check_writable(output)
-        judge = geneval_judge(options.detector or MASK2FORMER, options.clip)
+        judge = load_geneval_detector(options.detector or MASK2FORMER, options.clip)
     else:
         judge = _draw(options, trainer)
         folder = _folder(root, options)
@@ -62,17 +62,17 @@ def _folder(root: Path, options: argparse.Namespace) -> GenEvalFolder:
     return against(folder, read_prompts(Path(options.prompts))) if options.prompts else folder
 
 
-def _draw(options: argparse.Namespace, trainer: Trainer) -> Judge:
+def _draw(options: argparse.Namespace, trainer: Trainer) -> GenEvalDetector:
     """Draw the images that are not there yet; who will judge them is loaded before."""
     prompts = read_prompts(Path(options.prompts))
     drawn = drawn_from(options)
-    judge = geneval_judge(options.detector or MASK2FORMER, options.clip)
+    judge = load_geneval_detector(options.detector or MASK2FORMER, options.clip)
     check_words(prompts, judge.detector)
     draw_prompts(options, trainer, prompts, drawn)
     return judge
 
 
-def _origin(folder: GenEvalFolder, judge: Judge, options: argparse.Namespace) -> dict[str, Any]:
+def _origin(folder: GenEvalFolder, judge: GenEvalDetector, options: argparse.Namespace) -> dict[str, Any]:
     """What a result came from."""
     files = [image for _, image in folder.images]
     files += [folder.root / prompt.folder / METADATA for prompt in folder.prompts]
@@ -81,8 +81,8 @@ def _origin(folder: GenEvalFolder, judge: Judge, options: argparse.Namespace) ->
     return origin(folder.root, judge.description, {"bootstrap": BOOTSTRAP_SEED}, sums)
 
 
-def _print(result: GenEvalResult, judge: Judge, file: Path) -> None:
-    title = f"GenEval, {result.folder.root}, judged by {' and '.join(judge.names.values())}"
+def _print(result: GenEvalResult, judge: GenEvalDetector, file: Path) -> None:
+    title = f"GenEval, {result.folder.root}, judged by {' and '.join(judge.sources.values())}"
     print_table(score_table(result.scores, missing_by_category(result.missing), result.folder.per_prompt, title))
     absent = [name for name in CATEGORIES if name not in result.scores]
     if absent:

@@ -9,7 +9,7 @@ from got_core.cli.evaluate import GROUNDING_DINO
 from got_core.cli.evaluation_trainer import BOOTSTRAP_SEED, KEPT, evaluation_trainer, interruptible, print_entries
 from got_core.cli.suite_drawing import PER_PROMPT, check_generation, draw_prompts, drawn_from
 from got_core.cli.tables import print_table
-from got_core.detection.loading import PlanJudge, load_plan_judge
+from got_core.detection.loading import LayoutDetector, load_layout_detector
 from got_core.evaluation.results import OVERALL, RESULTS, check_writable, missing_by_category, origin, write_results
 from got_core.evaluation.scoring import Keeping
 from got_core.evaluation.suites.generation import read_generation_prompts
@@ -55,19 +55,19 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
         _print(result, judge, output / RESULTS)
 
 
-def _judge(options: argparse.Namespace) -> PlanJudge:
-    return load_plan_judge(options.detector or GROUNDING_DINO)
+def _judge(options: argparse.Namespace) -> LayoutDetector:
+    return load_layout_detector(options.detector or GROUNDING_DINO)
 
 
-def _origin(folder: LayoutFolder, judge: PlanJudge) -> dict[str, Any]:
+def _origin(folder: LayoutFolder, judge: LayoutDetector) -> dict[str, Any]:
     """What a result came from."""
     chains = [entry.image.parent.parent / CHAINS / f"{entry.image.stem}.txt" for entry in folder.drawn]
     sums = {"images": checksum_of(folder.root, [*(entry.image for entry in folder.drawn), *chains])}
     return origin(folder.root, judge.description, {"bootstrap": BOOTSTRAP_SEED}, sums)
 
 
-def _print(result: LayoutResult, judge: PlanJudge, file: Path) -> None:
-    title = f"Layout, {result.folder.root}, looked at by {judge.place}"
+def _print(result: LayoutResult, judge: LayoutDetector, file: Path) -> None:
+    title = f"Layout, {result.folder.root}, looked at by {judge.source}"
     print_table(layout_table(result.scores, missing_by_category(result.missing), title))
     overall = result.scores[OVERALL]
     if not overall.planned:

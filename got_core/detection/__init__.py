@@ -1,1 +1,1 @@
-"""Detectors behind one interface: drawn scenes, Mask2Former, open vocabulary."""
+"""Detectors behind one interface: rendered scenes, Mask2Former, open vocabulary."""

@@ -1,4 +1,4 @@
-"""Detectors by name: that of drawn scenes, or a model of transformers, with thresholds and checksums."""
+"""Detectors by name: that of rendered scenes, or a model of transformers, with thresholds and checksums."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoProcessor,
@@ -19,13 +18,14 @@ from transformers import (
 
 from got_core.detection.base import (
     FROM,
+    LOADING_ERRORS,
     MASK2FORMER,
     ClosedVocabulary,
     Detector,
     PhraseDetector,
     Rules,
-    load_judge,
-    weights_of,
+    load_frozen,
+    weight_files,
 )
 from got_core.detection.mask2former import Mask2FormerDetector
 from got_core.detection.open_vocabulary import GroundingDinoDetector, OwlDetector
@@ -35,32 +35,32 @@ from got_core.paths import locate
 from got_core.weights.files import checksum
 
 SCENES = "scenes"
-"""Names the detector of drawn scenes, which has no weights."""
+"""Name of the detector of rendered scenes, which has no weights."""
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A detector with its thresholds.
+class GenEvalDetector:
+    """A detector with GenEval's thresholds.
 
     Attributes:
         detector: Finds objects.
         rules: GenEval's thresholds for it.
-        names: What it was loaded from, by its part.
-        files: Its weights, by what they are called in results.
-        input: The sizes that images are brought to before the detector sees them; empty where it sees them as they are.
+        sources: What it was loaded from, by part.
+        files: Its weights, by their names in results.
+        input: The sizes that images are resized to for the detector; empty where they are not resized.
     """
 
     detector: Detector
     rules: Rules
-    names: dict[str, str]
+    sources: dict[str, str]
     files: dict[str, Path] = field(default_factory=dict)
     input: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """What results say of it: judges that differ only in the places they came `FROM` are the same."""
+        """What results report of it. Detectors that differ only in their sources (`FROM`) are the same."""
         return {
-            FROM: self.names,
+            FROM: self.sources,
             "detector": type(self.detector).__name__,
             "rules": asdict(self.rules),
             "input": self.input,
@@ -68,86 +68,86 @@ class Judge:
         }
 
 
-def geneval_judge(detector: str, clip: str) -> Judge:
-    """The detector of drawn scenes, or Mask2Former with CLIP for the colours.
+def load_geneval_detector(detector: str, clip: str) -> GenEvalDetector:
+    """Load the detector of rendered scenes, or Mask2Former with CLIP for the colours.
 
     Args:
         detector: `SCENES`, or a folder or hub id of a Mask2Former.
-        clip: Folder or hub id of a CLIP; not looked at for scenes.
+        clip: Folder or hub id of a CLIP; not used for scenes.
 
     Raises:
         UserError: One of them cannot be loaded.
     """
     if detector == SCENES:
-        return Judge(SceneDetector(), SCENE_RULES, {"detector": SCENES})
-    places = {"detector": detector, "colours": clip}
+        return GenEvalDetector(SceneDetector(), SCENE_RULES, {"detector": SCENES})
+    sources = {"detector": detector, "colours": clip}
     loaded = Mask2FormerDetector.from_saved(detector, clip)
-    files = {f"{part}/{file.name}": file for part, place in places.items() for file in weights_of(place)}
-    return Judge(loaded, MASK2FORMER, places, files, loaded.input)
-
-
-def _closed(model: Any, processor: Any) -> PhraseDetector:
-    return ClosedVocabulary(Mask2FormerDetector(model, processor))
+    files = {f"{part}/{file.name}": file for part, source in sources.items() for file in weight_files(source)}
+    return GenEvalDetector(loaded, MASK2FORMER, sources, files, loaded.input)
 
 
 FAMILIES: tuple[tuple[Any, Any, Callable[[Any, Any], PhraseDetector]], ...] = (
     (GroundingDinoForObjectDetection, AutoProcessor, GroundingDinoDetector),
     (OwlViTForObjectDetection, AutoProcessor, OwlDetector),
     (Owlv2ForObjectDetection, AutoProcessor, OwlDetector),
-    (Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, _closed),
+    (
+        Mask2FormerForUniversalSegmentation,
+        Mask2FormerImageProcessor,
+        lambda model, processor: ClosedVocabulary(Mask2FormerDetector(model, processor)),
+    ),
 )
-"""Models that are read, their processors, and what makes a detector of the two."""
+"""Models that can be loaded, their processors, and the function that makes a detector of the two."""
 
 
 @dataclass(frozen=True)
-class PlanJudge:
-    """A detector, and what it was loaded from.
+class LayoutDetector:
+    """A detector of a plan's phrases, and what it was loaded from.
 
     Attributes:
         detector: Finds objects by phrases.
-        place: `SCENES`, or folder or hub id.
-        kind: What its configuration calls it.
-        files: Its weights, by what they are called in results.
+        source: `SCENES`, or a folder or hub id.
+        kind: The model type of its configuration.
+        files: Its weights, by their names in results.
     """
 
     detector: PhraseDetector
-    place: str
+    source: str
     kind: str
     files: dict[str, Path] = field(default_factory=dict)
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """What results say of it: judges that differ only in the places they came `FROM` are the same."""
+        """What results report of it. Detectors that differ only in their sources (`FROM`) are the same."""
         return {
-            FROM: {"detector": self.place},
+            FROM: {"detector": self.source},
             "detector": self.kind,
             "settings": dict(self.detector.settings),
             "weights": {name: checksum(file) for name, file in self.files.items()},
         }
 
 
-def load_plan_judge(place: str) -> PlanJudge:
-    """The detector of drawn scenes, or a Grounding DINO, OWL-ViT, OWLv2 or Mask2Former.
+def load_layout_detector(source: str) -> LayoutDetector:
+    """Load the detector of rendered scenes, or a Grounding DINO, OWL-ViT, OWLv2 or Mask2Former.
 
     Args:
-        place: `SCENES`, or a folder in transformers' layout or hub id; its configuration says which kind it is.
+        source: `SCENES`, or a folder in transformers' layout or hub id, whose configuration has the model type.
 
     Raises:
-        UserError: It cannot be loaded, or is of no kind that finds objects here.
+        UserError: It cannot be loaded, or is none of these models.
     """
-    if place == SCENES:
-        return PlanJudge(ClosedVocabulary(SceneDetector()), SCENES, SCENES)
+    if source == SCENES:
+        return LayoutDetector(ClosedVocabulary(SceneDetector()), SCENES, SCENES)
     try:
-        config = AutoConfig.from_pretrained(locate(place), trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise UserError(f"{place} cannot be loaded as a detector: {one_line(error)}") from error
+        config = AutoConfig.from_pretrained(locate(source), trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        raise UserError(f"{source} cannot be loaded as a detector: {one_line(error)}") from error
     for family, processor, detector in FAMILIES:
         if isinstance(config, family.config_class):
             try:
-                made = detector(*load_judge(family, processor, place))
+                made = detector(*load_frozen(family, processor, source))
             except ValueError as error:
-                raise UserError(f"{place}: {one_line(error)}") from error
-            files = {f"detector/{file.name}": file for file in weights_of(place)}
-            return PlanJudge(made, place, config.model_type, files)
+                raise UserError(f"{source}: {one_line(error)}") from error
+            files = {f"detector/{file.name}": file for file in weight_files(source)}
+            return LayoutDetector(made, source, config.model_type, files)
     kinds = ", ".join(family.__name__ for family, _, _ in FAMILIES)
-    raise UserError(f"{place} is a {config.model_type}, not one of {kinds}, nor `{SCENES}`")
+    raise UserError(f"{source} is a {config.model_type}, not one of {kinds}, nor `{SCENES}`")

@@ -1,4 +1,4 @@
-"""A deterministic detector for drawn scenes: no learned weights, only colours and outlines."""
+"""A deterministic detector for rendered scenes: no learned weights, only colours and outlines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,29 +19,29 @@ from got_core.data.scenes.render import COLOURS, SHAPES, PixelBox, shape_mask
 from got_core.detection.base import UNKNOWN, Detection, Detector, Rules
 
 SAME_COLOUR = 60.0
-"""Two colours this near are taken as the same when the background is looked for and told from objects."""
+"""Colours within this distance count as the same when the background is separated from objects."""
 
 FARTHEST = 90.0
-"""A pixel farther than this from every mixture belongs to no colour."""
+"""A pixel at a greater distance than this from every mixture has no colour."""
 
 COVERED = 0.5
-"""A pixel belongs to an object when at least this share of it is covered."""
+"""A pixel belongs to an object when at least this fraction of it is covered."""
 
 FULL_COLOUR_PREFERENCE = 0.1
-"""Weight of the distance to the pure colour against that to the mixture: settles which of two mixtures a pixel is."""
+"""Weight of the distance to the pure colour relative to that to the mixture; it decides between two mixtures."""
 
 BORDER_PIXELS = 256
-"""At most so many pixels of the border are compared with one another."""
+"""Most pixels of the border that are compared with one another."""
 
 
 @dataclass(frozen=True)
 class ColourMap:
-    """An image taken apart by colour.
+    """An image separated by colour.
 
     Attributes:
-        colours: The names that the first axis of `coverage` and the values of `label` run over.
-        coverage: How much of a pixel a colour covers, were the pixel a mixture of that colour and the background.
-        label: The colour each pixel fits best.
+        colours: The names of the colours; `coverage` has them on its first axis, `label` holds their indices.
+        coverage: The fraction of a pixel that a colour covers, if the pixel is a mixture of it and the background.
+        label: The colour that fits each pixel best.
         covered: Whether the pixel belongs to an object of that colour.
     """
 
@@ -52,22 +52,22 @@ class ColourMap:
 
 
 def border_colour(pixels: Float[ndarray, "h w 3"]) -> Float[ndarray, " 3"]:
-    """The dominant colour of an image's border: the mean of the largest group of border pixels that are alike."""
+    """Find the dominant colour of an image's border: the mean of its largest group of similar pixels."""
     sides = [pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]]
     border = np.concatenate(sides)
     border = border[:: -(-len(border) // BORDER_PIXELS)]
-    apart = rearrange(border, "n c -> n 1 c") - rearrange(border, "m c -> 1 m c")
-    alike = np.linalg.norm(apart, axis=-1) < SAME_COLOUR
-    return border[alike[alike.sum(axis=1).argmax()]].mean(axis=0)
+    differences = rearrange(border, "n c -> n 1 c") - rearrange(border, "m c -> 1 m c")
+    similar = np.linalg.norm(differences, axis=-1) < SAME_COLOUR
+    return border[similar[similar.sum(axis=1).argmax()]].mean(axis=0)
 
 
 def colour_map(
     pixels: Float[ndarray, "h w 3"], background: Float[ndarray, " 3"], colours: dict[str, tuple[int, int, int]]
 ) -> ColourMap:
-    """Take an image with 8-bit values apart into the given colours; those like the background are left out."""
-    away = {name: np.asarray(rgb, dtype=np.float64) - background for name, rgb in colours.items()}
-    away = {name: direction for name, direction in away.items() if np.linalg.norm(direction) > SAME_COLOUR}
-    directions = np.stack(list(away.values()))
+    """Separate an image with 8-bit values into the given colours; those like the background are left out."""
+    offsets = {name: np.asarray(rgb, dtype=np.float64) - background for name, rgb in colours.items()}
+    offsets = {name: direction for name, direction in offsets.items() if np.linalg.norm(direction) > SAME_COLOUR}
+    directions = np.stack(list(offsets.values()))
     lengths = reduce(directions**2, "k c -> k 1 1", "sum")
     offset = pixels - background
     coverage = np.clip(np.einsum("hwc,kc->khw", offset, directions) / lengths, 0, 1)
@@ -77,31 +77,31 @@ def colour_map(
     best = rearrange(label, "h w -> 1 h w")
     near = np.take_along_axis(off_mixture, best, axis=0)[0] <= FARTHEST**2
     covered = near & (np.take_along_axis(coverage, best, axis=0)[0] >= COVERED)
-    return ColourMap(colours=tuple(away), coverage=coverage, label=label, covered=covered)
+    return ColourMap(colours=tuple(offsets), coverage=coverage, label=label, covered=covered)
 
 
 MIN_AREA = 0.01
-"""Share of the image below which a patch of colour is a speck and no object (10 pixels of 32 x 32)."""
+"""Least fraction of the image of an object (10 pixels of 32 x 32); a smaller patch of colour is a speck."""
 
 MIN_SHAPE_IOU = 0.75
-"""An object fits a shape when its coverage and the shape's overlap at least so well; otherwise it is `UNKNOWN`."""
+"""Least overlap (IoU) of an object's coverage and a shape's; otherwise the object is `UNKNOWN`."""
 
 SCENE_RULES = Rules(confidence=0.0, counting_confidence=0.0)
-"""GenEval's rules for this detector: `MIN_SHAPE_IOU` has already settled which objects count. No stricter threshold for
-counting, which GenEval needs because its learned detector reports an object several times; this one cannot."""
+"""GenEval's rules for this detector: `MIN_SHAPE_IOU` has already decided which objects count. Counting has no stricter
+threshold: GenEval needs one because its learned detector reports an object several times; this one cannot."""
 
 FINEST = 128
-"""Images are looked at no finer than this many pixels along the longer side."""
+"""Most pixels along the longer side; larger images are reduced."""
 
 INWARDS, OUTWARDS = 1, 2
-"""Pixels by which each side of the box that fits best may lie off that of the covered pixels: what sticks out by one
-pixel may be left out, and tips too thin to cover a pixel by half may be taken in."""
+"""Pixels by which each side of the best box may differ from that of the covered pixels: it may leave out one pixel that
+sticks out, and include tips that are too thin to cover half of a pixel."""
 
 LONGEST = 4 / 3
-"""Shapes are as wide as high; a box longer than this against its other side is no longer taken for one."""
+"""Shapes are as wide as high; a box with a greater ratio of its sides is no shape."""
 
 FULL_QUANTILE = 0.8
-"""An object's own full colour is that of this quantile of its pixels, so a dull colour does not make it look thin."""
+"""An object's full colour is this quantile of its pixels, so that a dull colour does not make it seem thin."""
 
 NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
@@ -109,11 +109,11 @@ NEIGHBOURS = np.ones((3, 3), dtype=bool)
 class SceneDetector(Detector):
     """Finds coloured shapes on a plain background.
 
-    Every pixel is told its colour, or that it is background or neither (`scene_colours`). Touching pixels of one colour
-    make an object, unless they are fewer than `MIN_AREA`. Its class and box are those of the shape that fits best:
-    among all boxes within a pixel or two, the one with the highest overlap (intersection over union, of partly covered
-    pixels too) between the object and the shape drawn in that box. That overlap is the score; below `MIN_SHAPE_IOU` the
-    object is `UNKNOWN`, and its box that of its pixels.
+    Every pixel gets a colour, or is background or neither (`colour_map`). Touching pixels of one colour make an object,
+    unless they are fewer than `MIN_AREA`. Its class and box are those of the shape that fits best: among all boxes
+    within a pixel or two, the one with the highest overlap (intersection over union, with partly covered pixels) of the
+    object and the shape rendered in that box. That overlap is the score. Below `MIN_SHAPE_IOU` the object is `UNKNOWN`,
+    and its box is that of its pixels.
 
     Args:
         shapes: The classes it knows, of `got_core.data.scenes.render.SHAPES`.
@@ -142,27 +142,26 @@ class SceneDetector(Detector):
         self.background = None if background is None else np.asarray(background, dtype=np.float64)
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> list[list[Detection]]:
-        """The objects of each image, images in [-1, 1]; the largest first."""
+        """Detect the objects of each image, images in [-1, 1]; the largest first."""
         return [self.objects(colours) for colours in self.colour_maps(images)]
 
     def colour_maps(self, images: Float[Tensor, "b 3 H W"]) -> list[ColourMap]:
-        """Each image taken apart by colour, at most `FINEST` pixels along the longer side."""
-        return [self._colour_map(pixels) for pixels in eight_bit(images)]
+        """Separate each image by colour, at most `FINEST` pixels along the longer side."""
+        return [
+            colour_map(pixels, border_colour(pixels) if self.background is None else self.background, self.colours)
+            for pixels in eight_bit(images)
+        ]
 
     def objects(self, colours: ColourMap) -> list[Detection]:
-        """The objects of an image that was taken apart by colour; the largest first."""
+        """Detect the objects of an image that was separated by colour; the largest first."""
         smallest = MIN_AREA * colours.label.size
-        found = []
+        objects = []
         for index in range(len(colours.colours)):
             patches, _ = ndimage.label(colours.covered & (colours.label == index), structure=NEIGHBOURS)
             areas = np.bincount(patches.ravel())
-            found += [(areas[k], index, patches == k) for k in range(1, len(areas)) if areas[k] >= smallest]
-        found.sort(key=lambda entry: entry[0], reverse=True)
-        return [self._describe(colours, index, patch) for _, index, patch in found]
-
-    def _colour_map(self, pixels: Float[ndarray, "h w 3"]) -> ColourMap:
-        background = border_colour(pixels) if self.background is None else self.background
-        return colour_map(pixels, background, self.colours)
+            objects += [(areas[k], index, patches == k) for k in range(1, len(areas)) if areas[k] >= smallest]
+        objects.sort(key=lambda item: item[0], reverse=True)
+        return [self._describe(colours, index, patch) for _, index, patch in objects]
 
     def _describe(self, colours: ColourMap, index: int, patch: Bool[ndarray, "h w"]) -> Detection:
         """Class, colour, box and score of the object that covers `patch`."""
@@ -181,26 +180,27 @@ class SceneDetector(Detector):
 
 
 def eight_bit(images: Float[Tensor, "b 3 H W"]) -> Float[ndarray, "b h w 3"]:
-    """Images in [-1, 1] as numbers in 0 to 255, at most `FINEST` pixels along the longer side."""
+    """Convert images in [-1, 1] to values in 0 to 255, at most `FINEST` pixels along the longer side."""
     height, width = images.shape[-2:]
-    shrink = min(FINEST / max(height, width), 1.0)
-    size = max(round(height * shrink), 1), max(round(width * shrink), 1)
+    scale = min(FINEST / max(height, width), 1.0)
+    size = max(round(height * scale), 1), max(round(width * scale), 1)
     small = images.detach().float().clamp(-1, 1)
-    small = functional.interpolate(small, size=size, mode="area") if shrink < 1 else small
+    small = functional.interpolate(small, size=size, mode="area") if scale < 1 else small
     return rearrange((small + 1) * 127.5, "b c h w -> b h w c").cpu().numpy().astype(np.float64)
 
 
 def object_coverage(colours: ColourMap, index: int, patch: Bool[ndarray, "h w"]) -> Float[ndarray, "h w"]:
-    """How much of each pixel an object covers: those of its patch, and the partly covered ones around it."""
+    """Compute the fraction of each pixel that an object covers: of its patch, and of partly covered ones around it."""
     full = np.quantile(colours.coverage[index][patch], FULL_QUANTILE)
     own = patch | (ndimage.binary_dilation(patch, structure=NEIGHBOURS) & ~colours.covered)
     return np.where(own, np.minimum(colours.coverage[index] / full, 1), 0)
 
 
 def fit_shape(coverage: Float[ndarray, "h w"], own: PixelBox, shapes: tuple[str, ...]) -> tuple[str, PixelBox, float]:
-    """The shape and the box in pixels, near the object's own, that overlap best with its coverage; and that overlap.
+    """Find the shape and the box in pixels, near the object's own, that overlap best with its coverage.
 
-    The overlap is 0 where no box that is as long as `LONGEST` allows is near.
+    Returns:
+        Shape, box and overlap. The overlap is 0 where no near box has sides within the ratio `LONGEST`.
     """
     x1, y1, x2, y2 = own
     total = coverage.sum()
@@ -210,24 +210,24 @@ def fit_shape(coverage: Float[ndarray, "h w"], own: PixelBox, shapes: tuple[str,
         left, right = _starts(x1, x2, width, coverage.shape[1])
         if bottom < top or right < left or max(height, width) > LONGEST * min(height, width):
             continue
-        drawn, areas = _templates(shapes, height, width)
+        masks, areas = _templates(shapes, height, width)
         windows = sliding_window_view(coverage[top : bottom + height, left : right + width], (height, width))
-        shared = np.minimum(windows[:, :, None], drawn).sum(axis=(-2, -1))
+        shared = np.minimum(windows[:, :, None], masks).sum(axis=(-2, -1))
         overlaps = shared / (total + areas - shared)
         if overlaps.max() > best[2]:
-            row, column, k = (int(place) for place in np.unravel_index(overlaps.argmax(), overlaps.shape))
+            row, column, k = (int(index) for index in np.unravel_index(overlaps.argmax(), overlaps.shape))
             box = left + column, top + row, left + column + width, top + row + height
             best = shapes[k], box, float(overlaps.max())
     return best
 
 
 def _sides(start: int, end: int) -> range:
-    """Lengths a side may have."""
+    """Possible lengths of a side."""
     return range(max(end - start - 2 * INWARDS, 1), end - start + 2 * OUTWARDS + 1)
 
 
 def _starts(start: int, end: int, side: int, limit: int) -> tuple[int, int]:
-    """First and last place where a side of that length may begin, within 0 and `limit`."""
+    """First and last start of a side of that length, within 0 and `limit`."""
     first = max(start - OUTWARDS, end - INWARDS - side, 0)
     return first, min(start + INWARDS, end + OUTWARDS - side, limit - side)
 
@@ -237,5 +237,5 @@ def _templates(
     shapes: tuple[str, ...], height: int, width: int
 ) -> tuple[Float[ndarray, "s height width"], Float[ndarray, " s"]]:
     """Every shape's coverage in a box of that size, and the area of each."""
-    drawn = np.stack([shape_mask(shape, height, width) for shape in shapes]).astype(np.float64)
-    return drawn, drawn.sum(axis=(1, 2))
+    masks = np.stack([shape_mask(shape, height, width) for shape in shapes]).astype(np.float64)
+    return masks, masks.sum(axis=(1, 2))

@@ -15,7 +15,7 @@ DETECTOR = SceneDetector()
 
 
 def wrong(scene, found):
-    """What the detector missed, mistook or made up in a scene."""
+    """The errors of the detector in a scene."""
     faults = [] if len(found) == len(scene.objects) else [f"{len(found)} objects for {len(scene.objects)}"]
     for entry in scene.objects:
         box = [edge * 1000 / scene.size for edge in entry.box]
@@ -37,27 +37,27 @@ def scenes(length, **settings):
     ("length", "settings"), [(360, {}), (120, HARD), (24, {"size": 64}), (12, {"size": 64, **HARD})], ids=str
 )
 def test_ground_truth_is_found_exactly(length, settings):
-    drawn = scenes(length, **settings)
-    found = DETECTOR(torch.stack([render(scene) for scene in drawn]))
-    assert len(drawn) >= length
-    assert [fault for scene, objects in zip(drawn, found, strict=True) for fault in wrong(scene, objects)] == []
+    rendered = scenes(length, **settings)
+    found = DETECTOR(torch.stack([render(scene) for scene in rendered]))
+    assert len(rendered) >= length
+    assert [fault for scene, objects in zip(rendered, found, strict=True) for fault in wrong(scene, objects)] == []
 
 
-def test_every_shape_colour_and_background_is_told_apart():
-    drawn = [
+def test_every_shape_colour_and_background_is_recognised():
+    rendered = [
         Scene((SceneObject(shape, colour, (4, 3, 4 + side, 3 + side)),), background)
         for shape in SHAPES
         for colour, background, side in zip(COLOURS, [*BACKGROUNDS] * 9, range(9, 20), strict=False)
     ]
-    found = DETECTOR(torch.stack([render(scene) for scene in drawn]))
-    assert [fault for scene, objects in zip(drawn, found, strict=True) for fault in wrong(scene, objects)] == []
+    found = DETECTOR(torch.stack([render(scene) for scene in rendered]))
+    assert [fault for scene, objects in zip(rendered, found, strict=True) for fault in wrong(scene, objects)] == []
 
 
 @pytest.mark.parametrize("disturbance", ["noise", "blur", "dull", "tint"])
-def test_slightly_wrong_pictures_are_read_alike(disturbance):
+def test_slightly_wrong_images_have_the_same_objects(disturbance):
     generator = torch.Generator().manual_seed(0)
-    drawn = scenes(60)
-    images = torch.stack([render(scene) for scene in drawn])
+    rendered = scenes(60)
+    images = torch.stack([render(scene) for scene in rendered])
     disturbed = {
         "noise": lambda: images + 0.15 * torch.randn(images.shape, generator=generator),
         "blur": lambda: gaussian_blur(images, [3, 3], [0.5, 0.5]),
@@ -65,7 +65,7 @@ def test_slightly_wrong_pictures_are_read_alike(disturbance):
         "tint": lambda: images + 0.12 * torch.tensor([1.0, -1.0, 1.0])[:, None, None],
     }[disturbance]()
     found = DETECTOR(disturbed.clamp(-1, 1))
-    assert [fault for scene, objects in zip(drawn, found, strict=True) for fault in wrong(scene, objects)] == []
+    assert [fault for scene, objects in zip(rendered, found, strict=True) for fault in wrong(scene, objects)] == []
 
 
 def test_nothing_is_found_in_noise_or_blank_images():
@@ -82,7 +82,7 @@ def paint(image, mask, colour):
     image[:, mask] = torch.tensor(COLOURS[colour], dtype=torch.float32)[:, None] / 127.5 - 1
 
 
-def test_objects_of_no_shape_are_there_but_unknown():
+def test_objects_of_no_shape_are_unknown():
     image = render(Scene(()))
     bar, hook = torch.zeros(32, 32, dtype=torch.bool), torch.zeros(32, 32, dtype=torch.bool)
     bar[2:8, 2:14] = True
@@ -136,7 +136,7 @@ def test_the_borders_dominant_colour_outlasts_objects_on_it():
     assert np.allclose(border_colour(pixels), 128, atol=0.01)
 
 
-def test_a_pixel_half_covered_is_told_its_colour_and_share():
+def test_a_partly_covered_pixel_has_its_colour_and_coverage():
     red, gray = np.array([255.0, 0, 0]), np.array([128.0, 128, 128])
     pixels = np.stack([gray, 0.7 * gray + 0.3 * red, 0.4 * gray + 0.6 * red, red, np.array([0, 255, 120.0])])[None]
     colours = colour_map(pixels, gray, {name: COLOURS[name] for name in ("red", "blue")})

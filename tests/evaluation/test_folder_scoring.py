@@ -14,7 +14,7 @@ from small_system import small_system
 from two_ranks import run_on_ranks
 
 from got_core.detection.base import CATEGORIES
-from got_core.detection.loading import Judge, geneval_judge
+from got_core.detection.loading import GenEvalDetector, load_geneval_detector
 from got_core.detection.scenes import SCENE_RULES, SceneDetector
 from got_core.errors import UserError
 from got_core.evaluation.results import missing_by_category
@@ -28,10 +28,10 @@ from got_core.evaluation.suites.geneval import (
     scores,
 )
 
-SCENES = geneval_judge("scenes", "")
+SCENES = load_geneval_detector("scenes", "")
 
 
-def score(root: Path, batch_size: int = 4, ranks: int = 1, judge: Judge = SCENES) -> FolderScoring:
+def score(root: Path, batch_size: int = 4, ranks: int = 1, judge: GenEvalDetector = SCENES) -> FolderScoring:
     warnings.filterwarnings("ignore")
     scoring = FolderScoring(read_folder(root), judge, root, batch_size)
     trainer = Trainer(
@@ -73,8 +73,8 @@ class Watched(SceneDetector):
         return super().__call__(images)
 
 
-def watched(most: int = 1000) -> Judge:
-    return Judge(Watched(most), SCENE_RULES, {"detector": "scenes"})
+def watched(most: int = 1000) -> GenEvalDetector:
+    return GenEvalDetector(Watched(most), SCENE_RULES, {"detector": "scenes"})
 
 
 def spoil(root: Path) -> None:
@@ -144,7 +144,7 @@ def test_what_has_changed_is_judged_again(tmp_path):
     again = watched()
     score(tmp_path, judge=again)
     assert again.detector.seen == 1
-    stricter = Judge(Watched(), replace(SCENE_RULES, confidence=0.99), {"detector": "scenes"})
+    stricter = GenEvalDetector(Watched(), replace(SCENE_RULES, confidence=0.99), {"detector": "scenes"})
     score(tmp_path, judge=stricter)
     assert stricter.detector.seen == 3
 

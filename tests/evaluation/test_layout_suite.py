@@ -16,13 +16,13 @@ from two_ranks import run_on_ranks
 from got_core.chain.parser import Region
 from got_core.cli.main import main
 from got_core.detection.base import Detection
-from got_core.detection.loading import load_plan_judge
+from got_core.detection.loading import load_layout_detector
 from got_core.errors import UserError
 from got_core.evaluation.metrics.boxes import ImageLayout, image_layout
 from got_core.evaluation.results import missing_by_category
 from got_core.evaluation.suites.layout import LayoutScoring, layout_result, layout_scores, layout_table, read_layouts
 
-SCENES = load_plan_judge("scenes").detector
+SCENES = load_layout_detector("scenes").detector
 
 
 def write_plans(root, number=3, per_prompt=2):

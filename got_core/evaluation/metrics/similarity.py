@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from got_core.data.visualization import to_pil
-from got_core.detection.base import load_judge
+from got_core.detection.base import load_frozen
 from got_core.errors import UserError, one_line
 from got_core.paths import locate
 from got_core.weights.loading import what_differs
@@ -127,7 +127,7 @@ class ClipEmbedding(nn.Module):
         Raises:
             UserError: There is no whole CLIP in that place.
         """
-        return cls(*load_judge(CLIPModel, CLIPProcessor, place))
+        return cls(*load_frozen(CLIPModel, CLIPProcessor, place))
 
     @torch.no_grad()
     def images(self, images: Images) -> Float[Tensor, "n d"]:
@@ -173,7 +173,7 @@ class DinoEmbedding(nn.Module):
             raise UserError(f"{place} cannot be loaded as DINO: {one_line(error)}") from error
         except KeyError:
             raise UserError(f"{place} is a {config.model_type}; DINO is a ViT or a DINOv2") from None
-        return cls(*load_judge(family, AutoImageProcessor, place, **settings))
+        return cls(*load_frozen(family, AutoImageProcessor, place, **settings))
 
     @torch.no_grad()
     def images(self, images: Images) -> Float[Tensor, "n d"]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from got_core.detection.base import CATEGORIES, Detector, coloured, shows
-from got_core.detection.loading import Judge
+from got_core.detection.loading import GenEvalDetector
 from got_core.errors import UserError
 from got_core.evaluation.results import DIGITS, OVERALL, Better, Item, Missing, missing_by_category, scored_items
 from got_core.evaluation.scoring import ItemScoring, Keeping, Loaded, PictureFiles
@@ -469,7 +469,7 @@ class FolderScoring(ItemScoring):
     """
 
     def __init__(
-        self, folder: GenEvalFolder, judge: Judge, output: Path, batch_size: int = 8, num_workers: int = 0
+        self, folder: GenEvalFolder, judge: GenEvalDetector, output: Path, batch_size: int = 8, num_workers: int = 0
     ) -> None:
         self.asked = [prompt.metadata for prompt, _ in folder.images]
         files = PictureFiles([file for _, file in folder.images], self.asked)
