@@ -1,11 +1,11 @@
-"""Edits of a chain: move, resize, replace, recolour, add or remove a region, in whatever form the chain is written.
+"""Edits of a chain: move, resize, replace, recolour, add or remove a region, in any form in which the chain is written.
 
-Pure functions from a chain to a new one. Repairs are written out first, then only the place concerned is rewritten, and
-the result is read again: the edited region reads back exactly as asked and the others as they were. Where a phrase
-without markers would not (its words run on into those before it), it is put between Qwen's phrase markers. Regions are
+Pure functions from a chain to a new one. Repairs are written first, then only the text of the region is rewritten, and
+the result is read again: the edited region reads back exactly as requested and the others as they were. Where a phrase
+without markers would not (its words continue those before it), it is put between Qwen's phrase markers. Regions are
 counted from 0 in the order of the text.
 
-All raise a ValueError when the chain is so malformed around the place that the edited text would not read back.
+All raise a ValueError when the chain is so malformed around the region that the edited text would not read back.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from got_core.chain.parser import (
     PHRASE_START,
     SIDE,
     Chain,
-    Place,
+    Location,
     Region,
     check_box,
     check_colour,
@@ -32,7 +32,7 @@ from got_core.chain.phrases import colour_word, with_colour_word, without_last_c
 _Changes = list[tuple[int, int, str]]
 
 _ATTEMPTS = ((False, False), (True, False), (True, True))
-"""Ways to write an edit, plainest first: are phrases marked, and is the next region's phrase marked even if empty?"""
+"""Ways to write an edit, simplest first: whether phrases are marked, and the next region's phrase even if empty."""
 
 _JOINS_BEFORE = (", and", " and", ",")
 _JOINS_AFTER = (", and ", "and ", ",")
@@ -43,7 +43,7 @@ def move(chain: Chain, index: int, *, dx: int = 0, dy: int = 0, to: tuple[int, i
     """Move a region by (dx, dy), or its top-left corner to `to`, in thousandths; its size stays.
 
     Raises:
-        ValueError: There is no such region, or the box would leave the picture.
+        ValueError: The region does not exist, or the box would leave the image.
     """
     chain = _repaired(chain, index)
     x1, y1, x2, y2 = chain.regions[index].box
@@ -59,20 +59,20 @@ def resize(chain: Chain, index: int, box: Sequence[int]) -> Chain:
     """Give a region another box.
 
     Raises:
-        ValueError: There is no such region, or the box is not one.
+        ValueError: The region does not exist, or the box is not one.
     """
     chain = _repaired(chain, index)
     return _rewritten(chain, index, with_fields(chain.regions[index], box=check_box(box)))
 
 
 def replace(chain: Chain, index: int, phrase: str) -> Chain:
-    """Put another object in a region's place.
+    """Replace a region's object.
 
-    The phrase is changed at the region only: elsewhere in the text the old words stay. A colour after the box follows
+    The phrase changes at the region only: elsewhere in the text the old words stay. A colour after the box follows
     the phrase's colour word, if it has one.
 
     Raises:
-        ValueError: There is no such region, or the phrase is empty or contains a box or a marker.
+        ValueError: The region does not exist, or the phrase is empty or contains a box or a marker.
     """
     chain, phrase = _repaired(chain, index), _checked_phrase(phrase)
     region = chain.regions[index]
@@ -86,7 +86,7 @@ def recolour(chain: Chain, index: int, colour: str) -> Chain:
     A region with neither gets one after its box.
 
     Raises:
-        ValueError: There is no such region, or the colour is not a CSS colour name.
+        ValueError: The region does not exist, or the colour is not a CSS colour name.
     """
     chain, colour = _repaired(chain, index), check_colour(colour)
     region = chain.regions[index]
@@ -96,15 +96,15 @@ def recolour(chain: Chain, index: int, colour: str) -> Chain:
 
 
 def add(chain: Chain, phrase: str, box: Sequence[int], colour: str | None = None) -> Chain:
-    """Add a region after the last one, in that one's form; to a chain without regions, in the form that we write.
+    """Add a region after the last one, in the form of that one; in the form of `write_region` if there is none.
 
     Where the chain writes colours and none is given, the phrase's colour word is written, if it has one.
 
     Raises:
-        ValueError: The phrase, box or colour is not one that can be read back.
+        ValueError: The phrase, box or colour could not be read back.
     """
     chain = parse(format_chain(chain))
-    model = next((place for place in reversed(chain.places) if place.phrase[0] < place.phrase[1]), None)
+    model = next((each for each in reversed(chain.locations) if each.phrase[0] < each.phrase[1]), None)
     phrase, colour = _checked_phrase(phrase), None if colour is None else check_colour(colour)
     if colour is None and (model is None or model.colour is not None):
         colour = colour_word(phrase)
@@ -118,23 +118,23 @@ def add(chain: Chain, phrase: str, box: Sequence[int], colour: str | None = None
 
 
 def remove(chain: Chain, index: int) -> Chain:
-    """Take a region out of the text: its phrase, box and colour, and an "and" or comma that joined it to others.
+    """Remove a region from the text: its phrase, box and colour, and an "and" or comma that joined it to others.
 
     Raises:
-        ValueError: There is no such region.
+        ValueError: The region does not exist.
     """
     chain = _repaired(chain, index)
-    place = chain.places[index]
+    location = chain.locations[index]
     expected = chain.regions[:index] + chain.regions[index + 1 :]
     candidates = []
     for marked, empty in _ATTEMPTS:
         following = _next_phrase(chain, index, marked, empty, always=marked)
-        candidates.append(_closed_up(chain.text[: place.start], spliced(chain.text[place.end :], following)))
+        candidates.append(_closed_up(chain.text[: location.start], spliced(chain.text[location.end :], following)))
     return _first_that_reads(expected, candidates)
 
 
 def _repaired(chain: Chain, index: int) -> Chain:
-    """The chain with its repairs written out, when it has a region of that index."""
+    """The chain with its repairs written, if it has a region of that index."""
     count = len(chain.regions)
     if not 0 <= index < count:
         known = f"it has {count}, 0 to {count - 1}" if count else "it has none"
@@ -159,52 +159,52 @@ def _first_that_reads(expected: Sequence[Region], texts: Sequence[str]) -> Chain
 
 
 def _rewritten(chain: Chain, index: int, region: Region) -> Chain:
-    """The chain with one region written anew where it stands."""
+    """The chain with one region rewritten."""
     expected = (*chain.regions[:index], region, *chain.regions[index + 1 :])
-    place, old = chain.places[index], chain.regions[index]
+    location, old = chain.locations[index], chain.regions[index]
     texts = []
     for marked, empty in _ATTEMPTS:
         changes: _Changes = []
         if region.phrase != old.phrase:
-            changes.append(_phrase_change(place, region.phrase, marked))
-        changes.append((*place.box, with_numbers(chain.text[slice(*place.box)], region.box)))
+            changes.append(_phrase_change(location, region.phrase, marked))
+        changes.append((*location.box, with_numbers(chain.text[slice(*location.box)], region.box)))
         if region.colour != old.colour and region.colour is not None:
-            if place.colour is None:
-                changes.append((place.end, place.end, f" ({region.colour})"))
+            if location.colour is None:
+                changes.append((location.end, location.end, f" ({region.colour})"))
             else:
-                changes.append((*place.colour, f"({region.colour})"))
+                changes.append((*location.colour, f"({region.colour})"))
         if region.phrase != old.phrase:
             following = _next_phrase(chain, index, marked, empty, always=False)
-            changes += [(start + place.end, end + place.end, new) for start, end, new in following]
+            changes += [(start + location.end, end + location.end, new) for start, end, new in following]
         texts.append(spliced(chain.text, changes))
     return _first_that_reads(expected, texts)
 
 
-def _phrase_change(place: Place, phrase: str, marked: bool) -> tuple[int, int, str]:
-    """What to splice in so that a region's phrase is the given one, between markers where asked and not there yet."""
-    if marked and not place.marked:
+def _phrase_change(location: Location, phrase: str, marked: bool) -> tuple[int, int, str]:
+    """The change that gives a region a phrase, between markers where `marked` and it has none yet."""
+    if marked and not location.marked:
         phrase = f"{PHRASE_START}{phrase}{PHRASE_END}"
-    start, end = place.phrase
-    return start, end, phrase if start < end or place.marked else f"{phrase} "
+    start, end = location.phrase
+    return start, end, phrase if start < end or location.marked else f"{phrase} "
 
 
 def _next_phrase(chain: Chain, index: int, marked: bool, empty: bool, always: bool) -> _Changes:
-    """What makes the phrase of the region after `index` its own where it was not (`always`: even where it was).
+    """The change that gives the region after `index` a phrase of its own; only where it has none, unless `always`.
 
     Positions count from the end of the region at `index`.
     """
     if index + 1 == len(chain.regions):
         return []
-    place, region, offset = chain.places[index + 1], chain.regions[index + 1], chain.places[index].end
-    shared = place.phrase[0] == place.phrase[1]
-    if place.marked or not (shared or always) or not (region.phrase or empty):
+    location, region, offset = chain.locations[index + 1], chain.regions[index + 1], chain.locations[index].end
+    shared = location.phrase[0] == location.phrase[1]
+    if location.marked or not (shared or always) or not (region.phrase or empty):
         return []
-    start, end, new = _phrase_change(place, region.phrase, marked)
+    start, end, new = _phrase_change(location, region.phrase, marked)
     return [(start - offset, end - offset, new)]
 
 
-def _in_form(chain: Chain, model: Place, region: Region, marked: bool) -> str:
-    """A region written in the form of another one; with Qwen's phrase markers where asked and the form has none."""
+def _in_form(chain: Chain, model: Location, region: Region, marked: bool) -> str:
+    """A region in the form of another one; with Qwen's phrase markers where `marked` and the form has none."""
     before = chain.text[model.start : model.phrase[0]]
     between = chain.text[model.phrase[1] : model.box[0]]
     if not model.marked:
@@ -216,15 +216,15 @@ def _in_form(chain: Chain, model: Place, region: Region, marked: bool) -> str:
 
 
 def _appended(chain: Chain, piece: str) -> str:
-    if chain.places:
-        end = chain.places[-1].end
+    if chain.locations:
+        end = chain.locations[-1].end
         return f"{chain.text[:end]} and {piece}{chain.text[end:]}"
     sentence = chain.text.rstrip().removesuffix(".")
     return f"{sentence} with {piece}." if sentence else piece
 
 
 def _closed_up(before: str, after: str) -> str:
-    """The text before and after a removed region, joined so that it reads on."""
+    """Join the text before and after a removed region."""
     head, tail = before.rstrip(), after.lstrip()
     space = "\n" if "\n" in before[len(head) :] + after[: len(after) - len(tail)] else " "
     join = next((join for join in _JOINS_BEFORE if head.endswith(join)), None)

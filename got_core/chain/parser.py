@@ -1,4 +1,4 @@
-"""The reasoning chain: text with boxes to regions and back (GoT, section 3), in one pass without backtracking."""
+"""Reads and writes reasoning chains, text with boxes (GoT, section 3), in one pass without backtracking."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ _BRACKETS = (("(", ")"), ("**", "**"))
 
 
 def _any_beginning(parts: Sequence[str]) -> str:
-    """A pattern for as many of the parts in a row as there are. It always matches, so it never backtracks."""
+    """A pattern for as many of the parts in a row as occur. It always matches, so it never backtracks."""
     pattern = ""
     for part in reversed(parts):
         pattern = f"(?:{part}{pattern})?"
@@ -68,13 +68,13 @@ class Lexeme(NamedTuple):
 
 
 def lexemes(text: str) -> list[Lexeme]:
-    """The lexemes of a text, in order and not overlapping, between two "edge" lexemes."""
+    """List the lexemes of a text, in order and not overlapping, between two "edge" lexemes."""
     raw = [Lexeme("edge", 0, 0), *_raw(text), Lexeme("edge", len(text), len(text))]
-    found = raw[:1]
+    joined = raw[:1]
     for before, here, after in zip(raw, raw[1:], raw[2:], strict=False):
         if here.kind not in ("box", "unfinished"):
-            if not (here.kind == "box_end" and found[-1].closed and found[-1].end == here.end):
-                found.append(here)
+            if not (here.kind == "box_end" and joined[-1].closed and joined[-1].end == here.end):
+                joined.append(here)
             continue
         start, end = here.start, here.end
         for opening, closing in _BRACKETS if here.kind == "box" else ():
@@ -82,19 +82,21 @@ def lexemes(text: str) -> list[Lexeme]:
         opened = before.kind == "box_start" and _blank(text, before.end, start)
         closed = after.kind == "box_end" and _blank(text, end, after.start)
         if opened:
-            found.pop()
-        found.append(Lexeme(here.kind, before.start if opened else start, after.end if closed else end, opened, closed))
-    return [*found, raw[-1]]
+            joined.pop()
+        joined.append(
+            Lexeme(here.kind, before.start if opened else start, after.end if closed else end, opened, closed)
+        )
+    return [*joined, raw[-1]]
 
 
 def with_numbers(written: str, numbers: Iterable[int]) -> str:
-    """A box as written somewhere, with other numbers in the same brackets, tokens and spaces."""
+    """Write other numbers into a written box; brackets, tokens and spaces stay."""
     values = iter(numbers)
     return NUMBERS.sub(lambda _: str(next(values)), written)
 
 
 def spliced(text: str, changes: Iterable[tuple[int, int, str]]) -> str:
-    """The text with the spans (start, end) replaced; they must be in order and not overlap."""
+    """Replace spans (start, end) of a text; they must be in order and not overlap."""
     pieces, done = [], 0
     for start, end, new in changes:
         pieces += [text[done:start], new]
@@ -117,7 +119,7 @@ def _raw(text: str) -> Iterator[Lexeme]:
 def _with_brackets(
     text: str, span: tuple[int, int], limits: tuple[int, int], opening: str, closing: str
 ) -> tuple[int, int]:
-    """The span widened by brackets just outside it, if both are there within the limits."""
+    """The span extended by brackets just outside it, if both are within the limits."""
     before, after = text[limits[0] : span[0]].rstrip(), text[span[1] : limits[1]].lstrip()
     if before.endswith(opening) and after.startswith(closing):
         return limits[0] + len(before) - len(opening), limits[1] - len(after) + len(closing)
@@ -137,10 +139,10 @@ SIDE = 1000
 
 @dataclass(frozen=True)
 class Region:
-    """An object or an area of the picture.
+    """An object or an area of the image.
 
     Attributes:
-        phrase: What stands there, in the chain's words; empty where the chain names nothing.
+        phrase: The words of the chain for it; empty where the chain names nothing.
         box: (x1, y1, x2, y2), 0 to 999.
         colour: The colour written after the box as a CSS name in lower case, or None.
     """
@@ -149,28 +151,17 @@ class Region:
     box: Box
     colour: str | None = None
 
-    @property
-    def centre(self) -> tuple[float, float]:
-        """(x, y) of the middle, in thousandths."""
-        x1, y1, x2, y2 = self.box
-        return (x1 + x2) / 2, (y1 + y2) / 2
-
-    @property
-    def fraction(self) -> tuple[float, float, float, float]:
-        """The box as fractions of width and height."""
-        return to_pixels(self.box, 1, 1)
-
 
 @dataclass(frozen=True)
-class Place:
-    """Where a region stands in the text; all spans are (start, end) in characters.
+class Location:
+    """The position of a region in the text; all spans are (start, end) in characters.
 
     Attributes:
         start, end: The whole region, from its phrase (with markers) to its colour.
         phrase: The phrase without markers; empty where the region has no words of its own.
         box: The box with its tokens or brackets.
         colour: The colour with its brackets, or None.
-        marked: Whether the phrase stands between markers.
+        marked: Whether the phrase is between markers.
     """
 
     start: int
@@ -183,20 +174,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain that has been read; `str` gives its text back unchanged.
+    """A chain that has been read; `str` returns its text unchanged.
 
     Attributes:
-        text: The text as it was given.
+        text: The given text.
         regions: The regions in the order of the text.
         problems: What was wrong, in words; each begins with "repaired" (the region is kept) or "dropped".
-        places: Where each region stands in the text.
-        repairs: (start, end, new text) that `format_chain` puts in for each repaired place, in the order of the text.
+        locations: The position of each region in the text.
+        repairs: (start, end, new text) of each repair that `format_chain` makes, in the order of the text.
     """
 
     text: str
     regions: tuple[Region, ...] = ()
     problems: tuple[str, ...] = ()
-    places: tuple[Place, ...] = field(default=(), repr=False)
+    locations: tuple[Location, ...] = field(default=(), repr=False)
     repairs: tuple[tuple[int, int, str], ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
@@ -204,10 +195,10 @@ class Chain:
 
 
 def write_region(region: Region) -> str:
-    """A region in the form of our own chains: Qwen's tokens, then the colour in brackets if there is one.
+    """Write a region in the form of this project's chains: Qwen's tokens, then the colour in brackets if it has one.
 
     Raises:
-        ValueError: The box or the colour is not one that can be read back.
+        ValueError: The box or the colour could not be read back.
     """
     x1, y1, x2, y2 = check_box(region.box)
     colour = "" if region.colour is None else f" ({check_colour(region.colour)})"
@@ -215,30 +206,18 @@ def write_region(region: Region) -> str:
 
 
 def colour_of(region: Region) -> str | None:
-    """The colour written after the box, else the first CSS colour word of the phrase, else None."""
+    """Return the colour written after the box, else the first CSS colour word of the phrase, else None."""
     return region.colour if region.colour is not None else colour_word(region.phrase)
 
 
 def to_pixels(box: Sequence[float | int], height: int, width: int) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of a box in pixels: it covers [x1/1000*W, x2/1000*W) by [y1/1000*H, y2/1000*H)."""
+    """Convert a box to pixels (left, top, right, bottom): [x1/1000*W, x2/1000*W) by [y1/1000*H, y2/1000*H)."""
     x1, y1, x2, y2 = box
     return x1 / SIDE * width, y1 / SIDE * height, x2 / SIDE * width, y2 / SIDE * height
 
 
-def from_pixels(box: Sequence[float | int], height: int, width: int) -> Box:
-    """The box nearest to (left, top, right, bottom) in pixels.
-
-    Raises:
-        ValueError: It has no area inside the image.
-    """
-    left, top, right, bottom = box
-    scaled = (left / width, top / height, right / width, bottom / height)
-    x1, y1, x2, y2 = (min(max(round(value * SIDE), 0), SIDE - 1) for value in scaled)
-    return check_box((x1, y1, x2, y2))
-
-
 def check_box(box: Sequence[int]) -> Box:
-    """The box as a tuple.
+    """Check a box and return it as a tuple.
 
     Raises:
         ValueError: It is not four integers from 0 to 999 with x1 < x2 and y1 < y2.
@@ -252,7 +231,7 @@ def check_box(box: Sequence[int]) -> Box:
 
 
 def check_colour(colour: str) -> str:
-    """The colour in lower case.
+    """Check a colour and return it in lower case.
 
     Raises:
         ValueError: It is not a CSS colour name.
@@ -262,39 +241,23 @@ def check_colour(colour: str) -> str:
     return colour.lower()
 
 
-__all__ = [
-    "COLOURS",
-    "SIDE",
-    "Box",
-    "Chain",
-    "Place",
-    "Region",
-    "check_box",
-    "check_colour",
-    "colour_of",
-    "format_chain",
-    "from_pixels",
-    "parse",
-    "to_pixels",
-    "write_region",
-]
-
 _SUFFIX = re.compile(r"[^\S\n]*+(\(([A-Za-z]++)\))")
-_SIGNIFICANT = 12
-"""Characters of a number that are read; a longer one is far out of range anyway."""
-_EXCERPT = 60
-"""Characters of the text that a problem quotes."""
 
 
 def parse(text: str) -> Chain:
-    """Read a chain in any of the forms above. What is malformed is repaired or dropped and told in `problems`."""
+    """Read a chain in any of the forms above. Malformed parts are repaired or dropped and reported in `problems`.
+
+    Example:
+        >>> parse("a dog (100,200),(300,400)").regions
+        (Region(phrase='a dog', box=(100, 200, 300, 400), colour=None),)
+    """
     return _Reader(text).read()
 
 
 def format_chain(chain: Chain) -> str:
-    """The chain's text with repaired boxes and markers written in; unchanged where nothing was repaired.
+    """Write the chain's text with repaired boxes and markers; unchanged where nothing was repaired.
 
-    Reading it again gives the same regions and no repairs; what was dropped stays as it was written.
+    Reading it again gives the same regions and no repairs; dropped parts stay as they were written.
     """
     return spliced(chain.text, chain.repairs)
 
@@ -305,16 +268,16 @@ class _Reader:
     def __init__(self, text: str):
         self.text = text
         self.regions: list[Region] = []
-        self.places: list[Place] = []
+        self.locations: list[Location] = []
         self.problems: list[str] = []
         self.repairs: list[tuple[int, int, str]] = []
-        self.low = 0  # the next phrase begins no earlier
-        self.phrase = ""  # what a box without words of its own belongs to
-        self.marked: tuple[int, Span] | None = None  # start and phrase of markers that no box has taken yet
+        self.low = 0  # earliest start of the next phrase
+        self.phrase = ""  # the phrase of a box without words of its own
+        self.marked: tuple[int, Span] | None = None  # start and phrase of markers that have no box yet
 
     def read(self) -> Chain:
-        found = lexemes(self.text)
-        for before, here, after in zip(found, found[1:], found[2:], strict=False):
+        items = lexemes(self.text)
+        for before, here, after in zip(items, items[1:], items[2:], strict=False):
             if here.kind == "box":
                 self._box(before, here)
             elif here.kind == "phrase_end":
@@ -329,7 +292,7 @@ class _Reader:
             elif not (here.kind == "box_end" and before.kind == "box_start"):
                 self._problem("dropped", here, "has no box beside it")
             self.low = max(self.low, here.end)
-        return Chain(self.text, tuple(self.regions), tuple(self.problems), tuple(self.places), tuple(self.repairs))
+        return Chain(self.text, tuple(self.regions), tuple(self.problems), tuple(self.locations), tuple(self.repairs))
 
     def _box(self, before: Lexeme, here: Lexeme) -> None:
         text = self.text
@@ -353,10 +316,10 @@ class _Reader:
         colour_span, colour = (suffix.span(1), suffix[2].lower()) if suffix is not None and coloured else (None, None)
         end = here.end if colour_span is None else colour_span[1]
         self.regions.append(Region(self.phrase, box, colour))
-        self.places.append(Place(start, end, phrase, (here.start, here.end), colour_span, marked))
+        self.locations.append(Location(start, end, phrase, (here.start, here.end), colour_span, marked))
 
     def _phrase(self, before: Lexeme, here: Lexeme, repair: bool) -> tuple[int, Span, bool]:
-        """Set `phrase` for the box here; returns the region's start, the phrase's own span, and if it is marked."""
+        """Set `phrase` for the box here. Returns the region's start, the phrase's own span, and if it is marked."""
         text, taken, self.marked = self.text, self.marked, None
         if before.kind == "phrase_start":
             span = _stripped(text, before.end, here.start)
@@ -395,13 +358,13 @@ class _Reader:
         if after.kind == "edge" and not text[here.end :].strip():
             self._problem("dropped", Lexeme("phrase", start, here.end), "has no box: the text ends")
 
-    def _problem(self, verdict: str, lexeme: Lexeme, what: str) -> None:
-        excerpt = self.text[lexeme.start : min(lexeme.end, lexeme.start + _EXCERPT)]
-        self.problems.append(f"{verdict}: {excerpt!r} at character {lexeme.start} {what}")
+    def _problem(self, result: str, lexeme: Lexeme, what: str) -> None:
+        excerpt = self.text[lexeme.start : min(lexeme.end, lexeme.start + 60)]
+        self.problems.append(f"{result}: {excerpt!r} at character {lexeme.start} {what}")
 
 
 def _read_box(numbers: Sequence[str]) -> tuple[Box | None, list[str]]:
-    """The box that four numbers mean, or None; and what was wrong with them."""
+    """The box of four numbers, or None; and what was wrong with them."""
     values = [_value(number) for number in numbers]
     faults = []
     if any(value != round(value) for value in values):
@@ -417,7 +380,7 @@ def _read_box(numbers: Sequence[str]) -> tuple[Box | None, list[str]]:
 
 
 def _value(number: str) -> float:
-    digits = number.lstrip("-").lstrip("0")[:_SIGNIFICANT]
+    digits = number.lstrip("-").lstrip("0")[:12]  # a longer number is far out of range anyway
     return (-1 if number.startswith("-") else 1) * float(digits or "0")
 
 

@@ -1,10 +1,10 @@
-"""Words beside a box: the noun phrase it belongs to, and colour names.
+"""Words beside a box: its noun phrase, and colour names.
 
-A chain without phrase markers does not say where a box's phrase begins. The rule here is short and deterministic:
+A chain without phrase markers does not say where a box's phrase begins. This rule is short and deterministic:
 
 1. Connecting words ("is", "at", "on the left"), remarks in brackets and light punctuation before the box are skipped.
 2. The phrase is read backwards from there until punctuation, a connecting word, a command ("remove"), the previous box
-   or `MAX_WORDS` words; it begins with the nearest determiner ("a", "the", "two", ...) when there is one on the way.
+   or `MAX_WORDS` words; it begins with the nearest determiner ("a", "the", "two", ...) among these words.
 3. Without a determiner it begins after the nearest "of" or word in "-ing".
 """
 
@@ -20,10 +20,10 @@ COLOURS = frozenset(ImageColor.colormap)
 """The CSS colour names, in lower case."""
 
 MAX_WORDS = 8
-"""Longest phrase, in words, that is read for a box without phrase markers."""
+"""Most words of the phrase of a box without phrase markers."""
 
 LOOK_BACK = 200
-"""Characters before a box in which its phrase is looked for."""
+"""Characters before a box in which its phrase is searched."""
 
 _LETTERS = re.compile(r"[A-Za-z]+")
 _DETERMINERS = frozenset(
@@ -51,10 +51,10 @@ _TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
 def noun_phrase(text: str, low: int, high: int) -> tuple[Span, bool]:
-    """Find the noun phrase for a box that begins at `high`; words before `low` are not looked at.
+    """Find the noun phrase for a box that begins at `high`; words before `low` do not count.
 
     Returns:
-        The phrase's span, empty at `high` when there is none; and whether only connecting words (or nothing) stand
+        The phrase's span, empty at `high` if the box has no phrase; and whether only connecting words (or nothing) are
         between `low` and `high`, so that the box belongs to the phrase before `low`.
     """
     end = low + len(text[low:high].rstrip())
@@ -72,7 +72,7 @@ def noun_phrase(text: str, low: int, high: int) -> tuple[Span, bool]:
 
 
 def without_last_connecting(text: str) -> str:
-    """The text without the connecting words and white space at its end ("a field with" -> "a field")."""
+    """Remove connecting words and white space at the end ("a field with" -> "a field")."""
     text = text.rstrip()
     tokens = list(_TOKEN.finditer(text, max(0, len(text) - LOOK_BACK)))
     while tokens and tokens[-1][0].lower() in _CONNECTING:
@@ -81,7 +81,7 @@ def without_last_connecting(text: str) -> str:
 
 
 def colour_span(phrase: str) -> Span | None:
-    """Where the first CSS colour of a phrase stands; two words that make one name ("light blue") count as one."""
+    """Find the first CSS colour of a phrase; two words that make one name ("light blue") count as one."""
     words = list(_LETTERS.finditer(phrase))
     for here, after in zip(words, [*words[1:], None], strict=False):
         if after and after.start() == here.end() + 1 and (here[0] + after[0]).lower() in COLOURS:
@@ -92,13 +92,13 @@ def colour_span(phrase: str) -> Span | None:
 
 
 def colour_word(phrase: str) -> str | None:
-    """The first CSS colour of a phrase as its CSS name ("a light blue car" -> "lightblue"), or None."""
+    """Return the first CSS colour of a phrase by its CSS name ("a light blue car" -> "lightblue"), or None."""
     span = colour_span(phrase)
     return None if span is None else "".join(_LETTERS.findall(phrase[span[0] : span[1]])).lower()
 
 
 def with_colour_word(phrase: str, colour: str) -> str:
-    """The phrase with its first CSS colour replaced, an "a" or "an" before it made to fit; unchanged without one."""
+    """Replace the first CSS colour of a phrase, and adapt "a" or "an" before it; unchanged without a colour."""
     span = colour_span(phrase)
     if span is None:
         return phrase
@@ -111,7 +111,7 @@ def with_colour_word(phrase: str, colour: str) -> str:
 
 
 def _without_connecting(words: Sequence[str]) -> int:
-    """How many of the words are left when connecting words and remarks in brackets at the end are taken off."""
+    """Number of words that are left without connecting words and remarks in brackets at the end."""
     count = len(words)
     while count and (words[count - 1] in _BEFORE_BOX or words[count - 1] == ")"):
         if words[count - 1] == ")" and "(" in words[:count]:
@@ -124,7 +124,7 @@ def _without_connecting(words: Sequence[str]) -> int:
 
 
 def _first_word(words: Sequence[str]) -> int:
-    """Index of the first word of the noun phrase that ends with the last word; `len(words)` when there is none."""
+    """Index of the first word of the noun phrase that ends with the last word; `len(words)` if there is no phrase."""
     first = len(words)
     while first and len(words) - first < MAX_WORDS:
         word = words[first - 1]

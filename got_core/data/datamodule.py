@@ -49,7 +49,7 @@ def without_boxes(text: str) -> str:
     What `got_core.chain.parser` cannot read as a region stays as it is.
     """
     changes, low = [], 0
-    for place in parse(text).places:
+    for place in parse(text).locations:
         phrase = text[slice(*place.phrase)]
         joint = None if phrase else _JOINT.search(text, low, place.start)
         changes.append((joint.start() if joint else place.start, place.end, phrase))
