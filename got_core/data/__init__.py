@@ -1,1 +1,1 @@
-"""Samples: drawn scenes, records of the GoT form, and the DataModule that mixes them."""
+"""Samples: rendered scenes, records of the GoT form, and the DataModule that mixes them."""

@@ -1,8 +1,9 @@
-"""The DataModule: a weighted mixture to train on, datasets to validate on, and loaders that resume exactly."""
+"""The DataModule: a weighted mixture for training, datasets for validation, and loaders that resume exactly."""
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from lightning import LightningDataModule, Trainer
@@ -19,58 +20,46 @@ ChainForm = Literal["whole", "words", "none"]
 _JOINT = re.compile(r"(?:,\s*and\b|\s+and\b|,)\s*$")
 
 
-@dataclass(frozen=True)
-class FormedChains:
-    """A processor that gives another one the samples with their chains in a form; picklable.
-
-    Args:
-        processor: Makes the batches.
-        form: See `in_form`.
-    """
-
-    processor: Processor
-    form: ChainForm
-
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """A batch of the samples with formed chains."""
-        return self.processor([replace(sample, chain=in_form(sample.chain, self.form)) for sample in samples])
+def batch_in_form(processor: Processor, form: ChainForm, samples: Sequence[Sample]) -> Batch:
+    """Make a batch of samples with their chains in a form (`in_form`)."""
+    return processor([replace(sample, chain=in_form(sample.chain, form)) for sample in samples])
 
 
 def in_form(chain: str, form: ChainForm) -> str:
-    """A chain as it is ("whole"), without its boxes and the colours behind them ("words"), or empty ("none")."""
+    """Return a chain as it is ("whole"), without its boxes and the colours behind them ("words"), or empty ("none")."""
     if form == "none":
         return ""
     return without_boxes(chain) if form == "words" else chain
 
 
 def without_boxes(text: str) -> str:
-    """A chain's words alone: each region becomes its phrase, one without words of its own goes with its joining word.
+    """Keep a chain's words only: each region becomes its phrase; one without words is removed with its joining word.
 
     What `got_core.chain.parser` cannot read as a region stays as it is.
     """
     changes, low = [], 0
-    for place in parse(text).locations:
-        phrase = text[slice(*place.phrase)]
-        joint = None if phrase else _JOINT.search(text, low, place.start)
-        changes.append((joint.start() if joint else place.start, place.end, phrase))
-        low = place.end
+    for location in parse(text).locations:
+        phrase = text[slice(*location.phrase)]
+        joint = None if phrase else _JOINT.search(text, low, location.start)
+        changes.append((joint.start() if joint else location.start, location.end, phrase))
+        low = location.end
     return spliced(text, changes)
 
 
-class Walk(DistributedSampler[int]):
+class MixtureSampler(DistributedSampler[int]):
     """Gives rank r of R the indices r, r + R, r + 2R ... of a mixture; each epoch begins where the last one ended.
 
-    An epoch is cut to whole batches on every rank; what is cut off comes first in the next.
+    An epoch is cut to whole batches on every rank. The samples that are cut off come first in the next epoch.
 
     Args:
-        mixture: What is walked; its length is that of an epoch, over all ranks.
+        mixture: Its length is that of an epoch, over all ranks.
         batch_size: Samples of a batch on one rank.
         num_replicas: Number R of ranks.
         rank: This rank r.
 
     Attributes:
-        epoch: The epoch that is walked; never goes back.
-        taken: Batches of it that have been taken.
+        epoch: The current epoch; never decreases.
+        taken: Batches of the epoch that have been taken.
 
     Raises:
         ValueError: An epoch holds less than one batch for every rank.
@@ -97,7 +86,7 @@ class Walk(DistributedSampler[int]):
 
     @property
     def position(self) -> int:
-        """Samples that all ranks have taken since the first epoch began."""
+        """Samples that all ranks have taken since the start of the first epoch."""
         return self.epoch * self.total_size + self.taken * self.batch_size * self.num_replicas
 
     @position.setter
@@ -110,46 +99,42 @@ class Walk(DistributedSampler[int]):
         if epoch > self.epoch:
             self.epoch, self.taken = epoch, 0
 
-    def begin(self) -> None:
-        """Begin the next epoch if this one is done."""
-        if self.taken == self.batches:
-            self.set_epoch(self.epoch + 1)
-
 
 class ResumableLoader(DataLoader):
-    """A loader whose state is its place in a mixture.
+    """A loader whose state is its position in a mixture.
 
-    A mixture's sample depends on its index alone, so the place is all there is to save, and the number of workers may
-    differ when it is loaded.
+    A mixture's sample depends on its index alone, so only the position is saved, and the number of workers may differ
+    when it is loaded.
 
     Args:
-        mixture: What is loaded.
+        mixture: The samples.
         batch_size: Samples of a batch on this rank.
         num_replicas, rank: Number of ranks, and this one.
         options: Of `torch.utils.data.DataLoader`.
     """
 
     def __init__(self, mixture: Mixture, batch_size: int, num_replicas: int, rank: int, **options: Any) -> None:
-        self.walk = Walk(mixture, batch_size, num_replicas, rank)
-        super().__init__(mixture, batch_size, sampler=self.walk, **options)
+        self.order = MixtureSampler(mixture, batch_size, num_replicas, rank)
+        super().__init__(mixture, batch_size, sampler=self.order, **options)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self.walk.begin()
+        if self.order.taken == self.order.batches:
+            self.order.set_epoch(self.order.epoch + 1)
         for batch in super().__iter__():
-            self.walk.taken += 1
+            self.order.taken += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The place after the last batch that was given out."""
-        return {"position": self.walk.position}
+        """Return the position after the last batch that was returned."""
+        return {"position": self.order.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from that place."""
-        self.walk.position = state["position"]
+        """Continue from a position."""
+        self.order.position = state["position"]
 
 
 def accumulated_batches(global_batch_size: int, batch_size: int, devices: int) -> int:
-    """Batches of one device to an optimizer step.
+    """Compute the number of batches of one device for an optimizer step.
 
     Raises:
         ValueError: They do not divide the global batch.
@@ -164,25 +149,25 @@ def accumulated_batches(global_batch_size: int, batch_size: int, devices: int) -
 
 
 class GoTDataModule(LightningDataModule):
-    """Loads samples and has them made into batches by the model's `processor`, in the loader's workers.
+    """Loads samples and makes batches with the model's `processor`, in the loader's workers.
 
-    Training goes through an endless mixture of the sources. A checkpoint taken at any step of fit holds the loader's
-    place, and a run resumed from it sees the very samples that the uninterrupted run would have seen, on the same
-    number of ranks and with any number of workers.
+    Training reads an endless mixture of the sources. A checkpoint of any step of fit holds the loader's position, and a
+    run that is resumed from it gets exactly the samples of the uninterrupted run, on the same number of ranks and with
+    any number of workers.
 
     Args:
         train: Datasets and their weights.
-        validation: Datasets to validate on, each whole and in order with a loader of its own. Where the number of
+        validation: Datasets for validation, each whole and in order with a loader of its own. Where the number of
             ranks does not divide a dataset, its first samples are repeated at the end.
         batch_size: Training samples of a step on one rank.
         validation_batch_size: The same in validation; `batch_size` by default.
         num_workers: Processes of each loader; 0 loads in the main process.
         seed: Seed of the mixture's order.
         samples_per_epoch: Training samples of an epoch, over all ranks; the sum of the sources' lengths by default.
-        global_batch_size: Training samples of an optimizer step over all ranks, whatever their number: gradients are
-            accumulated over as many batches as it takes. None leaves that to the trainer's `accumulate_grad_batches`.
-        chains: What is kept of the samples' chains, in training and validation: the "whole" of them, their "words"
-            without boxes, a rewritten prompt, or "none", an empty chain to every prompt.
+        global_batch_size: Training samples of an optimizer step over all ranks: gradients are accumulated over as many
+            batches as necessary. None leaves that to the trainer's `accumulate_grad_batches`.
+        chains: The part of the samples' chains that is used, in training and validation: "whole"; "words", without
+            boxes, as a rewritten prompt; or "none", an empty chain for every prompt.
 
     Raises:
         ValueError: Sizes that are not positive or, when the trainer is known, a global batch that the ranks' batches do
@@ -215,7 +200,7 @@ class GoTDataModule(LightningDataModule):
         self.chains: ChainForm = chains
 
     def setup(self, stage: str) -> None:
-        """Before fitting, have gradients accumulated over as many batches as the global batch takes."""
+        """Before fitting, set the number of batches over which gradients are accumulated for the global batch."""
         if stage != "fit" or self.global_batch_size is None:
             return
         trainer = self._trainer()
@@ -228,12 +213,12 @@ class GoTDataModule(LightningDataModule):
         trainer.accumulate_grad_batches = batches
 
     def train_dataloader(self) -> ResumableLoader:
-        """Whole batches from the mixture, each rank its own."""
+        """Make the loader of training: whole batches from the mixture, each rank its own."""
         trainer = self._trainer()
         return ResumableLoader(self.mixture, self.batch_size, trainer.world_size, trainer.global_rank, **self._common())
 
     def val_dataloader(self) -> list[DataLoader]:
-        """One loader a dataset, in order."""
+        """Make one loader for each dataset of validation, in order."""
         trainer = self._trainer()
         ranks, rank = trainer.world_size, trainer.global_rank
         return [
@@ -255,7 +240,7 @@ class GoTDataModule(LightningDataModule):
         trainer = self._trainer()
         model: Any = trainer.lightning_module
         return {
-            "collate_fn": model.processor if self.chains == "whole" else FormedChains(model.processor, self.chains),
+            "collate_fn": partial(batch_in_form, model.processor, self.chains),
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": trainer.strategy.root_device.type == "cuda",

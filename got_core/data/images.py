@@ -1,4 +1,4 @@
-"""Image files as tensors: RGB, upright, of one size, in [-1, 1]."""
+"""Images as tensors: RGB, upright, of one size, in [-1, 1]."""
 
 import io
 from collections.abc import Sequence
@@ -16,22 +16,16 @@ ImageLike = Image.Image | Float[Tensor, "3 H W"] | Float[np.ndarray, "H W 3"]
 """A PIL image, or a tensor or an array with channels last in [0, 1]."""
 
 ImagesLike = ImageLike | Sequence[ImageLike] | Float[Tensor, "b 3 H W"] | Float[np.ndarray, "b H W 3"]
-"""A picture or several, as a list or a batch."""
+"""One image or several, as a list or a batch."""
 
 LEVELS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16")
-"""Modes of PIL images whose levels mean the same to everybody."""
-
-WHITE = (255, 255, 255, 255)
-"""What shows through transparent pixels."""
-
-SIXTEEN_BIT_STEP = 257
-"""Levels of a 16-bit image to one level of an 8-bit image: 65535 / 255."""
+"""Modes of PIL images whose levels have one meaning."""
 
 
 def load_image(
     source: Path | bytes, size: tuple[int, int] | None = None, name: str | None = None
 ) -> Float[Tensor, "3 H W"]:
-    """Read an image file, turn it upright by its EXIF tag and make it RGB; transparent pixels show white.
+    """Read an image file, turn it upright by its EXIF tag and make it RGB; transparent pixels become white.
 
     The whole image is resized to `size`, without a crop: boxes of a chain are relative to width and height, so they
     stay right whatever the aspect ratio.
@@ -39,38 +33,37 @@ def load_image(
     Args:
         source: A file, or the bytes of one, in any format that Pillow reads.
         size: (height, width) in pixels; None keeps the image's own.
-        name: What error messages call the image; its path by default.
+        name: The name of the image in error messages; its path by default.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: The file is not an image or is damaged.
     """
     return _resized(open_image(source, name), size)
 
 
 def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
-    """The RGB image of a file, upright; arguments and errors are those of `load_image`."""
+    """Open the RGB image of a file, upright; arguments and errors are those of `load_image`."""
     name = name or (str(source) if isinstance(source, Path) else "image bytes")
     if isinstance(source, Path) and not source.is_file():
         raise FileNotFoundError(f"{name}: no such image file")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            image = _rgb(ImageOps.exif_transpose(opened))
+            return _rgb(ImageOps.exif_transpose(opened))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else error
         raise ValueError(f"{name}: not a readable image ({reason})") from None
-    return image
 
 
 def image_tensor(image: ImageLike, size: tuple[int, int]) -> Float[Tensor, "3 H W"]:
-    """An image in memory as `load_image` would have read it from a file.
+    """Convert an image in memory to the tensor that `load_image` would read from its file.
 
     Args:
         image: A PIL image, or a tensor or an array with channels last, in [0, 1].
         size: (height, width) in pixels.
 
     Raises:
-        ValueError: It is no such image.
+        ValueError: It is none of these.
     """
     if isinstance(image, Image.Image):
         if image.mode not in LEVELS:
@@ -102,9 +95,9 @@ def _resized(image: Image.Image, size: tuple[int, int] | None) -> Float[Tensor, 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        levels = np.asarray(image, dtype=np.int64) // SIXTEEN_BIT_STEP
+        levels = np.asarray(image, dtype=np.int64) // 257  # 65535 / 255
         image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         overlay = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", overlay.size, WHITE), overlay)
+        image = Image.alpha_composite(Image.new("RGBA", overlay.size, "white"), overlay)
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Several datasets as one by their weights, in a shuffled order that needs neither memory nor state."""
+"""Several datasets as one by their weights, in a shuffled order without memory or state."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,31 +18,25 @@ ROUNDS = 4
 
 
 def permuted(index: int, length: int, *key: int) -> int:
-    """Where `index` comes in a shuffled order of 0 .. length - 1, one order for each key.
+    """Return the element at `index` of a shuffled order of 0 .. length - 1, one order for each key.
 
-    A Feistel network permutes the smallest even number of bits that holds `length`; what falls outside is sent
-    through again until it falls inside, which keeps it a permutation.
+    A Feistel network permutes the smallest even number of bits that holds `length`. A result outside is permuted again
+    until it is inside, so that the whole remains a permutation.
     """
     half = ((length - 1).bit_length() + 1) // 2
     mask = (1 << half) - 1
     while True:
         left, right = index >> half, index & mask
         for turn in range(ROUNDS):
-            left, right = right, left ^ (_hash(right, turn, *key) & mask)
+            digest = blake2b(repr((right, turn, *key)).encode(), digest_size=8).digest()
+            left, right = right, left ^ (int.from_bytes(digest) & mask)
         index = left << half | right
         if index < length:
             return index
 
 
-def _hash(*values: int) -> int:
-    return int.from_bytes(blake2b(repr(values).encode(), digest_size=8).digest())
-
-
 BLOCK = 1024
-"""Samples among which the turns of the sources are shuffled; each source has its share of every block."""
-
-FINEST_SHARE = 1_000_000
-"""Shares are rounded to fractions of at most this denominator."""
+"""Samples of a block. Sources are shuffled in it; each has its fraction of every block."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class Source:
 
     Attributes:
         dataset: Any map-style dataset of samples with a length.
-        weight: Its share of the samples is this over the sum of all weights; its length does not matter.
+        weight: Its fraction of the samples is this divided by the sum of all weights; its length does not matter.
     """
 
     dataset: Dataset
@@ -59,18 +53,19 @@ class Source:
 
 
 class Mixture(Dataset[Sample]):
-    """Sample i comes from a source and a place in it that depend on the seed and i alone.
+    """Sample i comes from a source and an index in it that depend on the seed and i alone.
 
-    Each source is walked in a shuffled order, without repeats until it has been seen whole, then in another order.
-    Indices beyond `length` are valid and go on with the walk: epoch e is length * e .. length * (e + 1) - 1.
+    Each source is read in a shuffled order, without repeats until all of it was read, then in another order. Indices
+    beyond `length` are valid and continue the order: epoch e is length * e .. length * (e + 1) - 1.
 
     Args:
-        sources: What is mixed.
+        sources: Datasets and their weights.
         length: Samples of one epoch.
         seed: Seed of every order.
 
     Raises:
         ValueError: No sources, an empty one, or a weight that is not above zero.
+
     """
 
     def __init__(self, sources: Sequence[Source], length: int, seed: int = 0) -> None:
@@ -90,9 +85,8 @@ class Mixture(Dataset[Sample]):
         self._lengths = [len(source.dataset) for source in sources]  # type: ignore[arg-type]
         weights = [Fraction(source.weight) for source in sources]
         left = list(accumulate(reversed(weights)))[::-1]
-        shares = zip(weights, left, strict=True)
-        self._held: tuple[int, ndarray, ndarray] | None = None
-        self._shares = [(weight / rest).limit_denominator(FINEST_SHARE) for weight, rest in shares]
+        self._block: tuple[int, ndarray, ndarray] | None = None
+        self._fractions = [(w / rest).limit_denominator(1_000_000) for w, rest in zip(weights, left, strict=True)]
 
     def __len__(self) -> int:
         return self.length
@@ -106,19 +100,19 @@ class Mixture(Dataset[Sample]):
         return sample
 
     def locate(self, index: int) -> tuple[int, int]:
-        """(source, index in it) of sample `index`."""
+        """Return (source, index in it) of sample `index`."""
         if index < 0:
             raise IndexError(f"sample {index} of a mixture")
-        block, place = divmod(index, BLOCK)
-        if self._held is None or self._held[0] != block:
-            self._held = block, *self._schedule(block)
-        _, sources, visits = self._held
-        source, visit = int(sources[place]), int(visits[place])
+        block, position = divmod(index, BLOCK)
+        if self._block is None or self._block[0] != block:
+            self._block = block, *self._schedule(block)
+        _, sources, visits = self._block
+        source, visit = int(sources[position]), int(visits[position])
         turn, step = divmod(visit, self._lengths[source])
         return source, permuted(step, self._lengths[source], self.seed, source, turn)
 
     def _schedule(self, block: int) -> tuple[ndarray, ndarray]:
-        """The source of each place of a block, and how often it was visited before."""
+        """The source of each sample of a block, and how often it was visited before."""
         before, after = self._visits(block * BLOCK), self._visits((block + 1) * BLOCK)
         counts = [end - start for start, end in zip(before, after, strict=True)]
         rng = np.random.default_rng([self.seed, block])
@@ -128,13 +122,13 @@ class Mixture(Dataset[Sample]):
             visits[sources == source] = np.arange(start, end)
         return sources, visits
 
-    def _visits(self, place: int) -> list[int]:
-        """How often each source has been visited before a block's first place.
+    def _visits(self, count: int) -> list[int]:
+        """How often each source is visited by the first `count` samples, a whole number of blocks.
 
-        A source has its share of what the sources before it leave over, rounded down; the last has all of it.
+        A source has its fraction of what the sources before it leave, rounded down; the last has all of it.
         """
         visits = []
-        for share in self._shares:
-            visits.append(math.floor(place * share))
-            place -= visits[-1]
+        for fraction in self._fractions:
+            visits.append(math.floor(count * fraction))
+            count -= visits[-1]
         return visits

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import pyarrow
 from jaxtyping import Float
@@ -19,27 +19,12 @@ from got_core.data.images import load_image
 from got_core.types import Sample
 
 
-@runtime_checkable
-class Table(Protocol):
-    """Rows of one file, by index."""
-
-    def __len__(self) -> int: ...
-
-    def row(self, index: int) -> Mapping[str, Any]:
-        """The row's values by column."""
-        ...
-
-    def name(self, index: int) -> str:
-        """What error messages call the row."""
-        ...
-
-
 class JsonLines:
-    """A file with one JSON object a line. Only the places of the lines are held in memory.
+    """A file with one JSON object a line. Only the offsets of the lines are held in memory.
 
     Args:
         path: The file.
-        columns: Keys that must occur in it; a single record may still lack one.
+        columns: Keys that must occur in the file; a single record may lack one.
 
     Raises:
         ValueError: A key occurs in no record, or a line that is read is not a JSON object (file:line).
@@ -65,11 +50,11 @@ class JsonLines:
         return len(self._starts)
 
     def name(self, index: int) -> str:
-        """file:line."""
+        """Return the name of a row in error messages: file:line."""
         return f"{self.path}:{self._numbers[index]}"
 
     def row(self, index: int) -> Mapping[str, Any]:
-        """The line's object."""
+        """Read the object of a line."""
         with self.path.open("rb") as file:
             file.seek(self._starts[index])
             line = file.readline()
@@ -83,8 +68,9 @@ class JsonLines:
 
 
 class Parquet:
-    """A Parquet file. A row group is decoded when one of its rows is asked for, and kept until another one is:
-    for shuffled reading, write small groups (100 rows of images, say).
+    """A Parquet file. A row group is decoded when one of its rows is read, and cached until another one is read.
+
+    For shuffled reading, write small groups, such as 100 rows of images.
 
     Args:
         path: The file.
@@ -103,26 +89,26 @@ class Parquet:
                     raise _missing(path, column, file.schema_arrow.names)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         self._ends = list(accumulate(sizes))
-        self._held: tuple[int, pyarrow.Table] | None = None
+        self._cached: tuple[int, pyarrow.Table] | None = None
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_held": None}
+        return self.__dict__ | {"_cached": None}
 
     def name(self, index: int) -> str:
-        """file:row, from 0."""
+        """Return the name of a row in error messages: file:row, from 0."""
         return f"{self.path}:{index}"
 
     def row(self, index: int) -> Mapping[str, Any]:
-        """The row's values in the columns that are read."""
+        """Read the values of a row by column."""
         group = bisect_right(self._ends, index)
-        if self._held is None or self._held[0] != group:
+        if self._cached is None or self._cached[0] != group:
             with self._open() as file:
-                self._held = group, file.read_row_group(group, columns=self.columns, use_threads=False)
+                self._cached = group, file.read_row_group(group, columns=self.columns, use_threads=False)
         start = self._ends[group - 1] if group else 0
-        row: Mapping[str, Any] = self._held[1].slice(index - start, 1).to_pylist()[0]
+        row: Mapping[str, Any] = self._cached[1].slice(index - start, 1).to_pylist()[0]
         return row
 
     def _open(self) -> parquet.ParquetFile:
@@ -132,16 +118,19 @@ class Parquet:
             raise ValueError(f"{self.path}: not a Parquet file ({str(error).splitlines()[0]})") from None
 
 
+Table = JsonLines | Parquet
+"""Rows of one file, by index."""
+
 READERS: Mapping[str, type[JsonLines] | type[Parquet]] = {".jsonl": JsonLines, ".parquet": Parquet}
-"""What reads a file, by the end of its name."""
+"""The class of a file, by its suffix."""
 
 
 def open_tables(path: Path, columns: Sequence[str]) -> list[Table]:
-    """The tables of a file, or of a folder's files in the order of their names.
+    """Open the tables of a file, or of a folder's files in the order of their names.
 
     Raises:
-        FileNotFoundError: No such path.
-        ValueError: Nothing there that can be read, or a column is missing.
+        FileNotFoundError: The path does not exist.
+        ValueError: It has no file that can be read, or a column is missing.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
@@ -151,12 +140,12 @@ def open_tables(path: Path, columns: Sequence[str]) -> list[Table]:
     return [READERS[file.suffix](file, columns) for file in files]
 
 
-def _missing(path: Path, column: str, existing: Sequence[str] | Mapping[str, Any]) -> ValueError:
-    return ValueError(f"{path}: no column '{column}'; it has {', '.join(existing)}")
+def _missing(where: Path | str, column: str, existing: Sequence[str] | Mapping[str, Any]) -> ValueError:
+    return ValueError(f"{where}: no column '{column}'; it has {', '.join(existing)}")
 
 
 class RecordsDataset(Dataset[Sample]):
-    """Samples from JSON lines or Parquet, by index; an image is read only when its sample is asked for.
+    """Samples from JSON lines or Parquet, by index. An image is read only when its sample is.
 
     An image column holds a path, the bytes of an image file, or Hugging Face's struct {"bytes", "path"}. Every image
     is resized to `size` without a crop, so that the chain's boxes, which are relative to the image, stay right.
@@ -164,17 +153,17 @@ class RecordsDataset(Dataset[Sample]):
     Args:
         path: A .jsonl or .parquet file, or a folder of them (read in the order of their names).
         size: (height, width) of the samples in pixels, or one number for both.
-        prompt_column: The caption or instruction. Of a list of phrasings, record i takes number i modulo their count.
+        prompt_column: The caption or instruction. Of a list of wordings, record i takes number i modulo their count.
         chain_column: The reasoning chain, in any form that `got_core.chain.parser` reads.
-        image_column: The image to be drawn.
-        source_column: The image to be edited, or None when there are no edits; a record in which it is missing or
-            empty is text-to-image.
+        image_column: The target image.
+        source_column: The image to be edited, or None without edits; a record in which it is missing or empty is
+            text-to-image.
         coordinates_column: Boxes of the chain's placeholders, as in OmniEdit-GoT; None when the chain has its own.
-        image_root: Folder that paths of images start from; the folder of the records by default.
+        image_root: Folder of relative paths of images; by default the folder of the records.
 
     Raises:
-        FileNotFoundError: No such records, or no such image.
-        ValueError: A missing column, a bad line or an unreadable image; the first record is tried at once.
+        FileNotFoundError: The records or an image do not exist.
+        ValueError: A missing column, a bad line or an unreadable image. The first record is read at once.
     """
 
     def __init__(
@@ -227,8 +216,9 @@ class RecordsDataset(Dataset[Sample]):
         )
 
     def _prompt(self, record: Mapping[str, Any], index: int, where: str) -> str:
-        phrasings = _value(record, self.prompt_column, where)
-        prompt = phrasings[index % len(phrasings)] if isinstance(phrasings, list) and phrasings else phrasings
+        prompt = _value(record, self.prompt_column, where)
+        if isinstance(prompt, list) and prompt:
+            prompt = prompt[index % len(prompt)]
         return _text(prompt, self.prompt_column, where)
 
     def _chain(self, record: Mapping[str, Any], where: str) -> str:
@@ -255,7 +245,7 @@ class RecordsDataset(Dataset[Sample]):
 
 def _value(record: Mapping[str, Any], column: str, where: str) -> Any:
     if column not in record:
-        raise ValueError(f"{where}: no column '{column}'; it has {', '.join(record)}")
+        raise _missing(where, column, record)
     return record[column]
 
 

@@ -1,4 +1,4 @@
-"""Box masks for a codec to learn from."""
+"""Box masks for the training of a codec."""
 
 import pytest
 import torch

@@ -1,11 +1,12 @@
-"""What is left of a chain in each form, and that training and validation get it."""
+"""Chains in each form, and that training and validation get them."""
 
 import pickle
+from functools import partial
 
 import pytest
 
 from got_core.chain.parser import parse
-from got_core.data.datamodule import FormedChains, in_form, without_boxes
+from got_core.data.datamodule import batch_in_form, in_form, without_boxes
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.types import Batch
 
@@ -25,11 +26,11 @@ from got_core.types import Batch
         ("", ""),
     ],
 )
-def test_words_are_what_is_left_without_boxes(chain, words):
+def test_words_are_the_chain_without_boxes(chain, words):
     assert without_boxes(chain) == words
 
 
-def test_the_words_of_drawn_scenes_name_the_same_objects_and_no_box():
+def test_the_words_of_rendered_scenes_name_the_same_objects_and_no_box():
     scenes = ScenesDataset(length=60)
     for index in range(60):
         chain = scenes.sketch(index).chain
@@ -41,9 +42,9 @@ def test_the_words_of_drawn_scenes_name_the_same_objects_and_no_box():
         assert in_form(chain, "none") == ""
 
 
-def test_a_processor_gets_formed_chains_also_in_a_worker():
+def test_a_processor_gets_chains_in_a_form_also_in_a_worker():
     scenes = ScenesDataset(length=2)
-    formed = pickle.loads(pickle.dumps(FormedChains(Batch.collate, "none")))
-    batch = formed([scenes[0], scenes[1]])
+    collate = pickle.loads(pickle.dumps(partial(batch_in_form, Batch.collate, "none")))
+    batch = collate([scenes[0], scenes[1]])
     assert batch.chains == ("", "")
     assert batch.prompts == (scenes[0].prompt, scenes[1].prompt)

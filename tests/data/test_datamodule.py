@@ -1,4 +1,4 @@
-"""A resumed run sees the samples, random numbers and losses of the uninterrupted one; recipes build the DataModule."""
+"""A resumed run has the samples, random numbers and losses of the uninterrupted one; recipes build the DataModule."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ STEPS = 11
 
 
 class Brightness(LightningModule):
-    """Linear regression of an image's brightness from noisy pixels; notes what it is given."""
+    """Linear regression of an image's brightness from noisy pixels; records its batches."""
 
     processor = staticmethod(Batch.collate)
 
@@ -146,7 +146,7 @@ def test_a_recipe_builds_it_from_class_paths(datasets):
     assert built.validation_batch_size == 4
 
 
-def test_what_is_wrong_is_said_at_once(datasets):
+def test_errors_are_raised_at_once(datasets):
     with pytest.raises(ValueError, match="batch_size and validation_batch_size must be at least 1"):
         GoTDataModule([Source(datasets[0])], batch_size=0)
     with pytest.raises(ValueError, match="at least one source"):
@@ -178,7 +178,7 @@ def test_gradients_are_accumulated_until_the_global_batch_is_full(tmp_path, data
         (6, 2, "a global batch of 6 takes 3"),
     ],
 )
-def test_a_global_batch_that_cannot_be_is_refused_before_training(global_batch, accumulated, message, datasets):
+def test_an_impossible_global_batch_is_refused_before_training(global_batch, accumulated, message, datasets):
     module = GoTDataModule([Source(datasets[1])], batch_size=2, global_batch_size=global_batch)
     trainer = Trainer(
         max_steps=1,

@@ -74,7 +74,7 @@ def test_a_palette_entry_may_be_transparent():
     assert pixels[:, 1, 1].tolist() == [1, -1, -1]
 
 
-def test_the_whole_image_is_resized_so_relative_places_stay():
+def test_the_whole_image_is_resized_so_relative_positions_stay():
     wide = Image.new("RGB", (80, 20))
     wide.paste(RED, (40, 0, 80, 20))
     pixels = load_image(encoded(wide), size=(16, 32))

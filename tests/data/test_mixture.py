@@ -1,4 +1,4 @@
-"""Orders and shares of a mixture, from their definitions."""
+"""Orders and fractions of a mixture, from their definitions."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from got_core.data.datamodule import ResumableLoader, Walk
+from got_core.data.datamodule import MixtureSampler, ResumableLoader
 from got_core.data.mixture import BLOCK, Mixture, Source, permuted
 from got_core.types import Sample
 
@@ -42,7 +42,7 @@ def test_a_shuffled_order_is_spread_out_and_depends_on_its_key():
         assert abs(steps[0, 1]) < 0.1
 
 
-def test_shares_follow_the_weights_in_every_block():
+def test_fractions_follow_the_weights_in_every_block():
     sources = [
         Source(Numbered(7), 6.0),
         Source(Numbered(1000), 3.0),
@@ -52,24 +52,24 @@ def test_shares_follow_the_weights_in_every_block():
     mixture = Mixture(sources, length=10)
     for block in range(3):
         counts = Counter(mixture.locate(block * BLOCK + i)[0] for i in range(BLOCK))
-        for number, share in enumerate([0.6, 0.3, 0.05, 0.05]):
-            assert abs(counts[number] - share * BLOCK) <= 2
+        for number, fraction in enumerate([0.6, 0.3, 0.05, 0.05]):
+            assert abs(counts[number] - fraction * BLOCK) <= 2
 
 
-def test_a_source_is_seen_whole_before_anything_repeats():
+def test_all_of_a_source_is_read_before_anything_repeats():
     lengths = (60, 35)
     mixture = Mixture([Source(Numbered(length), weight) for length, weight in zip(lengths, (1, 2), strict=True)], 10, 4)
-    seen: list[list[int]] = [[], []]
+    visited: list[list[int]] = [[], []]
     for index in range(3 * BLOCK):
         source, inner = mixture.locate(index)
-        seen[source].append(inner)
-    for visits, length in zip(seen, lengths, strict=True):
+        visited[source].append(inner)
+    for visits, length in zip(visited, lengths, strict=True):
         passes = [visits[start : start + length] for start in range(0, len(visits) - length, length)]
         assert all(sorted(order) == list(range(length)) for order in passes)
         assert passes[0] != passes[1]
 
 
-def test_samples_do_not_depend_on_what_was_asked_before():
+def test_samples_do_not_depend_on_earlier_requests():
     def mixture() -> Mixture:
         return Mixture([Source(Numbered(60)), Source(Numbered(35), 0.3)], length=10)
 
@@ -114,14 +114,14 @@ def test_impossible_mixtures_are_refused(sources, message):
 
 def test_ranks_share_an_epoch_and_epochs_follow_each_other():
     mixture = Mixture([Source(Numbered(100))], length=25)
-    walks = [Walk(mixture, batch_size=3, num_replicas=2, rank=rank) for rank in range(2)]
+    samplers = [MixtureSampler(mixture, batch_size=3, num_replicas=2, rank=rank) for rank in range(2)]
     epochs = []
     for epoch in range(2):
-        for walk in walks:
-            walk.set_epoch(epoch)
-        epochs.append(sorted(index for walk in walks for index in walk))
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        epochs.append(sorted(index for sampler in samplers for index in sampler))
     assert epochs == [list(range(24)), list(range(24, 48))]
-    assert [len(walk) for walk in walks] == [12, 12]
+    assert [len(sampler) for sampler in samplers] == [12, 12]
 
 
 def loader(ranks: int = 1, rank: int = 0) -> ResumableLoader:
@@ -129,30 +129,30 @@ def loader(ranks: int = 1, rank: int = 0) -> ResumableLoader:
     return ResumableLoader(mixture, 3, ranks, rank, collate_fn=lambda samples: [int(s.prompt) for s in samples])
 
 
-def test_a_loader_goes_on_from_any_place():
+def test_a_loader_continues_from_any_position():
     first = loader()
     batches = [batch for _ in range(5) for batch in first]
     assert len(batches) == 20
     assert len({number for batch in batches for number in batch}) == 60
-    for place in range(10):
+    for position in range(10):
         resumed = loader()
-        resumed.load_state_dict({"position": place * 3})
-        assert resumed.state_dict() == {"position": place * 3}
-        left = 4 - place % 4
-        assert [batch for _ in range(2) for batch in resumed] == batches[place : place + left + 4]
+        resumed.load_state_dict({"position": position * 3})
+        assert resumed.state_dict() == {"position": position * 3}
+        left = 4 - position % 4
+        assert [batch for _ in range(2) for batch in resumed] == batches[position : position + left + 4]
 
 
-def test_an_epoch_that_was_cut_short_is_not_taken_up_again():
+def test_an_interrupted_epoch_is_not_continued():
     cut = loader()
     batches = iter(cut)
     assert next(batches) == [int(cut.dataset[i].prompt) for i in range(3)]
     assert cut.state_dict() == {"position": 3}
-    cut.walk.set_epoch(1)
+    cut.order.set_epoch(1)
     assert next(iter(cut)) == [int(cut.dataset[i].prompt) for i in range(12, 15)]
     assert cut.state_dict() == {"position": 15}
 
 
-def test_a_place_holds_for_another_number_of_ranks():
+def test_a_position_is_valid_for_another_number_of_ranks():
     whole = loader()
     two = [loader(2, rank) for rank in range(2)]
     for part in two:
@@ -163,4 +163,4 @@ def test_a_place_holds_for_another_number_of_ranks():
 
 def test_an_epoch_holds_a_batch_for_every_rank():
     with pytest.raises(ValueError, match="epoch of 7 samples is less than one batch of 4 on each of 2 devices"):
-        Walk(Mixture([Source(Numbered(100))], length=7), batch_size=4, num_replicas=2)
+        MixtureSampler(Mixture([Source(Numbered(100))], length=7), batch_size=4, num_replicas=2)

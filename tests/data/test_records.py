@@ -86,7 +86,7 @@ def test_a_folder_is_read_in_the_order_of_its_files(folder, tmp_path):
     assert dataset[0].size == (16, 16)
 
 
-def test_columns_are_named_and_phrasings_take_turns(folder, tmp_path):
+def test_columns_are_named_and_wordings_alternate(folder, tmp_path):
     records = [{"ask": ["one", "two"], "why": "", "to": "cat_grey.png", "from": "cat.png"}] * 3
     path = write_lines(tmp_path / "r.jsonl", *records)
     dataset = RecordsDataset(path, 8, "ask", "why", "to", "from", image_root=str(folder))
@@ -117,7 +117,7 @@ def test_bad_coordinates_name_the_record(folder, tmp_path, coord, message):
         RecordsDataset(path, 8, coordinates_column="coord", image_root=str(folder))
 
 
-def test_what_is_wrong_with_the_files_is_said_at_once(folder, tmp_path):
+def test_errors_of_files_are_raised_at_once(folder, tmp_path):
     good = RECORDS[0]
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl: no such file or folder"):
         RecordsDataset(str(tmp_path / "nowhere.jsonl"), 8)

@@ -11,33 +11,33 @@ CHAIN = (
 )
 
 
-def test_pixels_survive_the_way_to_a_picture():
+def test_pixels_stay_the_same_in_a_pil_image():
     levels = torch.randint(0, 256, (3, 5, 7), generator=torch.Generator().manual_seed(0))
-    picture = np.array(to_pil(levels / 127.5 - 1))
-    assert (picture == levels.permute(1, 2, 0).numpy()).all()
+    image = np.array(to_pil(levels / 127.5 - 1))
+    assert (image == levels.permute(1, 2, 0).numpy()).all()
 
 
 def test_a_layout_enlarges_without_smoothing_and_outlines_the_box_in_its_colour():
-    picture = np.array(draw_layout(torch.zeros(3, 32, 32), CHAIN))
-    assert picture.shape == (LAYOUT_SIDE, LAYOUT_SIDE, 3)
-    red = (picture == (255, 0, 0)).all(-1)
+    image = np.array(draw_layout(torch.zeros(3, 32, 32), CHAIN))
+    assert image.shape == (LAYOUT_SIDE, LAYOUT_SIDE, 3)
+    red = (image == (255, 0, 0)).all(-1)
     rows, columns = red.any(1).nonzero()[0], red.any(0).nonzero()[0]
     quarter = LAYOUT_SIDE // 4
     assert abs(rows[0] - quarter) <= 1
     assert abs(rows[-1] - 3 * quarter) <= 1
     assert abs(columns[0] - quarter) <= 1
     assert abs(columns[-1] - 3 * quarter) <= 1
-    assert (picture[quarter + 8 : -quarter - 8, quarter + 8 : -quarter - 8] == 128).all()
+    assert (image[quarter + 8 : -quarter - 8, quarter + 8 : -quarter - 8] == 128).all()
 
 
-def test_a_chain_without_boxes_leaves_the_picture_alone():
-    picture = np.array(draw_layout(torch.zeros(3, 32, 32), "a plain scene"))
-    assert (picture == 128).all()
+def test_a_chain_without_boxes_leaves_the_image_unchanged():
+    image = np.array(draw_layout(torch.zeros(3, 32, 32), "a plain scene"))
+    assert (image == 128).all()
 
 
-def test_regions_without_a_colour_are_told_apart():
+def test_regions_without_a_colour_have_different_ones():
     regions = parse("a cat (0,0),(100,100) and a dog (200,200),(300,300)").regions
-    assert len({region_colour(region, place) for place, region in enumerate(regions)}) == 2
+    assert len({region_colour(region, index) for index, region in enumerate(regions)}) == 2
 
 
 def test_a_sheet_holds_every_tile_and_the_source_of_an_edit():
