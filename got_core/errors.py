@@ -1,19 +1,19 @@
-"""Errors that users can mend, in one line, and library messages that tell them nothing."""
+"""Errors that users can correct, in one line, and filters of library messages that do not help them."""
 
 import logging
 import re
 import warnings
 
 LONGEST = 400
-"""Characters of a reason that are shown."""
+"""Most characters of a reason that are shown."""
 
 
 class UserError(Exception):
-    """A mistake in a recipe, a command line or a file; its text says what and where, and is all that is shown."""
+    """A mistake in a recipe, a command line or a file; its message names problem and location, and only it is shown."""
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's text as one line of bounded length; of one that came from a loader's worker, its last line."""
+    """Return an exception's message as one line of limited length; of an error in a loader's worker, the last line."""
     text = str(error).strip() or type(error).__name__
     if text.startswith("Caught ") and " worker process " in text.split("\n")[0]:
         text = re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
@@ -31,15 +31,15 @@ _EXPECTED_WARNINGS = (
     ".*returned a view tensor.*",  # of sharded modules; nothing is changed in place
     ".*isinstance.treespec, LeafSpec.*",
     ".*is_gradient_checkpointing. is deprecated.*",  # read by peft
-    ".*predict returned None.*",  # what is drawn is written to files
-    ".*local rank has zero.*",  # there are fewer images than ranks
+    ".*predict returned None.*",  # images are written to files
+    ".*local rank has zero.*",  # fewer images than ranks
 )
 
 
 def hide_expected() -> None:
-    """Leave out what Lightning says of the machine and of seeds, and expected warnings; those that matter stay.
+    """Hide Lightning's messages about the machine and seeds, and expected warnings. Other warnings stay.
 
-    To be called once the libraries are imported, which set up their loggers then.
+    Call it after the libraries are imported, because they set up their loggers then.
     """
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What a component must be. Read this first: everything else implements or composes these five.
+"""The interfaces of components. Read this first: everything else implements or composes these five.
 
 A recipe names classes by path; the type annotation where a class is used is the only registry. All shapes use
 b batch, l or n tokens, d width, c channels, h w latent size, H W image size. Times `t` are in scheduler units, 0
@@ -33,46 +33,46 @@ class Scheduler(Protocol):
     timesteps: Tensor
 
     def set_timesteps(self, num_inference_steps: int, device: device) -> None:
-        """Choose the times of sampling."""
+        """Set the times of sampling."""
         ...
 
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool) -> tuple[Tensor, ...]:
-        """From one time to the next; the new sample comes first."""
+        """Step from one time to the next; the new sample comes first."""
         ...
 
 
 Generators = Generator | Sequence[Generator]
-"""Sources of chance: one for a whole batch, or one for each sample, which makes a sample independent of its batch."""
+"""Random number generators: one for a whole batch, or one for each sample, which makes it independent of its batch."""
 
 ChainListener = Callable[[tuple[str, ...]], None]
-"""Hears the chains of a batch while they are written, one text a sample."""
+"""Is called with the chains of a batch while they are written, one text for each sample."""
 
 
 class Component(nn.Module):
     """A module that names its repeated blocks once, for sharding, activation checkpointing and compilation."""
 
     def blocks(self) -> Iterable[nn.Module]:
-        """The repeated blocks, in order; empty when there is nothing worth sharding."""
+        """Return the repeated blocks, in order; empty if the module is too small for sharding."""
         return ()
 
     def export(self, folder: Path) -> None:
         """Write the weights into a new folder for use elsewhere, as safetensors.
 
-        A model of transformers or diffusers is written in that library's layout, adapters merged; what is of this
-        project under its own names. Nothing is written where there are no weights.
+        A model of transformers or diffusers is written in that library's layout with adapters merged, other modules
+        under the names of this project. Nothing is written if there are no weights.
         """
         if any(True for _ in self.parameters()):
             folder.mkdir(parents=True)
             save_model(self, str(folder / "model.safetensors"))
 
     def standalone(self, folder: Path) -> dict[str, Any]:
-        """Arguments that build this component again without weights from elsewhere, for `GoTPipeline.save_pretrained`.
+        """Return arguments that rebuild this component without other files, for `GoTPipeline.save_pretrained`.
 
         Args:
-            folder: Where the files lie that the arguments name; made only if there are any.
+            folder: The folder of the files that the arguments name; created only if there are any.
 
         Returns:
-            Values in place of those it was built with, the others stay; a file or folder is a `Path` in `folder`.
+            Values that replace those of its construction; the others stay. A file or folder is a `Path` in `folder`.
         """
         return {}
 
@@ -84,9 +84,9 @@ class Reasoner(Component, ABC):
         dim: Width d of the states.
         num_tokens: Number N of states.
         processor: Makes batches for this reasoner.
-        reads_earlier: Whether edits are told what was asked in earlier turns (`Batch.earlier`).
-        question_processor: Makes batches of plain questions, with an image or without, and answers in the place of
-            chains, for `likelihood`; None for a reasoner that answers none.
+        reads_earlier: Whether edits use the requests of earlier turns (`Batch.earlier`).
+        question_processor: Makes batches of plain questions, with or without an image, and answers instead of chains,
+            for `likelihood`; None for a reasoner that answers no questions.
     """
 
     dim: int
@@ -100,16 +100,16 @@ class Reasoner(Component, ABC):
         return None
 
     def likelihood(self, batch: Batch) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
-        """The log-likelihood in nats of each chain, without what ends it, and its number of tokens.
+        """Compute the log-likelihood in nats of each chain, without its end token, and its number of tokens.
 
         Raises:
-            NotImplementedError: The reasoner has no such thing.
+            NotImplementedError: The reasoner gives no likelihoods.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how likely a text is")
 
     @abstractmethod
     def forward(self, batch: Batch) -> Reasoning:
-        """Teacher-forced on `batch.chains`: chain loss and states from one pass."""
+        """Compute chain loss and states in one pass, teacher-forced on `batch.chains`."""
 
     @abstractmethod
     def generate(
@@ -123,20 +123,20 @@ class Reasoner(Component, ABC):
     ) -> Reasoning:
         """Write the chains (greedily at temperature 0) and read the states from the same cache.
 
-        The listener, if there is one, is called with the chains so far after each token.
+        The listener, if given, is called with the chains so far after each token.
         """
 
     @abstractmethod
     def summarize(self, batch: Batch, chains: Sequence[str]) -> Reasoning:
-        """States after given chains, one a sample, such as a user's edited ones."""
+        """Compute the states after given chains, one for each sample, such as chains edited by a user."""
 
 
 class LatentCodec(Component, ABC):
-    """Images to latents and back; frozen. Owns scale and shift, so nobody else knows them.
+    """Converts images to latents and back; frozen. Scale and shift of latents are used nowhere else.
 
     Attributes:
         latent_channels: Channels c of a latent.
-        downsample: Image pixels to a latent pixel, along each side.
+        downsample: Image pixels per latent pixel, along each side.
     """
 
     latent_channels: int
@@ -144,11 +144,11 @@ class LatentCodec(Component, ABC):
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "b 3 H W"], scaled: bool = True) -> Float[Tensor, "b c h w"]:
-        """Latents, the mode where the codec is stochastic; `scaled=False` leaves out scale and shift."""
+        """Encode images to latents, to the mode if the codec is stochastic; `scaled=False` omits scale and shift."""
 
     @abstractmethod
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Images in [-1, 1] from scaled latents."""
+        """Decode scaled latents to images in [-1, 1]."""
 
 
 class GuidanceEncoder(Component, ABC):
@@ -157,9 +157,9 @@ class GuidanceEncoder(Component, ABC):
     Attributes:
         state_dim: Width of the reasoner's states it takes.
         token_dim: Width of `Guidance.tokens` it makes.
-        pooled_dim: Width of `Guidance.pooled`, or None when it makes none.
-        spatial_channels: Channels of `Guidance.spatial`, or None when it makes none.
-        reference_channels: Channels of `Guidance.reference`, or None when it makes none.
+        pooled_dim: Width of `Guidance.pooled`, or None if it makes none.
+        spatial_channels: Channels of `Guidance.spatial`, or None if it makes none.
+        reference_channels: Channels of `Guidance.reference`, or None if it makes none.
     """
 
     state_dim: int
@@ -170,7 +170,7 @@ class GuidanceEncoder(Component, ABC):
 
     @abstractmethod
     def forward(self, reasoning: Reasoning, batch: Batch, codec: LatentCodec) -> Guidance:
-        """Guidance for `batch.size`; boxes are read from `reasoning.chains`."""
+        """Make guidance for `batch.size`; boxes are read from `reasoning.chains`."""
 
     @abstractmethod
     def drop(
@@ -180,14 +180,14 @@ class GuidanceEncoder(Component, ABC):
         spatial: Bool[Tensor, " b"],
         reference: Bool[Tensor, " b"],
     ) -> Guidance:
-        """Replace parts by their nulls where the mask is True. The nulls live here and nowhere else."""
+        """Replace parts by their nulls where the mask is True. Only the encoder knows the nulls."""
 
 
 class DenoisingBackbone(Component, ABC):
     """Predicts noise or velocity under guidance.
 
     Attributes:
-        latent_channels: Channels c of what it denoises.
+        latent_channels: Channels c of the latents.
         token_dim, pooled_dim, spatial_channels, reference_channels: The guidance it takes, as in `GuidanceEncoder`;
             None for a field it does not use.
     """
@@ -202,14 +202,14 @@ class DenoisingBackbone(Component, ABC):
     def forward(
         self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], guidance: Guidance
     ) -> Float[Tensor, "b c h w"]:
-        """The prediction that the objective trains, for noisy latents at times t in 0 to 1000.
+        """Predict what the objective trains, for noisy latents at times t in 0 to 1000.
 
         Raises:
-            ValueError: The guidance lacks a declared field; `check_guidance` sees to it.
+            ValueError: The guidance lacks a declared field (`check_guidance`).
         """
 
     def check_guidance(self, guidance: Guidance) -> None:
-        """See that each field the backbone takes is there and as wide as it declares.
+        """Check that the guidance has each field that the backbone takes, with its declared width.
 
         Raises:
             ValueError: Names the backbone, the field and both widths.
@@ -231,42 +231,42 @@ Predict = Callable[[Float[Tensor, "b c h w"], Float[Tensor, " b"]], Float[Tensor
 
 
 class NoiseObjective(ABC):
-    """How noise is added, what is predicted, and how it is taken away again. Holds no weights."""
+    """Defines how noise is added, what is predicted, and how noise is removed. Has no weights."""
 
     @abstractmethod
     def sample_noise(
         self, x0: Float[Tensor, "b c h w"], generator: Generator | None = None
     ) -> Float[Tensor, "b c h w"]:
-        """Noise for training, of the shape and device of x0."""
+        """Sample noise for training, of the shape and device of x0."""
 
     @abstractmethod
     def sample_t(self, batch_size: int, device: device, generator: Generator | None = None) -> Float[Tensor, " b"]:
-        """Training times in 0 to 1000."""
+        """Sample training times in 0 to 1000."""
 
     @abstractmethod
     def corrupt(
         self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """(x_t, what the backbone should predict for it)."""
+        """Return x_t and the target of the backbone's prediction."""
 
     @abstractmethod
     def loss(
         self, predict: Predict, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
-        """Denoising loss of each sample."""
+        """Compute the denoising loss of each sample."""
 
     @abstractmethod
     def scheduler(self) -> Scheduler:
-        """A fresh diffusers scheduler that samples what this objective trains."""
+        """Return a new diffusers scheduler for models of this objective."""
 
 
 def check_widths(
     reasoner: Reasoner, guidance: GuidanceEncoder, backbone: DenoisingBackbone, codec: LatentCodec
 ) -> None:
-    """Hold the widths that components declare against each other.
+    """Check that the widths that components declare fit each other.
 
     Raises:
-        ValueError: The first pair that does not fit, naming both sides.
+        ValueError: The first pair that does not fit; names both sides.
     """
     names = {part: type(module).__name__ for part, module in
              {"reasoner": reasoner, "guidance": guidance, "backbone": backbone, "codec": codec}.items()}  # fmt: skip

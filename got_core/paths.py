@@ -1,4 +1,4 @@
-"""Where things are: paths written in recipes, and the files of a run's folder."""
+"""Paths: those written in recipes, and the files of a run's folder."""
 
 import re
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LARGEST_SEED = 2**31 - 1
-"""Seeds beyond this are refused."""
+"""Largest seed that is accepted."""
 
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The folder the packages are installed in; shipped recipes and their assets lie beside them."""
+"""The folder of the installed packages; bundled recipes and their assets are beside them."""
 
 BUNDLED_MODEL = "recipes/assets/scenes_model"
-"""The small model of drawn scenes that comes with the packages, as `locate` finds it."""
+"""The bundled small model of rendered scenes, as `locate` finds it."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIXES = {
@@ -38,7 +38,7 @@ _inside: ContextVar[Path | None] = ContextVar("inside", default=None)
 
 @contextmanager
 def only_inside(folder: Path) -> Iterator[None]:
-    """Inside, `locate` returns only what lies in a folder, links followed: no hub id, and nothing of the user's."""
+    """Restrict `locate` to files in a folder, after links: no hub id, and no other file of the user."""
     token = _inside.set(folder.resolve())
     try:
         yield
@@ -47,12 +47,12 @@ def only_inside(folder: Path) -> Iterator[None]:
 
 
 def locate(path: str | Path) -> str:
-    """An existing file or folder: as given (from the working directory), else beside the installed packages.
+    """Find an existing file or folder: as given (from the working directory), else beside the installed packages.
 
-    What is in neither place but reads like a hub id (`org/name`) is returned unchanged.
+    A path that does not exist but looks like a hub id (`org/name`) is returned unchanged.
 
     Raises:
-        FileNotFoundError: Nothing is there and it is no hub id.
+        FileNotFoundError: The path does not exist and is no hub id.
     """
     folder = _inside.get()
     if folder is not None:
@@ -74,7 +74,7 @@ def _is_folder(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a training run and the names of what lies in it."""
+    """The folder of a training run and the names of its files."""
 
     folder: Path
 
@@ -105,22 +105,22 @@ class Run:
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains."""
+        """Locked by the process that trains."""
         return self.folder / ".lock"
 
     @property
     def samples(self) -> Path:
-        """Contact sheet of the final drawings."""
+        """Contact sheet of the final images."""
         return self.folder / "samples.png"
 
 
 def find_checkpoint(path: str | Path) -> tuple[Run, Path]:
-    """The run and the checkpoint meant by a folder, or by a file in it.
+    """Find the run and the checkpoint of a folder, or of a file in it.
 
     A run's folder has its newest checkpoint in `checkpoints/`; an imported one has `model.safetensors`.
 
     Raises:
-        FileNotFoundError: No such file or folder, no checkpoint in it, or no recipe beside it.
+        FileNotFoundError: The path does not exist, has no checkpoint, or has no recipe beside it.
     """
     try:
         given = Path(locate(path)).absolute()

@@ -1,6 +1,6 @@
 """The values that travel between components: Sample -> Batch -> Reasoning -> Guidance.
 
-All are frozen dataclasses. Images are float tensors in [-1, 1], channels first; latents are whatever the codec makes.
+All are frozen dataclasses. Images are float tensors in [-1, 1], channels first; the codec defines the latents.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +17,16 @@ BLACK = -1.0
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to draw: what is asked, how it is reasoned about, and what the picture should be.
+    """One sample: the prompt, its reasoning chain, and the target image.
 
     Attributes:
         prompt: The caption (text-to-image) or the instruction (editing).
-        chain: The reasoning chain in any form that `got_core.chain` reads; empty where it is still to be written.
-        target: The image to be drawn, or None at sampling.
+        chain: The reasoning chain in any form that `got_core.chain` reads; empty where the reasoner must write it.
+        target: The image to be generated, or None at inference.
         source: The image to be edited, or None for text-to-image.
-        size: (height, width) of the image to be drawn, in pixels; that of `target` where there is one.
-        meta: Whatever scores or reports need to know; never read by a model.
-        earlier: What was asked in the turns before, the first first, where the sample goes on with a conversation.
+        size: (height, width) of the image to be generated, in pixels; that of `target` if it has one.
+        meta: Data for metrics and reports; never read by a model.
+        earlier: The requests of earlier turns, the first one first, where the sample continues a conversation.
     """
 
     prompt: str
@@ -44,10 +44,10 @@ class Batch:
 
     Attributes:
         prompts, chains, earlier, meta: One entry a sample.
-        target: Images to be drawn, or None when no sample has one.
-        source: Images to be edited; black where a sample has none. Always there: it carries the output size.
+        target: Images to be generated, or None if no sample has one.
+        source: Images to be edited; black where a sample has none. Never None: it has the output size.
         has_source: True where the sample is an edit.
-        inputs: Tensors for the reasoner alone, as its processor made them.
+        inputs: Tensors for the reasoner only, made by its processor.
     """
 
     prompts: tuple[str, ...]
@@ -61,7 +61,7 @@ class Batch:
 
     @classmethod
     def collate(cls, samples: Sequence[Sample]) -> "Batch":
-        """Stack samples of one size; the reasoner's `inputs` are left to its processor.
+        """Stack samples of one size; the reasoner's processor adds `inputs`.
 
         Raises:
             ValueError: No samples, sizes that differ, or targets in only some of the samples.
@@ -90,11 +90,11 @@ class Batch:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the images to be drawn."""
+        """(height, width) of the images to be generated."""
         return self.source.shape[-2], self.source.shape[-1]
 
     def samples(self, chains: Sequence[str] | None = None) -> list[Sample]:
-        """The samples this batch was made from, with other chains if given."""
+        """Return the samples of the batch, with other chains if given."""
         return [
             Sample(
                 prompt=self.prompts[i],
@@ -109,12 +109,12 @@ class Batch:
         ]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device; a copy to the CPU is complete when this returns."""
+        """Move the batch to another device; a copy to the CPU is complete when this returns."""
         leaves_cpu = torch.device(device).type != "cpu"
         return self._map(lambda tensor: tensor.to(device, non_blocking=leaves_cpu))
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory (called by the data loader)."""
+        """Move the batch to page-locked memory (called by the data loader)."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
@@ -129,11 +129,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reasoning:
-    """What a reasoner makes of a batch.
+    """The output of a reasoner for a batch.
 
     Attributes:
         states: The semantic summary: last hidden states at the N image tokens, width d.
-        chains: The reasoning chains the states were read after, as text.
+        chains: The reasoning chains before the image tokens, as text.
         loss: Mean cross-entropy over chain tokens; None when chains were generated or given.
     """
 
@@ -144,7 +144,7 @@ class Reasoning:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What steers a denoising backbone; a field is None when the encoder does not make it.
+    """The guidance of a denoising backbone; a field is None if the encoder does not make it.
 
     Attributes:
         tokens: Semantic guidance G_t as a sequence.
@@ -160,7 +160,7 @@ class Guidance:
 
     @staticmethod
     def cat(parts: Sequence["Guidance"]) -> "Guidance":
-        """Several guidances as one batch, in order; a field that is None in the first is None in the result."""
+        """Concatenate guidances to one batch, in order; a field that is None in the first is None in the result."""
         joined: dict[str, Tensor | None] = {}
         for entry in fields(Guidance):
             values = [getattr(part, entry.name) for part in parts]
@@ -170,11 +170,11 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Generation:
-    """What a system draws of a batch.
+    """The generated images of a batch.
 
     Attributes:
         images: In [-1, 1].
-        chains: The chains they were drawn from.
+        chains: The chains of the images.
     """
 
     images: Float[Tensor, "b 3 H W"]
