@@ -16,14 +16,13 @@ from got_core.weights.loading import fresh_weights
 
 NORM_EPS = 1e-6
 FREQUENCIES = 256
-"""Width of the sinusoids that a time is written in."""
-SLOWEST_PERIOD = 10_000
+"""Width of the sinusoidal embedding of a time."""
 
 
 def modulate(
     x: Float[Tensor, "b n d"], shift: Float[Tensor, "b d"], scale: Float[Tensor, "b d"]
 ) -> Float[Tensor, "b n d"]:
-    """Scale and shift all positions of a sample alike."""
+    """Scale and shift all positions of a sample in the same way."""
     return torch.addcmul(rearrange(shift, "b d -> b 1 d"), x, rearrange(1 + scale, "b d -> b 1 d"))
 
 
@@ -35,11 +34,11 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         exponents = torch.arange(FREQUENCIES // 2) / (FREQUENCIES // 2)
-        self.register_buffer("frequencies", torch.exp(-math.log(SLOWEST_PERIOD) * exponents), persistent=False)
+        self.register_buffer("frequencies", torch.exp(-math.log(10_000) * exponents), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        """One vector a time."""
+        """Return one vector for each time."""
         angles = rearrange(t.float(), "b -> b 1") * self.frequencies
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.mlp[0].weight.dtype))
 
@@ -57,7 +56,7 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"], tokens: Float[Tensor, "b l e"]) -> Float[Tensor, "b n d"]:
-        """What each position reads from the tokens."""
+        """Return what each position reads from the tokens."""
         q = rearrange(self.q(x), "b n (h c) -> b h n c", h=self.heads)
         k, v = rearrange(self.kv(tokens), "b l (two h c) -> two b h l c", two=2, h=self.heads)
         read = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
@@ -80,7 +79,7 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"], tokens: Float[Tensor, "b l e"] | None
     ) -> Float[Tensor, "b n d"]:
-        """`condition` is already activated, so that it is done once for all blocks."""
+        """Update image positions; `condition` is already activated, once for all blocks."""
         chunks = self.modulation(condition).chunk(6, dim=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = chunks
         attended = self.attn(modulate(self.norm_attn(x), shift_attn, scale_attn))
@@ -101,32 +100,32 @@ class Head(nn.Module):
         self.proj = nn.Linear(width, values)
 
     def forward(self, x: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]) -> Float[Tensor, "b n v"]:
-        """The values of each patch."""
+        """Return the values of each patch."""
         shift, scale = self.modulation(condition).chunk(2, dim=-1)
         return self.proj(modulate(self.norm(x), shift, scale))
 
 
 class FlowDiT(DenoisingBackbone):
-    """DiT (Peebles and Xie, 2023) in which guidance takes the place of the class label.
+    """DiT (Peebles and Xie, 2023) with guidance in place of the class label.
 
     The semantic guidance is added to the time embedding and so modulates every block (adaLN), or is read by
-    cross-attention, or both. Spatial and reference latents join the noisy latent channel-wise before it is cut into
-    patches. Works for any height and width that the patch divides.
+    cross-attention, or both. Spatial and reference latents are concatenated to the noisy latent before it is cut into
+    patches. Any height and width that the patch divides can be used.
 
     Args:
         latent_channels: Channels of what is denoised.
         token_dim: Width of the guidance tokens; for adaLN their mean is taken, unless there is `pooled_dim`.
-        pooled_dim: Width of the pooled guidance that adaLN takes instead of the tokens' mean, or None. Take the mean
-            where the encoder's null leaves the pooled vector as it is, for else nothing is ever unguided.
-        spatial_channels, reference_channels: Channels of that guidance, or None to do without.
+        pooled_dim: Width of the pooled guidance that adaLN takes instead of the tokens' mean, or None. Use the mean if
+            the encoder's null does not change the pooled vector: otherwise no sample is ever unguided.
+        spatial_channels, reference_channels: Channels of that guidance, or None for no such guidance.
         width, depth, heads: Of the transformer; `width` is a multiple of `heads` and of 4.
         patch: Side of a patch, in latent pixels.
         mlp_ratio: Width of the MLPs over `width`.
         qk_norm: RMS-normalise queries and keys.
-        semantic: The way semantic guidance comes in.
+        semantic: How semantic guidance is used.
 
     Raises:
-        ValueError: Widths that do not fit each other, or `pooled_dim` without adaLN to take it.
+        ValueError: Widths do not fit, or `pooled_dim` is given without adaLN.
     """
 
     def __init__(
@@ -169,7 +168,7 @@ class FlowDiT(DenoisingBackbone):
         self._positions: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def _initialise(self) -> None:
-        """All initialisation: Xavier for every linear map, zero for what opens a branch of the residual stream."""
+        """Initialise all weights: Xavier for every linear map, zero for what gates a residual branch."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -181,17 +180,17 @@ class FlowDiT(DenoisingBackbone):
             nn.init.zeros_(module.weight)
 
     def blocks(self) -> nn.ModuleList:
-        """The transformer's blocks."""
+        """Return the transformer's blocks."""
         return self.layers
 
     def forward(
         self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], guidance: Guidance
     ) -> Float[Tensor, "b c h w"]:
-        """The prediction for noisy latents at times t in 0 to 1000.
+        """Predict noise or velocity from noisy latents at times t in 0 to 1000.
 
         Raises:
-            ValueError: Guidance without a field this backbone takes or of another width, or a size the patch does not
-                divide.
+            ValueError: Guidance lacks a field that this backbone takes or has another width, or the patch does not
+                divide the size.
         """
         rows, columns = self._grid(x_t, guidance)
         x = torch.cat([x_t, *self._maps(guidance)], dim=1)  # b (c + cs + cr) h w
@@ -204,7 +203,7 @@ class FlowDiT(DenoisingBackbone):
         return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, p=self.patch, q=self.patch)  # b c h w
 
     def _condition(self, t: Float[Tensor, " b"], guidance: Guidance) -> Float[Tensor, "b d"]:
-        """What modulates the blocks: the time, and with adaLN the semantic guidance."""
+        """Return what modulates the blocks: the time and, with adaLN, the semantic guidance."""
         condition = self.time(t)
         if self.summary is None:
             return condition
@@ -213,19 +212,19 @@ class FlowDiT(DenoisingBackbone):
         return condition + self.summary(guidance.pooled)
 
     def _maps(self, guidance: Guidance) -> list[Tensor]:
-        """The latent maps this backbone takes, in the order of its channels: spatial, reference."""
+        """Return the latent maps that this backbone takes, in the order of its channels: spatial, reference."""
         offered = ((guidance.spatial, self.spatial_channels), (guidance.reference, self.reference_channels))
         return [value for value, channels in offered if value is not None and channels is not None]
 
     def _position(self, rows: int, columns: int, like: Tensor) -> Float[Tensor, "n d"]:
-        """Sine-cosine positions, half of the width for the row and half for the column; made once a size."""
+        """Return cached sine-cosine positions, half of the width for the row and half for the column."""
         key = (rows, columns, like.device)
         if key not in self._positions:
             self._positions[key] = build_sincos2d_pos_embed([rows, columns], dim=self.width, device=like.device)
         return self._positions[key]
 
     def _grid(self, x_t: Tensor, guidance: Guidance) -> tuple[int, int]:
-        """(rows, columns) of patches, once size and guidance are known to fit."""
+        """Check size and guidance, and return (rows, columns) of patches."""
         height, width = x_t.shape[-2:]
         if height % self.patch or width % self.patch:
             raise ValueError(f"a latent of {height}x{width} does not divide into patches of {self.patch}")

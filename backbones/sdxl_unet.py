@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from got_core.interfaces import DenoisingBackbone
-from got_core.paths import locate
 from got_core.types import Guidance
-from got_core.weights.loading import build, build_saved
+from got_core.weights.loading import build_diffusers
 
 TIME_IDS = 6
 """SDXL's micro-conditioning: original size, crop corner, target size, each as (height, width)."""
@@ -23,16 +22,16 @@ TIME_IDS = 6
 class SDXLUNet(DenoisingBackbone):
     """A diffusers UNet of SDXL's kind and any size, as GoT uses it (section 4.2).
 
-    The tokens take the place of the text embeddings in cross-attention and the pooled vector that of the pooled text
-    embedding. Reference and spatial latents join the noisy latent, [noisy | reference | spatial]; the weights of
-    `conv_in` for the new channels start at zero, so that at first the UNet does what it did before.
+    The tokens replace the text embeddings in cross-attention, the pooled vector the pooled text embedding. Reference and
+    spatial latents are concatenated to the noisy latent, [noisy | reference | spatial]; the weights of `conv_in` for
+    the new channels start at zero, so the UNet's function does not change at first.
 
     Args:
         pretrained: Folder or hub id in diffusers' layout, in one file or sharded; give this or `config`.
         subfolder: Folder inside `pretrained`, such as "unet" in that of a whole pipeline.
         config: Arguments of `UNet2DConditionModel`, with `addition_embed_type: text_time`.
-        spatial_channels, reference_channels: Channels of that guidance, or None to do without.
-        downsample: Image pixels to a latent pixel, along each side; for the sizes that SDXL is told.
+        spatial_channels, reference_channels: Channels of that guidance, or None for no such guidance.
+        downsample: Image pixels per latent pixel along each side, for SDXL's conditioning on sizes.
 
     Raises:
         ValueError: Both or neither of `pretrained` and `config`, a UNet that is not of SDXL's kind, or weights that
@@ -49,13 +48,8 @@ class SDXLUNet(DenoisingBackbone):
         downsample: int = 8,
     ):
         super().__init__()
-        if (pretrained is None) == (config is None):
-            raise ValueError("a UNet comes from `pretrained` or from `config`; give exactly one of the two")
         self._pretrained = pretrained is not None
-        if pretrained is None:
-            self.unet = build(lambda: UNet2DConditionModel(**(config or {})))
-        else:
-            self.unet = build_saved(UNet2DConditionModel, locate(pretrained), subfolder)
+        self.unet = build_diffusers(UNet2DConditionModel, pretrained, subfolder, config)
         settings = self.unet.config
         if settings.addition_embed_type != "text_time":
             kind = settings.addition_embed_type
@@ -78,9 +72,9 @@ class SDXLUNet(DenoisingBackbone):
         self.unet.register_to_config(in_channels=channels)
 
     def blocks(self) -> Iterable[nn.Module]:
-        """The UNet's residual and transformer blocks.
+        """Return the UNet's residual and transformer blocks.
 
-        Its stages would be too much at a time: SDXL's largest has 1.2 billion parameters.
+        Its stages would be too large: SDXL's largest has 1.2 billion parameters.
         """
         return [block for block in self.unet.modules() if isinstance(block, ResnetBlock2D | BasicTransformerBlock)]
 
@@ -89,7 +83,7 @@ class SDXLUNet(DenoisingBackbone):
         self.unet.save_pretrained(folder)
 
     def standalone(self, folder: Path) -> dict[str, Any]:
-        """The configuration of the UNet as it is before it is widened, where it is not among the arguments."""
+        """Write the UNet's configuration, with the original width, if it is not among the arguments."""
         if not self._pretrained:
             return {}
         widened = self.unet.config.in_channels
@@ -101,10 +95,10 @@ class SDXLUNet(DenoisingBackbone):
     def forward(
         self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], guidance: Guidance
     ) -> Float[Tensor, "b c h w"]:
-        """The prediction for noisy latents at times t in 0 to 1000.
+        """Predict noise or velocity from noisy latents at times t in 0 to 1000.
 
         Raises:
-            ValueError: Guidance without a field that this backbone takes, or of another width.
+            ValueError: Guidance lacks a field that this backbone takes, or has another width.
         """
         self.check_guidance(guidance)
         used = ((guidance.reference, self.reference_channels), (guidance.spatial, self.spatial_channels))
@@ -117,7 +111,7 @@ class SDXLUNet(DenoisingBackbone):
 
 
 def inflated(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """The same convolution with more input channels, whose weights are zero."""
+    """Return the same convolution with more input channels, whose weights are zero."""
     wider = nn.utils.skip_init(
         nn.Conv2d,
         channels,

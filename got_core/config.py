@@ -1,6 +1,5 @@
-"""Reads recipes and configurations of saved models; inference takes components and plain values alone."""
+"""Reads recipes and configurations of saved models; inference reads only components and plain values."""
 
-import difflib
 import inspect
 import site
 import sys
@@ -21,7 +20,7 @@ from urllib.parse import unquote, urlparse
 import yaml
 
 from got_core.diffusion.sampling import GuidanceScales
-from got_core.errors import UserError, one_line
+from got_core.errors import UserError, did_you_mean, one_line
 from got_core.interfaces import DenoisingBackbone, GuidanceEncoder, LatentCodec, NoiseObjective, Reasoner
 from got_core.model import GoTModel
 from got_core.paths import ROOT, only_inside
@@ -33,12 +32,12 @@ INTERFACES: Mapping[str, type] = {
     "codec": LatentCodec,
     "objective": NoiseObjective,
 }
-"""The components of a model by argument, and what each must be a subclass of."""
+"""The components of a model by argument, and the interface of each."""
 
 SCALES = ("generation_scales", "editing_scales")
 COUNTS = ("sampling_steps", "max_chain_tokens")
 SAMPLING = (*SCALES, *COUNTS)
-"""The other arguments of a model, which say how it is sampled from."""
+"""The other arguments of a model, which configure sampling."""
 
 OWN_PACKAGES = ("got_core", "backbones", "reasoners", "guidance")
 """Packages of this project, which are installed together."""
@@ -49,26 +48,17 @@ MOVED = {"got_core.codecs.": "got_core.diffusion.codecs.", "got_core.objectives.
 REMOVED = {"got_core.diffusion.objectives.EpsilonDiffusion": {"snr_gamma": None, "solver": "dpm_solver"}}
 """Arguments that classes had in version 0.1.0 and their defaults, which a configuration may still have."""
 
-LARGEST_FILE = 2**20
-"""Bytes of a configuration."""
-
-MOST_VALUES = 10_000
-DEEPEST = 20
-LONGEST_TEXT = 100_000
-LARGEST_NUMBER = 10**9
-"""Bounds of a configuration's values."""
-
 _CLASS, _ARGUMENTS = "class_path", "init_args"
 
 
 def add_working_directory() -> None:
-    """Let class paths name modules of the working directory, behind everything that is installed."""
+    """Let class paths name modules of the working directory, after everything that is installed."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
 
 
 class _DistinctKeys(yaml.SafeLoader):
-    """Refuses mappings in which a key stands twice."""
+    """A loader that refuses a mapping with a key twice."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -84,20 +74,20 @@ class _DistinctKeys(yaml.SafeLoader):
 
 
 def read_recipe(file: Path, kind: str = "recipe") -> dict[str, Any]:
-    """Read what a recipe's file says, unresolved.
+    """Read a recipe's file, unresolved.
 
     Args:
         file: YAML.
         kind: What the file is, as errors call it.
 
     Raises:
-        UserError: It is no readable YAML, has a key twice in a mapping, or is not a mapping.
+        UserError: It is not readable YAML, is larger than 1 MiB, has a key twice in a mapping, or is not a mapping.
     """
     try:
         if file.exists() and not file.is_file():
             raise OSError
-        if file.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{file}: larger than {LARGEST_FILE:,} bytes, so not a {kind}")
+        if file.stat().st_size > 2**20:
+            raise UserError(f"{file}: larger than {2**20:,} bytes, so not a {kind}")
         settings = yaml.load(file.read_text(encoding="utf-8"), _DistinctKeys)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
@@ -113,18 +103,17 @@ def read_recipe(file: Path, kind: str = "recipe") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The part of a recipe's `model` that inference uses: components and how they are sampled from.
+    """The part of a recipe's `model` that inference uses: components and the settings of sampling.
 
-    A component is named by its class, a subclass of its interface, and by plain values for arguments: no class,
-    function, or reference to another value. The optimizer and every other argument of training is left out, whatever
-    it is.
+    A component is given by its class, a subclass of its interface, and by plain values for arguments: no class,
+    function, or reference to another value. The optimizer and all other arguments of training are left out.
 
     Attributes:
         components: `class_path` and `init_args` of each component.
         sampling: Arguments of `GoTModel` in `SAMPLING`.
         folder: Where they were read; named in errors.
-        inside: The folder that all files of the model lie in, where anybody may have made it; classes come from
-            installed packages then. None for a run of the user's own, whose classes may lie in the working directory.
+        inside: The folder of a saved model, which is not trusted: all its files must be in it, and its classes in
+            installed packages. None for a run of the user's own, whose classes may be in the working directory.
     """
 
     components: Mapping[str, Mapping[str, Any]]
@@ -134,7 +123,7 @@ class ModelSettings:
 
     @classmethod
     def read(cls, model: Any, folder: Path, inside: Path | None) -> "ModelSettings":
-        """Take what inference uses of what stands under `model`.
+        """Read what inference uses of what stands under `model`.
 
         Raises:
             UserError: A component is missing, or a value is not plain.
@@ -146,7 +135,6 @@ class ModelSettings:
         if lacking:
             raise UserError(f"{folder}: {model.get(_CLASS)} has no {' and no '.join(lacking)}, so it generates nothing")
         used = {name: arguments[name] for name in (*INTERFACES, *SAMPLING) if name in arguments}
-        _check_bounds(used, folder)
         components = {}
         for part in INTERFACES:
             path, given = _class_and_arguments(used[part], folder, part)
@@ -157,7 +145,7 @@ class ModelSettings:
         return cls(components, sampling, folder, inside)
 
     def build(self) -> GoTModel:
-        """Make the model; its weights are those that its components load, or random.
+        """Build the model; its weights are those that its components load, or random.
 
         Raises:
             UserError: A class may not be used or does not take its arguments, or components do not fit; in one line.
@@ -166,34 +154,36 @@ class ModelSettings:
             add_working_directory()
         with nullcontext() if self.inside is None else only_inside(self.inside):
             classes = {part: self._class(part) for part in INTERFACES}
-            built = {part: self._build(part, classes[part]) for part in INTERFACES}
+            components = {part: self._build(part, classes[part]) for part in INTERFACES}
             try:
-                return GoTModel(**built, **_sampling(self.sampling))
+                return GoTModel(**components, **_sampling(self.sampling))
             except ValueError as error:
                 raise UserError(f"{self.folder}: {one_line(error)}") from error
 
     def as_plain(self) -> dict[str, Any]:
-        """As a recipe has it under `model`."""
-        name = f"{GoTModel.__module__}.{GoTModel.__qualname__}"
-        return {_CLASS: name, _ARGUMENTS: {**self.components, **self.sampling}}
+        """Return the settings as a recipe has them under `model`."""
+        return {
+            _CLASS: f"{GoTModel.__module__}.{GoTModel.__qualname__}",
+            _ARGUMENTS: {**self.components, **self.sampling},
+        }
 
     def _class(self, part: str) -> type:
         path = self.components[part][_CLASS]
         module, _, name = path.rpartition(".")
         if not module or not all(piece.isidentifier() and not piece.startswith("_") for piece in path.split(".")):
-            raise UserError(f"{self.folder}: {path!r} is not the path of a public class, which its {part} must be")
+            raise UserError(f"{self.folder}: {path!r} is not the path of a public class, as its {part} must be")
         if self.inside is not None and not _is_installed(module):
             raise UserError(
                 f"{self.folder}: {path} is not from an installed package, as classes of a saved model must be"
             )
         try:
-            found = getattr(import_module(module), name)
+            named = getattr(import_module(module), name)
         except (Exception, SystemExit) as error:  # A module may do anything while it is imported.
             raise UserError(f"{self.folder}: {path} cannot be imported ({one_line(error)})") from error
         interface = INTERFACES[part]
-        if not isinstance(found, type) or not issubclass(found, interface) or inspect.isabstract(found):
+        if not isinstance(named, type) or not issubclass(named, interface) or inspect.isabstract(named):
             raise UserError(f"{self.folder}: {path} is not a {interface.__name__}")
-        return found
+        return named
 
     def _build(self, part: str, component: type) -> Any:
         given = self.components[part][_ARGUMENTS]
@@ -203,9 +193,7 @@ class ModelSettings:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         }
         for name in given.keys() - taken.keys():
-            close = difflib.get_close_matches(name, taken, n=1)
-            guess = f"; did you mean '{close[0]}'?" if close else ""
-            raise UserError(f"{self.folder}: {component.__name__} takes no '{name}'{guess}")
+            raise UserError(f"{self.folder}: {component.__name__} takes no '{name}'{did_you_mean(name, taken)}")
         try:
             hints = get_type_hints(component.__init__)
         except (NameError, TypeError):
@@ -221,7 +209,7 @@ class ModelSettings:
             raise
         except (ValueError, OSError) as error:
             raise UserError(f"{self.folder}: {one_line(error)}") from error
-        except Exception as error:  # Whatever a class raises on values that it was not made for.
+        except Exception as error:  # Whatever a class raises on values that it does not expect.
             raise UserError(
                 f"{self.folder}: {component.__name__} cannot be built from its arguments "
                 f"({type(error).__name__}: {one_line(error)})"
@@ -239,61 +227,53 @@ def _class_and_arguments(settings: Any, folder: Path, part: str) -> tuple[str, d
     return path, {name: value for name, value in arguments.items() if name not in removed or value != removed[name]}
 
 
-def _check_bounds(values: Any, folder: Path) -> None:
-    """Refuse values that are too many or nested too deeply, before anything else looks at them.
-
-    Aliases of YAML count wherever they stand, so values that hold themselves are too many.
+def _check_plain(settings: Any, folder: Path, confined: bool) -> None:
+    """Check that settings are plain: numbers, texts, lists and mappings.
 
     Raises:
-        UserError: They are.
+        UserError: They name a class, refer to another value, are out of bounds or, if confined, lead out of the folder.
     """
-    waiting, count = [(values, 0)], 0
+    for value in _values(settings, folder):
+        if isinstance(value, dict):
+            if _CLASS in value:
+                raise UserError(
+                    f"{folder}: {value[_CLASS]!r} is no component; a model is opened with plain values only"
+                )
+        elif isinstance(value, str):
+            if "${" in value:
+                raise UserError(f"{folder}: its config.yaml may not refer to other values, as {value[:80]!r} does")
+            if len(value) > 100_000:
+                raise UserError(f"{folder}: its config.yaml has a text of more than 100,000 characters")
+            if confined and (value.startswith(("/", "~", "\\")) or ".." in PurePath(value).parts):
+                raise UserError(f"{folder}: its config.yaml names {value[:80]!r}, which is not in the folder")
+        elif value is not None and not isinstance(value, list | bool | int | float):
+            raise UserError(f"{folder}: its config.yaml has a {type(value).__name__}, which is not a plain value")
+        elif isinstance(value, int | float) and abs(value) > 10**9 and value != float("inf"):
+            raise UserError(f"{folder}: its config.yaml has the number {value:g}, which is out of bounds")
+
+
+def _values(settings: Any, folder: Path) -> Iterator[Any]:
+    """Yield settings and all values and names inside them; YAML aliases count each time, so cycles are refused.
+
+    Raises:
+        UserError: There are too many values or levels.
+    """
+    waiting, count = [(settings, 0)], 0
     while waiting:
         value, depth = waiting.pop()
         count += 1
-        if count > MOST_VALUES or depth > DEEPEST:
-            raise UserError(
-                f"{folder}: its config.yaml has more than {MOST_VALUES:,} values or more than {DEEPEST} levels"
-            )
-        if isinstance(value, dict):
-            waiting += [(inner, depth + 1) for inner in value.values()]
-        elif isinstance(value, list):
-            waiting += [(inner, depth + 1) for inner in value]
-
-
-def _check_plain(value: Any, folder: Path, confined: bool) -> None:
-    """See that a value, known to be bounded, is plain: numbers, texts, lists and mappings.
-
-    Raises:
-        UserError: It names a class, refers to something, is out of bounds or, if confined, leads out of its folder.
-    """
-    if isinstance(value, dict):
-        if _CLASS in value:
-            raise UserError(f"{folder}: {value[_CLASS]!r} is no component; a model is opened with plain values alone")
-        for name, inner in value.items():
-            _check_plain(name, folder, confined)
-            _check_plain(inner, folder, confined)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_plain(inner, folder, confined)
-    elif isinstance(value, str):
-        if "${" in value:
-            raise UserError(f"{folder}: its config.yaml may not refer to other values, as {value[:80]!r} does")
-        if len(value) > LONGEST_TEXT:
-            raise UserError(f"{folder}: its config.yaml has a text of more than {LONGEST_TEXT:,} characters")
-        if confined and (value.startswith(("/", "~", "\\")) or ".." in PurePath(value).parts):
-            raise UserError(f"{folder}: its config.yaml names {value[:80]!r}, which is not in the folder")
-    elif value is not None and not isinstance(value, bool | int | float):
-        raise UserError(f"{folder}: its config.yaml has a {type(value).__name__}, which is no plain value")
-    elif value is not None and abs(value) > LARGEST_NUMBER and value != float("inf"):
-        raise UserError(f"{folder}: its config.yaml has the number {value:g}, which is out of bounds")
+        if count > 10_000 or depth > 20:
+            raise UserError(f"{folder}: its config.yaml has more than 10,000 values or more than 20 levels")
+        yield value
+        inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+        waiting += [(each, depth + 1) for each in inner]
 
 
 def _sampling(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `GoTModel` from plain values.
+    """Return arguments of `GoTModel` from plain values.
 
     Raises:
-        ValueError: One is no such.
+        ValueError: A value is not valid.
     """
     arguments: dict[str, Any] = {name: values[name] for name in COUNTS if name in values}
     for name, value in arguments.items():
@@ -309,7 +289,7 @@ def _sampling(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_declared(value: Any, hint: Any) -> Any:
-    """A plain value as the type that an argument declares: a tuple, dataclass, path or enumeration."""
+    """Return a plain value as the type that an argument declares: a tuple, dataclass, path or enumeration."""
     if isinstance(value, dict) and isinstance(hint, type) and is_dataclass(hint):
         hints = get_type_hints(hint)
         return hint(**{name: _as_declared(inner, hints.get(name)) for name, inner in value.items()})
@@ -322,21 +302,21 @@ def _as_declared(value: Any, hint: Any) -> Any:
     if isinstance(value, str) and isinstance(hint, type) and issubclass(hint, PurePath | Enum):
         return hint[value] if issubclass(hint, Enum) else hint(value)
     if isinstance(value, dict | list | str) and get_args(hint) and get_origin(hint) not in (tuple, list, dict):
-        made = (_as_declared(value, each) for each in get_args(hint))
-        return next((each for each in made if type(each) is not type(value)), value)
+        candidates = (_as_declared(value, each) for each in get_args(hint))
+        return next((each for each in candidates if type(each) is not type(value)), value)
     return value
 
 
 def _names_default(value: Any, default: Any) -> bool:
-    """Whether a text is the path of an argument's default class or function, as resolved recipes have it."""
+    """Say whether a text is the path of an argument's default class or function, as in resolved recipes."""
     module, _, name = value.rpartition(".") if isinstance(value, str) else ("", "", "")
     return callable(default) and getattr(sys.modules.get(module), name, None) is default
 
 
 def _is_installed(module: str) -> bool:
-    """Whether the file that a module would be read from is that of an installed package; nothing is imported.
+    """Say whether a module would be read from a file of an installed package; nothing is imported.
 
-    The working directory and the model's folder are no such places, whatever lies there.
+    Files in the working directory and in the model's folder are not.
     """
     package, *inner = module.split(".")
     try:
@@ -344,23 +324,23 @@ def _is_installed(module: str) -> bool:
         name = package
         for piece in inner:
             name = f"{name}.{piece}"
-            places = None if spec is None else spec.submodule_search_locations
-            spec = None if places is None else PathFinder.find_spec(name, list(places))
+            folders = None if spec is None else spec.submodule_search_locations
+            spec = None if folders is None else PathFinder.find_spec(name, list(folders))
     except (ImportError, ValueError, AttributeError):
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return False
     file = Path(spec.origin).resolve()
-    return any(file.is_relative_to(place) for place in _places_of_packages())
+    return any(file.is_relative_to(folder) for folder in _package_folders())
 
 
-def _places_of_packages() -> Iterator[Path]:
-    """Folders that installed packages lie in: this project's own, the environment's, and those of editable installs."""
+def _package_folders() -> Iterator[Path]:
+    """Yield the folders of installed packages: this project's own, the environment's, and editable installs."""
     yield from (ROOT / package for package in OWN_PACKAGES)
     environment = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
     if site.ENABLE_USER_SITE:
         environment.add(site.getusersitepackages())
-    yield from (Path(place).resolve() for place in environment)
+    yield from (Path(folder).resolve() for folder in environment)
     for distribution in distributions(path=list(environment)):
         origin = loads(distribution.read_text("direct_url.json") or "{}")
         if origin.get("dir_info", {}).get("editable"):

@@ -3,9 +3,8 @@
 import logging
 import re
 import warnings
-
-LONGEST = 400
-"""Most characters of a reason that are shown."""
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -18,10 +17,25 @@ def one_line(error: BaseException) -> str:
     if text.startswith("Caught ") and " worker process " in text.split("\n")[0]:
         text = re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
     text = " ".join(text.split())
-    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+    return text if len(text) <= 400 else text[:400] + " ..."
 
 
-_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message about a misspelt word: the closest known one, if one is close."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+@contextmanager
+def as_user_error(*kinds: type[Exception]) -> Iterator[None]:
+    """Raise errors of some kinds, which a user can mend, as a `UserError` of one line."""
+    try:
+        yield
+    except kinds as error:
+        raise UserError(one_line(error)) from error
+
 
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
@@ -41,7 +55,7 @@ def hide_expected() -> None:
 
     Call it after the libraries are imported, because they set up their loggers then.
     """
-    for name in _LOGGERS:
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)

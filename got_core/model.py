@@ -42,7 +42,7 @@ PARTS = (*COMPONENTS, CODEC)
 class GoTModel(nn.Module):
     """A reasoner, a guidance encoder and a denoising backbone with their codec: reason -> guide -> denoise -> decode.
 
-    Any components that keep to `got_core.interfaces` will do. `got_core.training.system.GoTSystem` trains it.
+    Any components that implement `got_core.interfaces` can be used; `got_core.training.system.GoTSystem` trains them.
 
     Args:
         reasoner, guidance, backbone, codec, objective: The components, built.
@@ -74,11 +74,8 @@ class GoTModel(nn.Module):
     ) -> None:
         super().__init__()
         check_widths(reasoner, guidance, backbone, codec)
-        self.reasoner = reasoner
-        self.guidance = guidance
-        self.backbone = backbone
-        self.codec = codec
-        self.objective = objective
+        self.reasoner, self.guidance, self.backbone = reasoner, guidance, backbone
+        self.codec, self.objective = codec, objective
         self.generation_scales = generation_scales
         self.editing_scales = editing_scales
         self.sampling_steps = sampling_steps
@@ -87,17 +84,17 @@ class GoTModel(nn.Module):
 
     @property
     def components(self) -> list[Component]:
-        """What is trained, in the order samples pass it."""
+        """Return what is trained, in the order samples pass it."""
         return [self.reasoner, self.guidance, self.backbone]
 
     @property
     def processor(self) -> Processor:
-        """Makes batches, in the loader's workers."""
+        """Return what makes batches, in the loader's workers."""
         return self.reasoner.processor
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device of the weights."""
         return next(self.parameters()).device
 
     @torch.no_grad()
@@ -113,8 +110,11 @@ class GoTModel(nn.Module):
         Args:
             batch: From the reasoner's processor.
             temperature: 0 is greedy.
-            seed: Of sampled chains; one for each sample makes a chain independent of the batch.
+            seed: Of sampled chains; with one for each sample, a chain does not depend on the batch.
             listener: Called with the chains so far after each token.
+
+        Returns:
+            The chains, and states of shape (b, n, d).
         """
         return self.reasoner.generate(
             batch,
@@ -139,17 +139,24 @@ class GoTModel(nn.Module):
         scheduler: Scheduler | None = None,
         callback: Callback | None = None,
     ) -> Generation:
-        """Generate images for a batch, from chains that are written here or given.
+        """Generate images for a batch, from chains that are written or given.
 
         Args:
             batch: From the reasoner's processor; text-to-image and edits may be mixed.
             chains: Chains to generate from, one a sample; None to have the reasoner write them.
-            seed: Of the noise and of sampled chains; the noise of a sample depends on its index in the batch alone.
-                One for each sample makes both independent of the batch.
+            seed: Of the noise and of sampled chains; a sample's noise also depends on its index in the batch. With one
+                seed for each sample, neither depends on the batch.
             temperature: Of the written chains; 0 is greedy.
-            steps, scales, noise, scheduler: Instead of the model's own, and of the noise of the seed.
-            generators: Of the noise that some schedulers add on the way, one for each sample, instead of the seed's.
-            callback: Called after each step, as `got_core.diffusion.sampling.sample` does.
+            steps, scales, scheduler: In place of the model's own.
+            noise: In place of the seed's, of shape (b, c, h, w).
+            generators: Of the noise that some schedulers add, one for each sample, in place of the seed's.
+            callback: Called after each step, see `got_core.diffusion.sampling.sample`.
+
+        Returns:
+            Images (b, 3, H, W) in [-1, 1], and the chains.
+
+        Raises:
+            ValueError: Not as many seeds as samples, or a size that codec or backbone does not divide.
         """
         noise = self.starting_noise(batch, seed) if noise is None else noise
         generators = generators or seeded(sample_seeds(seed, len(batch)))
@@ -170,10 +177,10 @@ class GoTModel(nn.Module):
         return Generation(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
 
     def starting_noise(self, batch: Batch, seed: int | Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """The noise of a batch under a seed, or under one for each sample (ValueError: not as many as samples)."""
+        """Return a batch's noise from a seed, or from one for each sample (ValueError: not as many as samples)."""
         return starting_noise(seeded(sample_seeds(seed, len(batch))), self.latent_shape(batch.size)).to(self.device)
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(c, h, w) of the latents of an image of that (height, width) in pixels."""
+        """Return (c, h, w) of the latents of an image of `size` (height, width) in pixels."""
         height, width = (side // self.codec.downsample for side in size)
         return self.codec.latent_channels, height, width

@@ -31,53 +31,55 @@ PALETTE = (
     "teal",
     "navy",
 )
-"""The colours of the regions of a chain in their order; after the last it begins again."""
+"""The colours of a chain's regions, in turn."""
 
 UNSEEN = "black"
 """The colour of the canvas itself."""
 
 Palette = Literal["order", "words", "named"]
 
-_BRIGHTEST = 255
-
 
 def painted(regions: Sequence[Region], palette: Palette) -> list[Region]:
-    """The regions that get a canvas: all of them, but under "named" those without a colour behind their box."""
+    """Return the regions that get a canvas: all, or under "named" those with a colour behind their box."""
     return [region for region in regions if palette != "named" or region.colour is not None]
 
 
 def colours(regions: Sequence[Region], palette: Palette) -> list[str]:
-    """A CSS colour for each region of one chain that is painted.
+    """Return a CSS colour for each region of one chain that is painted.
 
     Args:
         regions: In the order of the chain.
         palette: "order" takes the colours of `PALETTE` in turn; "words" the colour that the chain names for the region,
-            and for a region without one, or a black one, which could not be seen, that of its place in `PALETTE`;
-            "named", as the released code has it, the colour behind the box and no other.
+            and the one in turn for a region without a colour, or a black one, which would be invisible; "named", as in
+            the released code, only the colour behind the box.
     """
     if palette == "named":
         return [region.colour or UNSEEN for region in regions]
-    in_turn = [PALETTE[place % len(PALETTE)] for place in range(len(regions))]
+    in_turn = [PALETTE[index % len(PALETTE)] for index in range(len(regions))]
     if palette == "order":
         return in_turn
     named = [colour_of(region) for region in regions]
-    return [spare if name in (None, UNSEEN) else name for name, spare in zip(named, in_turn, strict=True)]
+    return [other if name in (None, UNSEEN) else name for name, other in zip(named, in_turn, strict=True)]
 
 
 def draw(
     boxes: Sequence[tuple[int, int, int, int]], names: Sequence[str], size: tuple[int, int], device: torch.device
 ) -> Float[Tensor, "k 3 H W"]:
-    """One black image a box, with the box filled in its colour; all at once, on the device.
+    """Draw one black image for each box, with the box filled in its colour.
 
     Args:
-        boxes: (x1, y1, x2, y2) in thousandths of width and height; edges go to the nearest pixel, and the thinnest box
-            still covers one.
-        names: CSS colour names, one a box.
+        boxes: (x1, y1, x2, y2) in thousandths of width and height; edges are rounded to pixels, and the thinnest box
+            covers one pixel.
+        names: CSS colour names, one for each box.
         size: (height, width) in pixels.
+        device: Of the images.
+
+    Returns:
+        Images of shape (k, 3, H, W) in [-1, 1].
     """
     height, width = size
     rgb = [ImageColor.getrgb(name)[:3] for name in names]
-    colour = torch.tensor(rgb, dtype=torch.float32, device=device) * 2 / _BRIGHTEST - 1
+    colour = torch.tensor(rgb, dtype=torch.float32, device=device) * 2 / 255 - 1
     corners = torch.tensor(boxes, device=device)
     inside_x = _inside(corners[:, 0], corners[:, 2], width)
     inside_y = _inside(corners[:, 1], corners[:, 3], height)
@@ -86,7 +88,7 @@ def draw(
 
 
 def _inside(low: Tensor, high: Tensor, side: int) -> Tensor:
-    """Whether each of `side` pixels (columns) lies between the two edges of each box (rows)."""
+    """Return whether each of `side` pixels (columns) is between the two edges of each box (rows)."""
     first = _nearest(low, side).clamp(max=side - 1)
     beyond = torch.maximum(_nearest(high, side), first + 1)
     pixels = torch.arange(side, device=low.device)
@@ -94,7 +96,7 @@ def _inside(low: Tensor, high: Tensor, side: int) -> Tensor:
 
 
 def _nearest(coordinate: Tensor, side: int) -> Tensor:
-    """The nearest edge between pixels, in whole numbers so that no rounding differs between devices."""
+    """Return the nearest edge between pixels, in integers so that rounding is the same on all devices."""
     return (coordinate * side + SIDE // 2) // SIDE
 
 
@@ -102,17 +104,17 @@ class SemanticSpatialGuidance(GuidanceEncoder):
     """Projects the reasoner's states, draws its boxes as colour-coded masks, and encodes masks and source image.
 
     Nulls, as in the reference: tokens become the projection of zero states, spatial and reference guidance zero
-    latents; the pooled vector is kept.
+    latents; the pooled vector stays.
 
     Args:
         state_dim: Width of the reasoner's states.
         token_dim: Width of the tokens, that of the backbone's cross-attention.
         pooled_dim: Width of the pooled vector, the mean of a second projection; None to make none.
-        spatial_channels: The codec's latent channels, or None to go without spatial guidance.
-        reference_channels: The codec's latent channels, or None to go without reference guidance.
+        spatial_channels: The codec's latent channels, or None for no spatial guidance.
+        reference_channels: The codec's latent channels, or None for no reference guidance.
         palette: Boxes are coloured by their "order", by the colours that the chain's "words" name, or, as the released
-            weights expect, by a colour "named" behind the box, without which they are not drawn.
-        scaled: Whether masks and source image are latents with the codec's scale and shift; not so in the reference.
+            weights expect, by a colour "named" behind the box; boxes without one are then not drawn.
+        scaled: Whether masks and source image are latents with the codec's scale and shift; not in the reference.
     """
 
     def __init__(
@@ -137,10 +139,10 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         self.pooled_projector = None if pooled_dim is None else nn.Linear(state_dim, pooled_dim)
 
     def forward(self, reasoning: Reasoning, batch: Batch, codec: LatentCodec) -> Guidance:
-        """Guidance from states f[b n d], the boxes of the chains, and the source images.
+        """Encode states (b, n, d), the boxes of the chains, and the source images into guidance.
 
         Raises:
-            ValueError: A codec whose latents have other channels than the spatial or reference guidance.
+            ValueError: The codec's latents have other channels than the spatial or reference guidance.
         """
         states = reasoning.states.to(self.projector.weight.dtype)
         pooled = None
@@ -156,7 +158,7 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         spatial: Bool[Tensor, " b"],
         reference: Bool[Tensor, " b"],
     ) -> Guidance:
-        """Nulls where the masks are True; see the class."""
+        """Replace guidance by nulls where the masks are True; see the class."""
         null = self.projector(guidance.tokens.new_zeros(1, 1, self.state_dim)).to(guidance.tokens.dtype)
         return Guidance(
             tokens=torch.where(rearrange(semantic, "b -> b 1 1"), null, guidance.tokens),
@@ -166,9 +168,9 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         )
 
     def _maps(self, chains: Sequence[str], batch: Batch, codec: LatentCodec) -> tuple[Tensor | None, Tensor | None]:
-        """(spatial, reference) from one call of the codec: a black image, all canvases, the source images of edits.
+        """Return (spatial, reference) from one call of the codec: a black image, all canvases, and source images.
 
-        The black image is encoded once for all samples without boxes and all without a source image.
+        The black image is encoded once for all samples without boxes or without a source image.
         """
         for kind, channels in (("spatial", self.spatial_channels), ("reference", self.reference_channels)):
             if channels not in (None, codec.latent_channels):
@@ -192,20 +194,20 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         return spatial, reference
 
     def _canvases(self, chains: Sequence[str], batch: Batch) -> tuple[list[int], Float[Tensor, "k 3 H W"]]:
-        """The canvases of all painted regions of all chains, and the place in the batch that each belongs to."""
+        """Return the canvases of all painted regions of all chains, and the index in the batch that each belongs to."""
         regions = [painted(parse(chain).regions, self.palette) for chain in chains]
-        owners = [place for place, found in enumerate(regions) for _ in found]
+        owners = [index for index, of_chain in enumerate(regions) for _ in of_chain]
         if not owners:
             return owners, batch.source[:0]
-        names = [name for found in regions for name in colours(found, self.palette)]
-        boxes = [region.box for found in regions for region in found]
+        names = [name for of_chain in regions for name in colours(of_chain, self.palette)]
+        boxes = [region.box for of_chain in regions for region in of_chain]
         return owners, draw(boxes, names, batch.size, batch.source.device).to(batch.source.dtype)
 
 
 def _mean_by_owner(
     canvases: Float[Tensor, "k c h w"], owners: Sequence[int], black: Float[Tensor, "1 c h w"], size: int
 ) -> Float[Tensor, "b c h w"]:
-    """The mean of each sample's canvases, or black for a sample without any."""
+    """Return the mean of each sample's canvases, or black for a sample without canvases."""
     owner = torch.tensor(owners, dtype=torch.long, device=canvases.device)
     total = canvases.new_zeros(size, *canvases.shape[1:]).index_add(0, owner, canvases)
     counts = canvases.new_zeros(size).index_add(0, owner, canvases.new_ones(len(owners)))

@@ -25,6 +25,6 @@ def completion(shell: Literal["bash", "zsh"]) -> None:
             parser = ArgumentParser(prog=f"got {group}")
             commands.add_subcommand(group, parser, help=group)
             groups[group] = parser.add_subcommands()
-        place = groups[group] if group else commands
-        place.add_subcommand(member, parser_of(name, function_of(name)), help=command.help)
+        siblings = groups[group] if group else commands
+        siblings.add_subcommand(member, parser_of(name, function_of(name)), help=command.help)
     print(top.get_completion_script(f"shtab-{shell}"))

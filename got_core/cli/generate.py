@@ -1,30 +1,24 @@
 """`got generate`, `got edit` and `got reason`."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from got_core.cli.options import Count, Seed, Size
-from got_core.data.images import open_image
-from got_core.data.visualization import draw_layout
-from got_core.diffusion.schedulers import scheduler_named
-from got_core.errors import UserError, one_line
+from got_core.errors import UserError, as_user_error, one_line
 from got_core.paths import BUNDLED_MODEL
-from got_core.pipelines.inpainting import Previous
-from got_core.pipelines.output import GoTPipelineOutput
-from got_core.pipelines.pipeline import GoTPipeline
-from got_core.planning.check import MALFORMED, NO_BOX, OUTSIDE, plan_problems, repaired
-from got_core.planning.plan import Plan, changed
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from got_core.pipelines.inpainting import Previous
+    from got_core.pipelines.pipeline import GoTPipeline
+    from got_core.planning.plan import Plan
 
 CHAIN = "chain.txt"
-"""The file of the chain, beside the image that was drawn from it."""
-
-OF_THE_CHAIN = (MALFORMED, OUTSIDE, NO_BOX)
-"""Problems that are told of the chain, with its text."""
+"""The file of the chain, beside the image that was generated from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +28,7 @@ class Model:
     Attributes:
         checkpoint: Run folder or checkpoint, or a hub id; by default the small bundled model of coloured shapes.
         size: Of images as HEIGHTxWIDTH in pixels; by default as trained.
-        device: Such as cuda or cpu; by default the best there is.
+        device: Such as cuda or cpu; by default the best available.
     """
 
     checkpoint: str = BUNDLED_MODEL
@@ -47,9 +41,6 @@ class Planning(Model):
     """Which model plans, and how.
 
     Attributes:
-        checkpoint: Run folder or checkpoint, or a hub id; by default the small bundled model of coloured shapes.
-        size: Of images as HEIGHTxWIDTH in pixels; by default as trained.
-        device: Such as cuda or cpu; by default the best there is.
         seed: Of the chain and of the image.
         temperature: Of the chain; 0 is greedy.
         best_of: Plans to choose the one with the fewest problems from.
@@ -129,7 +120,7 @@ def edit(source: str, instruction: str, planning: Planning, generation: Generati
 
 
 def reason(prompt: str, planning: Planning, *, source: str | None = None) -> None:
-    """Print the reasoning chain alone.
+    """Print only the reasoning chain.
 
     Args:
         prompt: A prompt, or an instruction with --source.
@@ -142,6 +133,8 @@ def reason(prompt: str, planning: Planning, *, source: str | None = None) -> Non
     Example:
         got reason "a red circle and a blue square"
     """
+    from got_core.planning.check import repaired
+
     image = _read_source(source)
     plan = _write_plan(prompt, planning, open_pipeline(planning), image)
     _show(planning, repaired(plan) if planning.repair else plan)
@@ -150,11 +143,19 @@ def reason(prompt: str, planning: Planning, *, source: str | None = None) -> Non
 def _generate(
     prompt: str, planning: Planning, generation: Generation, source: str | None = None, keep_rest: bool = False
 ) -> None:
-    """Plan where no chain is given, change, generate, and write image, layout and chain."""
-    chain = _read_chain(prompt, generation)
+    """Plan where no chain is given, change the plan, generate, and write image, layout and chain."""
+    from got_core.data.visualization import draw_layout
+    from got_core.diffusion.schedulers import scheduler_named
+    from got_core.planning.check import repaired
+    from got_core.planning.plan import changed
+
+    if generation.chain is None and not prompt.strip():
+        raise UserError("an empty prompt needs a chain to generate from: --chain FILE")
+    chain = None if generation.chain is None else _read_chain(Path(generation.chain))
     image = _read_source(source)
     pipeline = open_pipeline(planning)
-    with _users_to_mend():
+    # Such as a size that codec or backbone cannot divide, or a change or scheduler that does not exist.
+    with as_user_error(ValueError):
         if generation.scheduler is not None:
             pipeline.scheduler = scheduler_named(pipeline.model.objective, generation.scheduler)
         if chain is not None:
@@ -164,16 +165,16 @@ def _generate(
         for change in generation.change:
             plan = changed(plan, change)
         plan = repaired(plan) if planning.repair else plan
-        drawn = pipeline.generate(
+        output = pipeline.generate(
             plan,
-            keep=(image if keep_rest else None) if generation.keep is None else _former(generation.keep, plan),
+            keep=(image if keep_rest else None) if generation.keep is None else _previous(generation.keep, plan),
             seed=planning.seed,
             num_inference_steps=generation.steps,
             semantic_scale=generation.semantic_scale,
             spatial_scale=generation.spatial_scale,
             reference_scale=generation.reference_scale,
         )
-    (result,) = drawn.images
+    (result,) = output.images
     folder = Path(generation.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,83 +186,63 @@ def _generate(
     _show(planning, plan)
 
 
-def _write_plan(prompt: str, planning: Planning, pipeline: GoTPipeline, source: Image.Image | None) -> Plan:
+def _write_plan(prompt: str, planning: Planning, pipeline: "GoTPipeline", source: "Image.Image | None") -> "Plan":
     (plan,) = pipeline.plan(
         prompt, source, seed=planning.seed, temperature=planning.temperature, best_of=planning.best_of
     )
     return plan
 
 
-def _show(model: Model, plan: Plan) -> None:
+def _show(model: Model, plan: "Plan") -> None:
+    """Print the chain; on stderr its problems, and what the small model knows if it planned nothing of the prompt."""
+    from got_core.planning.check import MALFORMED, OUTSIDE, plan_problems
+
     print(plan.chain)
-    _comment(plan)
-    _tell_of_bundled(model, plan)
+    for problem in plan_problems(plan):
+        about = "chain" if problem.kind in (MALFORMED, OUTSIDE) else "plan"
+        print(f"got: {about}: {problem.message}", file=sys.stderr)
+    prompt, names = plan.prompt.lower(), [r.phrase.split()[-1] for r in plan.regions if r.phrase.strip()]
+    bundled = model.checkpoint == BUNDLED_MODEL and plan.source is None
+    if bundled and prompt and not any(name in prompt for name in names):
+        print("got: the bundled model knows coloured circles, squares and triangles alone", file=sys.stderr)
 
 
-def _former(file: str, plan: Plan) -> Previous | None:
-    """An image that was generated before, with the plan beside it if it is there."""
+def _previous(file: str, plan: "Plan") -> "Previous | None":
+    """Read an image that was generated before, with the plan beside it if there is one."""
+    from got_core.pipelines.output import GoTPipelineOutput
+
     image, chain = _read_source(file), Path(file).with_name(CHAIN)
     if image is None or not chain.is_file():
         return image
-    return GoTPipelineOutput([image], (plan.with_chain(_read_text(chain)),), None)
+    return GoTPipelineOutput([image], (plan.with_chain(_read_chain(chain)),), None)
 
 
-@contextmanager
-def _users_to_mend() -> Iterator[None]:
-    """A size that codec or backbone cannot divide, a change or scheduler that cannot be, are the user's to mend."""
+def open_pipeline(model: Model) -> "GoTPipeline":
+    """Open the model that is named on the command line.
+
+    Raises:
+        UserError: There is no such model, or its device or size cannot be used.
+    """
+    from got_core.pipelines.pipeline import GoTPipeline
+
     try:
-        yield
-    except ValueError as error:
-        raise UserError(one_line(error)) from error
-
-
-def _comment(plan: Plan) -> None:
-    """Say on stderr what is wrong with a plan."""
-    for problem in plan.problems:
-        print(f"got: chain: {problem}", file=sys.stderr)
-    if not plan.regions:
-        print("got: chain: it names no box, so nothing guides where things are drawn", file=sys.stderr)
-    for told in plan_problems(plan):
-        if told.kind not in OF_THE_CHAIN:
-            print(f"got: plan: {told.message}", file=sys.stderr)
-
-
-def _tell_of_bundled(model: Model, plan: Plan) -> None:
-    """Say what the small model knows where it planned nothing of what was asked for."""
-    asked, named = plan.prompt.lower(), [region.phrase.split()[-1] for region in plan.regions if region.phrase.strip()]
-    if model.checkpoint == BUNDLED_MODEL and plan.source is None and asked and not any(n in asked for n in named):
-        print("got: the model that comes along knows coloured circles, squares and triangles alone", file=sys.stderr)
-
-
-def open_pipeline(model: Model) -> GoTPipeline:
-    """The pipeline that is named on the command line."""
-    try:
-        return GoTPipeline.from_pretrained(model.checkpoint, model.device, model.size)
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(one_line(error)) from error
+        with as_user_error(FileNotFoundError, ValueError):
+            return GoTPipeline.from_pretrained(model.checkpoint, model.device, model.size)
     except RuntimeError as error:
         if model.device is None:
             raise
         raise UserError(f"--device {model.device}: {one_line(error)}") from error
 
 
-def _read_chain(prompt: str, generation: Generation) -> str | None:
-    if generation.chain is None:
-        if not prompt.strip():
-            raise UserError("an empty prompt needs a chain to draw from: --chain FILE")
-        return None
-    return _read_text(Path(generation.chain))
-
-
-def _read_text(file: Path) -> str:
+def _read_chain(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: no readable chain ({type(error).__name__})") from error
 
 
-def _read_source(file: str | None) -> Image.Image | None:
-    try:
+def _read_source(file: str | None) -> "Image.Image | None":
+    from got_core.data.images import open_image
+
+    with as_user_error(FileNotFoundError, ValueError):
         return None if file is None else open_image(Path(file))
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(str(error)) from error

@@ -2,20 +2,11 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from got_core.errors import UserError, hide_expected, one_line
-
-TRACEBACK = "GOT_TRACEBACK"
-"""Environment variable: set to anything, errors are shown with their traceback."""
-
-MISTAKE = 2
-"""Exit status after an error of the user's."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+from got_core.errors import UserError, did_you_mean, hide_expected, one_line
 
 HELP = ("--help", "-h")
 
@@ -35,7 +26,7 @@ COMMANDS = {
     "study": Command("study", "study", "Train and score variants x backbones x seeds, or what is left of them."),
     "generate": Command("generate", "generate", "Generate an image from a prompt."),
     "edit": Command("generate", "edit", "Edit an image by an instruction."),
-    "reason": Command("generate", "reason", "Print the reasoning chain alone."),
+    "reason": Command("generate", "reason", "Print only the reasoning chain."),
     "studio": Command("studio", "studio", "Serve a web page to plan, generate, change and edit images."),
     "evaluate geneval": Command("evaluate", "geneval", "Score GenEval's prompts by a detector."),
     "evaluate layout": Command("evaluate", "layout", "Score how well images keep to their planned boxes."),
@@ -61,18 +52,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: What follows `got`; by default that of the process.
 
     Raises:
-        SystemExit: 2 and one line on stderr after a mistake of the user's; 130 after Ctrl-C.
+        SystemExit: 2 and one line on stderr after an error of the user's; 130, as in shells, after Ctrl-C.
+        UserError: An error of the user's, if the environment variable GOT_TRACEBACK is set.
     """
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        if os.environ.get(TRACEBACK):
+        if os.environ.get("GOT_TRACEBACK"):
             raise
         print(f"got: error: {one_line(error)}", file=sys.stderr)
-        sys.exit(MISTAKE)
+        sys.exit(2)
     except KeyboardInterrupt as error:
         print(f"got: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(130)
 
 
 def _run(words: list[str]) -> None:
@@ -96,28 +88,20 @@ def _run(words: list[str]) -> None:
     from got_core.cli.parsing import parse
 
     function = function_of(name)
-    arguments, options = parse(name, function, words)
+    call = parse(name, function, words)
     hide_expected()
-    function(*arguments, **options)
+    function(*call.args, **call.kwargs)
 
 
 def function_of(name: str) -> Callable[..., None]:
-    """The typed function of a command."""
+    """Return the typed function of a command."""
     command = COMMANDS[name]
     function: Callable[..., None] = getattr(import_module(f"got_core.cli.{command.module}"), command.function)
     return function
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about a misspelt word: the known one that is closest, if one is close."""
-    from difflib import get_close_matches
-
-    close = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _overview(group: str) -> str:
-    """The help of `got`, or of a group of its commands such as `evaluate `."""
+    """Return the help of `got`, or of a group of its commands such as `evaluate `."""
     commands = {name: command.help for name, command in COMMANDS.items() if name.startswith(group)}
     width = max(map(len, commands))
     about = "Train and use models that reason about an image before they generate it.\n\n" if not group else ""
@@ -125,7 +109,7 @@ def _overview(group: str) -> str:
     options = "" if group else " | --version"
     return (
         f"usage: got {group}COMMAND ...{options}\n\n{about}commands:\n{lines}\n\n"
-        f"`got {group}COMMAND --help` says more of one."
+        f"`got {group}COMMAND --help` says more about one."
     )
 
 

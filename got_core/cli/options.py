@@ -1,65 +1,48 @@
-"""Types of options that more than one command has; their values are checked when the command line is read."""
+"""Types of options that several commands have; values are checked when the command line is read."""
 
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt, register_type, restricted_number_type
+from jsonargparse.typing import register_type, restricted_number_type
 
 from got_core.paths import LARGEST_SEED
 
+# Help texts and errors show the names of these classes.
+_positive: Any = restricted_number_type("positive int", int, (">=", 1))
+_not_negative: Any = restricted_number_type("non-negative int", int, (">", -1))
+_seed: Any = restricted_number_type(f"int in 0..{LARGEST_SEED}", int, [(">", -1), ("<=", LARGEST_SEED)])
+_rate: Any = restricted_number_type("positive number", float, [(">", 0), ("<", float("inf"))])
+_memory: Any = type("gigabytes such as 80GB", (int,), {})
+_size: Any = type("HEIGHTxWIDTH such as 256x256", (str,), {})
 
-class _Size(tuple[int, int]):
-    """Height and width, read from HEIGHTxWIDTH."""
-
-
-class _Memory(int):
-    """Bytes, read from gigabytes."""
-
-
-_Seed: Any = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
-_Rate: Any = restricted_number_type("_Rate", float, [(">", 0), ("<", float("inf"))])
-
-Count = Annotated[int, PositiveInt]
-Whole = Annotated[int, NonNegativeInt]
-Seed = Annotated[int, _Seed]
-Rate = Annotated[float, _Rate]
-Memory = Annotated[int, _Memory]
-Size = Annotated[tuple[int, int], _Size]
-
-EXPECTED = {
-    "PositiveInt": "a positive whole number",
-    "NonNegativeInt": "a whole number",
-    "float": "a number",
-    "Seed": f"a whole number in 0..{LARGEST_SEED}",
-    "_Rate": "a positive number",
-    "_Memory": "gigabytes such as 80GB",
-    "_Size": "HEIGHTxWIDTH such as 256x256",
-}
-"""What is expected of a value, by the name of the type that reads it."""
+Count = Annotated[int, _positive]
+Whole = Annotated[int, _not_negative]
+Seed = Annotated[int, _seed]
+Rate = Annotated[float, _rate]
+Memory = Annotated[int, _memory]
+Size = Annotated[tuple[int, int], _size]
 
 
 def read_by(annotation: Any) -> Any:
-    """The type that reads an option from the command line: of `Annotated[int, Kind]`, also in a union, the kind."""
-    if get_origin(annotation) is Annotated:
-        return annotation.__metadata__[0]
+    """Return the type that reads an option: that of `Annotated[int, type]`, without the `None` of a union."""
     if get_origin(annotation) in (Union, UnionType):
-        return Union[tuple(read_by(kind) for kind in get_args(annotation))]  # noqa: UP007
-    return annotation
+        (annotation,) = (kind for kind in get_args(annotation) if kind is not type(None))
+    return annotation.__metadata__[0] if get_origin(annotation) is Annotated else annotation
 
 
-def _size(text: str) -> Any:
+def _read_size(text: str) -> Any:
     height, _, width = text.partition("x")
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise ValueError(EXPECTED["_Size"])
-    return _Size((int(height), int(width)))
+        raise ValueError(text)
+    return int(height), int(width)
 
 
-def _memory(text: str) -> Any:
+def _read_memory(text: str) -> Any:
     number = text.upper().removesuffix("B").removesuffix("G")
     if not number.replace(".", "", 1).isdigit() or float(number) <= 0:
-        raise ValueError(EXPECTED["_Memory"])
-    return _Memory(float(number) * 10**9)
+        raise ValueError(text)
+    return _memory(float(number) * 10**9)
 
 
-register_type(_Size, deserializer=_size)
-register_type(_Memory, deserializer=_memory)
+register_type(_size, deserializer=_read_size, type_check=lambda value, _: isinstance(value, tuple))
+register_type(_memory, deserializer=_read_memory)

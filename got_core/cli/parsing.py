@@ -1,21 +1,19 @@
 """Reads a command line by the signature and the docstring of a typed function, through jsonargparse."""
 
 import argparse
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import is_dataclass
-from inspect import Parameter, signature
-from typing import Any, get_args, get_origin
+from inspect import BoundArguments, Parameter, signature
+from typing import Any, Literal, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
-from jsonargparse._parameter_resolvers import get_signature_parameters
 
-from got_core.cli.main import did_you_mean
-from got_core.cli.options import EXPECTED, read_by
-from got_core.errors import UserError
+from got_core.cli.main import HELP
+from got_core.cli.options import read_by
+from got_core.errors import UserError, did_you_mean
 
-RECIPE_OPTIONS = """
+RECIPE_OPTIONS = """\
 options of a recipe (after --config):
   --model.backbone.depth 8               set a value; init_args may be left out
   --model.backbone my_file.MyBackbone    swap a component for another class
@@ -24,21 +22,17 @@ options of a recipe (after --config):
   --print_config                         print the resolved recipe and stop
 """
 
-UNDERSCORED = "ckpt_path"
-"""The option that is written as Lightning writes it."""
-
 _OF_RECIPES = ("--model", "--data", "--trainer", "--seed_everything", "--print_config")
-_NOT_OF_TYPE = re.compile(r"(?:Not of type |Expected an? <class ')(\w+)")
 
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of descriptions and examples as they are."""
 
 
-def parse(name: str, function: Callable[..., None], words: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
-    """The positional and the named arguments of a function that a command line stands for.
+def parse(name: str, function: Callable[..., None], words: Sequence[str]) -> BoundArguments:
+    """Return the arguments of a function that a command line stands for.
 
-    Options are parameters by keyword alone, or fields of a parameter whose type is a dataclass. A function with
+    Options are keyword-only parameters, or fields of a parameter whose type is a dataclass. A function with
     `*overrides` takes any other option as well, unread.
 
     Args:
@@ -50,118 +44,119 @@ def parse(name: str, function: Callable[..., None], words: Sequence[str]) -> tup
         UserError: What is wrong with them, in one line.
         SystemExit: After `--help`.
     """
-    parser = parser_of(name, function)
     overrides: list[str] = []
     if _takes_overrides(function):
-        words, overrides = _split(words, _options(parser))
+        words, overrides = _split(words, _known_flags(function))
     try:
-        values = parser.parse_args(list(words)).as_dict()
+        values = parser_of(name, function).parse_args(list(words)).as_dict()
     except argparse.ArgumentError as error:
-        raise UserError(_explain(error, parser, words)) from error
-    arguments, options = [], {}
-    for parameter in signature(function).parameters.values():
-        if parameter.kind is Parameter.KEYWORD_ONLY:
-            options[parameter.name] = values[parameter.name]
+        raise UserError(_explain(str(error), name, function, words)) from error
+    call = signature(function).bind_partial()
+    for parameter in call.signature.parameters.values():
+        if parameter.kind is Parameter.VAR_POSITIONAL:
+            call.arguments[parameter.name] = tuple(overrides)
         elif group := _group(parameter):
-            arguments.append(group(**{field.name: values[field.name] for field in get_signature_parameters(group)}))
-        elif parameter.kind is Parameter.POSITIONAL_OR_KEYWORD:
-            arguments.append(values[parameter.name])
-    return [*arguments, *overrides], options
+            fields = {field: values[field] for field in signature(group).parameters}
+            call.arguments[parameter.name] = group(**fields)
+        else:
+            call.arguments[parameter.name] = values[parameter.name]
+    return call
 
 
 def parser_of(name: str, function: Callable[..., None]) -> ArgumentParser:
-    """The parser of a command; its help is the function's docstring."""
+    """Return the parser of a command; its help is the function's docstring."""
     text = parse_docstring(function.__doc__ or "")
-    example = "\n".join(f"  {line}" for found in text.examples for line in (found.description or "").splitlines())
+    example = "\n".join(f"  {line}" for each in text.examples for line in (each.description or "").splitlines())
     parser = ArgumentParser(
         prog=f"got {name}",
         description="\n\n".join(filter(None, (text.short_description, text.long_description))),
-        epilog=f"{RECIPE_OPTIONS.lstrip() if _takes_overrides(function) else ''}example:\n{example}",
+        epilog=f"{RECIPE_OPTIONS if _takes_overrides(function) else ''}example:\n{example}",
         formatter_class=_Formatter,
         exit_on_error=False,
         allow_abbrev=False,
     )
-    for parameter in get_signature_parameters(function):
-        group = _group(parameter)
-        for option in get_signature_parameters(group) if group else (parameter,):
-            _add(parser, option)
+    for parameter, description in _parameters(function):
+        settings: dict[str, Any] = {"help": " ".join(description.split()).replace("%", "%%")}
+        flags = _flags(parameter)
+        if flags and parameter.default is Parameter.empty:
+            settings["required"] = True
+        elif flags:
+            settings["default"] = parameter.default
+        if parameter.annotation is bool:
+            settings["action"] = "store_true"
+        elif get_origin(parameter.annotation) is Sequence:
+            settings |= {"action": "append", "type": get_args(parameter.annotation)[0], "default": []}
+        else:
+            settings["type"] = read_by(parameter.annotation)
+        parser.add_argument(*(flags or [parameter.name]), **settings)
     return parser
 
 
-def _group(parameter: Any) -> type[Any] | None:
-    """The dataclass whose fields are options, if the parameter's type is one."""
+def _parameters(function: Callable[..., Any]) -> Iterator[tuple[Parameter, str]]:
+    """Yield what a command line gives, with its description; the fields of a dataclass in place of it."""
+    owners = reversed(getattr(function, "__mro__", (function,)))
+    described = {each.arg_name: each.description for owner in owners for each in parse_docstring(owner.__doc__).params}
+    for parameter in signature(function).parameters.values():
+        if group := _group(parameter):
+            yield from _parameters(group)
+        elif parameter.kind is not Parameter.VAR_POSITIONAL:
+            yield parameter, described.get(parameter.name) or ""
+
+
+def _group(parameter: Parameter) -> type[Any] | None:
+    """Return the dataclass whose fields are options, if the parameter's type is one."""
     kind: type[Any] = parameter.annotation
     return kind if is_dataclass(kind) else None
 
 
-def _add(parser: ArgumentParser, parameter: Any) -> None:
-    name = parameter.name
-    described: dict[str, Any] = {"help": " ".join((parameter.doc or "").split()).replace("%", "%%")}
+def _flags(parameter: Parameter) -> list[str]:
+    """Return how an option is written, as Lightning writes it where it is Lightning's; nothing for a positional."""
     if parameter.kind is not Parameter.KEYWORD_ONLY:
-        parser.add_argument(name, type=read_by(parameter.annotation), **described)
-        return
-    flags = [f"--{name if name == UNDERSCORED else name.replace('_', '-')}", *(["-c"] if name == "config" else [])]
-    if parameter.default is Parameter.empty:
-        described["required"] = True
-    elif parameter.annotation is bool:
-        described["action"] = "store_true"
-    elif get_origin(parameter.annotation) is Sequence:
-        described |= {"action": "append", "type": get_args(parameter.annotation)[0], "default": []}
-    else:
-        described["default"] = parameter.default
-    if "action" not in described:
-        described["type"] = read_by(parameter.annotation)
-    parser.add_argument(*flags, **described)
+        return []
+    name = parameter.name if parameter.name == "ckpt_path" else parameter.name.replace("_", "-")
+    return [f"--{name}", "-c"] if name == "config" else [f"--{name}"]
+
+
+def _known_flags(function: Callable[..., None]) -> list[str]:
+    return [*(flag for parameter, _ in _parameters(function) for flag in _flags(parameter)), *HELP]
 
 
 def _takes_overrides(function: Callable[..., None]) -> bool:
     return any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in signature(function).parameters.values())
 
 
-def _options(parser: ArgumentParser) -> list[str]:
-    return [option for option in parser._option_string_actions if option != "--print_shtab"]
-
-
-def _split(words: Sequence[str], options: Iterable[str]) -> tuple[list[str], list[str]]:
-    """What is the command's own, and options of a recipe, each with the value that may follow it."""
+def _split(words: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the command's own words from options of a recipe, each with the value that may follow it."""
     own: list[str] = []
     others: list[str] = []
     left = list(words)
     while left:
         word = left.pop(0)
         option = word.partition("=")[0]
-        if not word.startswith("--") or option in options:
+        if not word.startswith("--") or option in known:
             own.append(word)
             continue
-        if "." not in option and option not in _OF_RECIPES and (guess := did_you_mean(option, options)):
+        if "." not in option and option not in _OF_RECIPES and (guess := did_you_mean(option, known)):
             raise UserError(f"unknown option {option}{guess}")
         others.append(word)
-        if "=" not in word and left and not left[0].startswith("--") and left[0] not in options:
+        if "=" not in word and left and not left[0].startswith("--") and left[0] not in known:
             others.append(left.pop(0))
     return own, others
 
 
-def _explain(error: argparse.ArgumentError, parser: ArgumentParser, words: Sequence[str]) -> str:
-    """One line for what jsonargparse says of a command line."""
-    text = str(error)
+def _explain(text: str, name: str, function: Callable[..., None], words: Sequence[str]) -> str:
+    """Return one line for what jsonargparse says of a command line."""
     if text.startswith("unrecognized arguments: "):
         word = text.split()[2].partition("=")[0]
         if not word.startswith("-"):
-            return f"{parser.prog} takes no {word}"
-        return f"unknown option {word} of {parser.prog}{did_you_mean(word, _options(parser))}"
+            return f"got {name} takes no {word}"
+        return f"unknown option {word} of got {name}{did_you_mean(word, _known_flags(function))}"
     if text.startswith("Parser key"):
         key = text.split('"')[1]
-        action = next(action for action in parser._actions if action.dest == key)
-        flag = action.option_strings[0] if action.option_strings else key
+        parameter = next(parameter for parameter, _ in _parameters(function) if parameter.name == key)
+        kind, flag = read_by(parameter.annotation), (_flags(parameter) or [key])[0]
+        expected = f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else kind.__name__
         pairs = zip(words, [*words[1:], ""], strict=True)
         given = [word.partition("=")[2] or after for word, after in pairs if word.partition("=")[0] == flag]
-        value = f", got '{given[-1]}'" if given else ""
-        return f"{flag}: expected {_expected(text)}{value}"
+        return f"{flag}: expected {expected}" + (f", got '{given[-1]}'" if given else "")
     return text.removeprefix("argument ")
-
-
-def _expected(text: str) -> str:
-    if choices := re.search(r"Literal\[([^\]]*)\]", text):
-        return "one of " + choices[1].replace("'", "")
-    kinds = _NOT_OF_TYPE.findall(text)
-    return EXPECTED.get(kinds[0], kinds[0]) if kinds else "another value"

@@ -1,4 +1,4 @@
-"""Images to latents and back: a pretrained or configured autoencoder, or plain pixel unshuffling."""
+"""Encodes images into latents and decodes them: an autoencoder of diffusers, or plain pixel unshuffling."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,20 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from got_core.interfaces import LatentCodec
-from got_core.paths import locate
-from got_core.weights.loading import build, build_saved
-
-PROBE_SIDE = 64
-"""Side in pixels of the image that is encoded once to learn an autoencoder's latent shape."""
+from got_core.weights.loading import build_diffusers
 
 Level = float | Sequence[float]
-"""One number for all latent channels, or one a channel."""
+"""One number for all latent channels, or one for each."""
 
 Frozen = TypeVar("Frozen", bound="_NormalisedCodec")
 
 
 class _NormalisedCodec(LatentCodec):
-    """Frozen, always in eval mode; scaled latents are (raw - mean) / std."""
+    """A frozen codec, always in eval mode, whose scaled latents are (raw - mean) / std."""
 
     mean: Float[Tensor, "c 1 1"]
     std: Float[Tensor, "c 1 1"]
@@ -40,15 +36,15 @@ class _NormalisedCodec(LatentCodec):
             )
 
     def train(self: Frozen, mode: bool = True) -> Frozen:
-        """Stays in eval mode: a codec is never trained here."""
+        """Stay in eval mode: a codec is never trained here."""
         return super().train(False)
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"], scaled: bool = True) -> Float[Tensor, "b c h w"]:
-        """Latents, the posterior's mode where there is one; `scaled=False` leaves out mean and std.
+        """Encode images into latents, the posterior's mode if there is one; `scaled=False` leaves out mean and std.
 
         Raises:
-            ValueError: A side of the images that is not a multiple of `downsample`.
+            ValueError: A side of the images is not a multiple of `downsample`.
         """
         if images.shape[-2] % self.downsample or images.shape[-1] % self.downsample:
             size = f"{images.shape[-2]}x{images.shape[-1]}"
@@ -60,7 +56,7 @@ class _NormalisedCodec(LatentCodec):
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Images in [-1, 1] from scaled latents."""
+        """Decode scaled latents into images in [-1, 1]."""
         return self._decode(latents * self.std.to(latents) + self.mean.to(latents))
 
     def _encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
@@ -80,7 +76,7 @@ class AutoencoderCodec(_NormalisedCodec):
         model_class: The name of a diffusers autoencoder: AutoencoderKL, or one without a posterior (AutoencoderDC,
             AutoencoderTiny).
         mean, std: Of the raw latents; None takes them from the autoencoder's own scale and shift.
-        images_at_once: Encode and decode at most so many images in one go, to bound memory; None for all.
+        images_at_once: Encode and decode at most so many images at a time, to bound memory; None for all.
 
     Raises:
         ValueError: Both or neither of `pretrained` and `config`, levels that do not fit the channels, or weights that
@@ -98,21 +94,21 @@ class AutoencoderCodec(_NormalisedCodec):
         images_at_once: int | None = None,
     ):
         super().__init__()
-        if (pretrained is None) == (config is None):
-            raise ValueError("an autoencoder comes from `pretrained` or from `config`; give exactly one of the two")
         self._pretrained = pretrained is not None
-        family = _autoencoder(model_class)
-        if pretrained is None:
-            self.autoencoder: Any = build(lambda: family(**(config or {})))
-        else:
-            self.autoencoder = build_saved(family, locate(pretrained), subfolder)
+        name = model_class.rpartition(".")[2] if model_class.startswith("diffusers.") else model_class
+        family = getattr(diffusers, name, None)
+        if not isinstance(family, type) or not issubclass(family, ModelMixin):
+            raise ValueError(f"diffusers has no model '{model_class}'; an autoencoder is needed, such as AutoencoderDC")
+        self.autoencoder: Any = build_diffusers(family, pretrained, subfolder, config)
         self.images_at_once = images_at_once
         self.autoencoder.requires_grad_(False)
         self.eval()
-        blank = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, dtype=self.autoencoder.dtype, device=self.autoencoder.device)
-        probe = self._encode(blank)
+        side = 64
+        probe = self._encode(
+            torch.zeros(1, 3, side, side, dtype=self.autoencoder.dtype, device=self.autoencoder.device)
+        )
         self.latent_channels = probe.shape[1]
-        self.downsample = PROBE_SIDE // probe.shape[-1]
+        self.downsample = side // probe.shape[-1]
         own_mean, own_std = self._own_levels()
         self._set_levels(own_mean if mean is None else mean, own_std if std is None else std)
 
@@ -121,18 +117,18 @@ class AutoencoderCodec(_NormalisedCodec):
         self.autoencoder.save_pretrained(folder)
 
     def standalone(self, folder: Path) -> dict[str, Any]:
-        """The autoencoder's configuration, where it is not among the arguments."""
+        """Write the autoencoder's configuration if it is not among the arguments."""
         if not self._pretrained:
             return {}
         self.autoencoder.save_config(folder)
         return {"pretrained": folder, "subfolder": None}
 
     def _own_levels(self) -> tuple[Level, Level]:
-        """(mean, std) such that (raw - mean) / std is what diffusers' pipelines make of raw latents."""
+        """Return (mean, std) such that (raw - mean) / std is what diffusers' pipelines make of raw latents."""
         settings = self.autoencoder.config
         mean = settings.get("latents_mean") or settings.get("shift_factor") or 0.0
-        spread = torch.as_tensor(settings.get("latents_std") or 1.0)
-        return mean, (spread / settings.get("scaling_factor", 1.0)).tolist()
+        std = torch.as_tensor(settings.get("latents_std") or 1.0)
+        return mean, (std / settings.get("scaling_factor", 1.0)).tolist()
 
     @torch.no_grad()
     def _encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
@@ -149,16 +145,8 @@ class AutoencoderCodec(_NormalisedCodec):
         return torch.cat([self.autoencoder.decode(part).sample for part in parts])
 
 
-def _autoencoder(name: str) -> Any:
-    """A class of diffusers by its name, with or without the library's in front."""
-    family = getattr(diffusers, name.rpartition(".")[2] if name.startswith("diffusers.") else name, None)
-    if not isinstance(family, type) or not issubclass(family, ModelMixin):
-        raise ValueError(f"diffusers has no model '{name}'; an autoencoder is named, such as AutoencoderDC")
-    return family
-
-
 class PixelCodec(_NormalisedCodec):
-    """Lossless: each patch of pixels becomes the channels of one latent pixel. For small images.
+    """A lossless codec for small images: each patch of pixels becomes the channels of one latent pixel.
 
     Args:
         patch: Side of a patch in pixels; 1 keeps the image as it is.

@@ -1,4 +1,4 @@
-"""What is predicted, at which times, and which scheduler takes the noise away again."""
+"""Noise objectives: what is predicted, at which times, and which scheduler samples it."""
 
 from typing import Any, Literal, cast
 
@@ -13,12 +13,9 @@ from got_core.interfaces import NoiseObjective, Predict, Scheduler
 TIMES = 1000
 """Times run from 0 (clean) to 1000 (noise); an epsilon objective uses the integers below it."""
 
-COSINE_LOG_SNR_FLOOR = -5.1
-"""Where sampling starts on cosine betas: below this half log-SNR the signal is too faint to divide by."""
-
 
 class _Denoising(NoiseObjective):
-    """Noise and the mean squared error that both objectives share."""
+    """The noise and the mean squared error that both objectives share."""
 
     def __init__(self, noise_offset: float):
         self.noise_offset = noise_offset
@@ -26,17 +23,17 @@ class _Denoising(NoiseObjective):
     def sample_noise(
         self, x0: Float[Tensor, "b c h w"], generator: Generator | None = None
     ) -> Float[Tensor, "b c h w"]:
-        """Standard normal noise, plus `noise_offset` times one normal number a channel."""
-        place = x0.device if generator is None else generator.device
-        noise = torch.randn(x0.shape, generator=generator, device=place)
+        """Sample standard normal noise, plus `noise_offset` times one normal number for each channel."""
+        source = x0.device if generator is None else generator.device
+        noise = torch.randn(x0.shape, generator=generator, device=source)
         if self.noise_offset:
-            noise = noise + self.noise_offset * torch.randn(*x0.shape[:2], 1, 1, generator=generator, device=place)
+            noise = noise + self.noise_offset * torch.randn(*x0.shape[:2], 1, 1, generator=generator, device=source)
         return noise.to(x0)
 
     def loss(
         self, predict: Predict, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
-        """Mean squared error of the prediction, in float32."""
+        """Return the mean squared error of the prediction, in float32."""
         x_t, target = self.corrupt(x0, noise, t)
         error = (predict(x_t, t).float() - target.float()).square()
         return reduce(error, "b c h w -> b", "mean")
@@ -69,25 +66,25 @@ class EpsilonDiffusion(_Denoising):
         """Squared signal level at each time, from the sampler itself, so that training and sampling cannot differ."""
 
     def sample_t(self, batch_size: int, device: device, generator: Generator | None = None) -> Float[Tensor, " b"]:
-        """Whole numbers from 0 to 999, each as likely."""
-        place = device if generator is None else generator.device
-        return torch.randint(0, TIMES, (batch_size,), generator=generator, device=place).to(device, torch.float32)
+        """Sample integers from 0 to 999, uniformly."""
+        source = device if generator is None else generator.device
+        return torch.randint(0, TIMES, (batch_size,), generator=generator, device=source).to(device, torch.float32)
 
     def levels(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-        """(alpha, sigma) at whole-number times."""
+        """Return (alpha, sigma) at integer times."""
         signal = self.signal.to(t.device)[t.round().long()]
         return signal.sqrt(), (1 - signal).sqrt()
 
     def corrupt(
         self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """x_t = alpha x0 + sigma noise, with the noise or v as target."""
+        """Return x_t = alpha x0 + sigma noise, and the noise or v as target."""
         alpha, sigma = (rearrange(level, "b -> b 1 1 1").to(x0.dtype) for level in self.levels(t))
         target = noise if self.prediction == "epsilon" else alpha * noise - sigma * x0
         return alpha * x0 + sigma * noise, target
 
     def scheduler(self) -> Scheduler:
-        """A fresh DPM-Solver++ of second order."""
+        """Return a new DPM-Solver++ of second order."""
         return self._solver()
 
     def _solver(self) -> Any:
@@ -96,7 +93,8 @@ class EpsilonDiffusion(_Denoising):
             beta_start=self.beta_start,
             beta_end=self.beta_end,
             prediction_type=self.prediction,
-            lambda_min_clipped=COSINE_LOG_SNR_FLOOR if self.schedule == "squaredcos_cap_v2" else -float("inf"),
+            # On cosine betas, below this half log-SNR, the signal is too weak to divide by.
+            lambda_min_clipped=-5.1 if self.schedule == "squaredcos_cap_v2" else -float("inf"),
         )
 
 
@@ -104,7 +102,7 @@ class RectifiedFlow(_Denoising):
     """Straight lines from image to noise: x_s = (1 - s) x0 + s noise, velocity noise - x0 (Liu et al., 2022).
 
     Args:
-        timesteps: How s is drawn in training: logit-normal (Esser et al., 2024) or uniform.
+        timesteps: How s is sampled in training: logit-normal (Esser et al., 2024) or uniform.
         logit_mean, logit_std: Of the logit-normal; a larger mean trains more at noisy times.
         shift: s becomes shift s / (1 + (shift - 1) s), in training and in sampling; above 1 spends more on noisy times.
         noise_offset: Strength of the per-channel offset added to the noise.
@@ -125,22 +123,22 @@ class RectifiedFlow(_Denoising):
         self.shift = shift
 
     def sample_t(self, batch_size: int, device: device, generator: Generator | None = None) -> Float[Tensor, " b"]:
-        """1000 s with s drawn as the constructor says, then shifted."""
-        place = device if generator is None else generator.device
+        """Sample 1000 s, with s distributed as configured and then shifted."""
+        source = device if generator is None else generator.device
         if self.timesteps == "uniform":
-            s = torch.rand(batch_size, generator=generator, device=place)
+            s = torch.rand(batch_size, generator=generator, device=source)
         else:
-            normal = torch.randn(batch_size, generator=generator, device=place)
+            normal = torch.randn(batch_size, generator=generator, device=source)
             s = torch.sigmoid(self.logit_mean + self.logit_std * normal)
         return (TIMES * self.shift * s / (1 + (self.shift - 1) * s)).to(device)
 
     def corrupt(
         self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """x_t = (1 - s) x0 + s noise with s = t / 1000, and the velocity noise - x0."""
+        """Return x_t = (1 - s) x0 + s noise with s = t / 1000, and the velocity noise - x0."""
         s = rearrange(t / TIMES, "b -> b 1 1 1").to(x0.dtype)
         return (1 - s) * x0 + s * noise, noise - x0
 
     def scheduler(self) -> Scheduler:
-        """A fresh Euler scheduler on the shifted line."""
+        """Return a new Euler scheduler with the shift."""
         return cast(Scheduler, FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMES, shift=self.shift))

@@ -1,4 +1,4 @@
-"""Guidance as a weighted sum of branches, one denoising loop for every objective (GoT, section 4.2), and its noise."""
+"""Weighted branches of guidance, seeded noise, and one denoising loop for every objective (GoT, section 4.2)."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -17,25 +17,12 @@ from got_core.types import Guidance
 def dropped_conditions(
     draw: Float[Tensor, " b"], probability: float
 ) -> tuple[Bool[Tensor, " b"], Bool[Tensor, " b"], Bool[Tensor, " b"]]:
-    """Which of (semantic, spatial, reference) to drop, from uniform draws in [0, 1).
+    """Return masks of where (semantic, spatial, reference) are dropped, from uniform numbers in [0, 1).
 
-    Up to `probability` everything is dropped, up to twice it all but the reference, up to three times the spatial
-    guidance alone; above that nothing.
+    Up to `probability` everything is dropped, up to twice it all but the reference, up to three times it only the
+    spatial guidance; above that nothing.
     """
     return draw < 2 * probability, draw < 3 * probability, draw < probability
-
-
-LOADER_STRIDE = 100_000
-"""Validation batches of a loader before the seeds of the next begin."""
-
-VALIDATION_STRIDE = 100 * LOADER_STRIDE
-"""Validation batches before the seeds of the next validation seed begin."""
-
-BATCH_SEEDS = 2**40
-"""Seeds of validation batches: so many that their samples' seeds are still below 2**64."""
-
-SEED_STRIDE = 1_000_003
-"""From the noise of one seed's first sample to that of the next seed's."""
 
 
 LARGEST = 2**63
@@ -43,49 +30,53 @@ LARGEST = 2**63
 
 
 def batch_seed(validation_seed: int, loader: int, batch: int, rank: int, world: int) -> int:
-    """The seed of a validation batch: another one for each place on each of `world` ranks."""
-    place = validation_seed * VALIDATION_STRIDE + loader * LOADER_STRIDE + batch
-    return (place * world + rank) % BATCH_SEEDS
+    """Return the seed of a validation batch, which differs for each of `world` ranks.
+
+    A validation seed has room for 100 loaders of 100,000 batches each. Below 2**40 the seeds of the batches' samples
+    are below 2**64.
+    """
+    index = validation_seed * 10_000_000 + loader * 100_000 + batch
+    return (index * world + rank) % 2**40
 
 
 def sample_seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    """The seed of each of `count` samples: those given, or the ones that a single seed means.
+    """Return a seed for each of `count` samples: those given, or consecutive ones that follow from a single seed.
 
     Raises:
         ValueError: Not as many seeds as samples.
     """
-    seeds = [seed * SEED_STRIDE + place for place in range(count)] if isinstance(seed, int) else list(seed)
+    seeds = [seed * 1_000_003 + index for index in range(count)] if isinstance(seed, int) else list(seed)
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for {count} samples: one for each is needed")
     return seeds
 
 
 def starting_noise(generators: Sequence[Generator], shape: Sequence[int]) -> Float[Tensor, "b c h w"]:
-    """Standard normal noise, a sample from each generator.
+    """Return standard normal noise, one sample from each generator.
 
     Args:
-        generators: May be one and the same, which is then drawn from in turn.
+        generators: May be one and the same, which then gives all samples in turn.
         shape: (c, h, w) of a sample.
     """
-    drawn = [torch.randn(tuple(shape), generator=generator, device=generator.device).cpu() for generator in generators]
-    return torch.stack(drawn)
+    noise = [torch.randn(tuple(shape), generator=generator, device=generator.device).cpu() for generator in generators]
+    return torch.stack(noise)
 
 
 def seeded(seeds: Sequence[int]) -> list[Generator]:
-    """A generator on the CPU for each seed."""
+    """Return a generator on the CPU for each seed."""
     return [Generator().manual_seed(seed % LARGEST) for seed in seeds]
 
 
-def chancy_step(
+def seeded_step(
     scheduler: Any, generators: Sequence[Generator] | None
 ) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
-    """A scheduler's step, as a function of its number, the prediction, the time and the latents.
+    """Return a scheduler's step, as a function of its number, the prediction, the time and the latents.
 
-    What noise it adds follows from the generators, one for each sample, or from the seed of the first for all of them
-    where the scheduler takes none; torch's own chance is as it was afterwards. Without generators the noise is torch's.
+    The noise that it adds follows from the generators, one for each sample, or from the seed of the first if the
+    scheduler takes none; torch's own generators stay as they were. Without generators the noise is from torch's own.
     """
     takes_them = generators is not None and "generator" in inspect.signature(scheduler.step).parameters
-    chance = {"generator": list(generators or ())} if takes_them else {}
+    given = {"generator": list(generators or ())} if takes_them else {}
 
     def step(number: int, prediction: Tensor, time: Tensor, x: Tensor) -> Tensor:
         if generators is None:
@@ -93,19 +84,19 @@ def chancy_step(
         kind = x.device.type
         with torch.random.fork_rng([] if kind == "cpu" else [x.device], device_type="cuda" if kind == "cpu" else kind):
             torch.manual_seed((generators[0].initial_seed() + number) % LARGEST)
-            return scheduler.step(prediction, time, x, return_dict=False, **chance)[0]
+            return scheduler.step(prediction, time, x, return_dict=False, **given)[0]
 
     return step
 
 
 Scale = float | Float[Tensor, " b"]
 Callback = Callable[[int, Tensor, Tensor], Tensor | None]
-"""Called after each step with its number, its time and the latents; may return other latents to go on with."""
+"""Called after each step with its number, its time and the latents; may return other latents to continue with."""
 
 
 @dataclass(frozen=True)
 class GuidanceScales:
-    """The scales a_t, a_s and a_r; a tensor holds one number a sample, so that kinds of samples can share a batch."""
+    """The scales a_t, a_s and a_r: a number each, or a tensor with one number for each sample of a batch."""
 
     semantic: Scale
     spatial: Scale
@@ -113,7 +104,7 @@ class GuidanceScales:
 
     @staticmethod
     def choose(edits: Tensor, editing: "GuidanceScales", text_to_image: "GuidanceScales") -> "GuidanceScales":
-        """`editing` where the mask `edits` (bool, one a sample) is True, `text_to_image` elsewhere."""
+        """Return `editing` where the mask `edits` (bool, one for each sample) is True, `text_to_image` elsewhere."""
 
         def pick(name: str) -> Tensor:
             given, other = (
@@ -134,7 +125,7 @@ EDITING = GuidanceScales(semantic=4.0, spatial=3.0, reference=1.5)
 
 @dataclass(frozen=True)
 class Branch:
-    """One guidance the backbone is asked with: its weight for each sample, and which parts it keeps."""
+    """One guidance that the backbone is called with: its weight for each sample, and which parts it keeps."""
 
     weight: Float[Tensor, " b"]
     semantic: bool
@@ -145,10 +136,13 @@ class Branch:
 def branches(
     scales: GuidanceScales, batch_size: int, device: torch.device, spatial: bool = True, reference: bool = True
 ) -> list[Branch]:
-    """The published four-pass formula, collected by pass; its weights sum to 1 for every sample.
+    """Return the published four-pass formula as branches whose weights sum to 1 for every sample.
 
     Args:
-        spatial, reference: Whether there is such guidance at all. Without it, passes that differ only there are one.
+        scales: Of each guidance.
+        batch_size: Samples of the batch.
+        device: Of the weights.
+        spatial, reference: Whether there is such guidance. Without it, passes that differ only there are one branch.
 
     Returns:
         The branches whose weight is not 0 for every sample.
@@ -157,7 +151,7 @@ def branches(
         torch.as_tensor(scale, dtype=torch.float32, device=device).expand(batch_size)
         for scale in (scales.semantic, scales.spatial, scales.reference)
     )
-    kept: dict[tuple[bool, bool, bool], Tensor] = {}
+    weights: dict[tuple[bool, bool, bool], Tensor] = {}
     for weight, semantic, with_spatial, with_reference in (
         (1 - a_r, False, False, False),
         (a_r - a_t, False, False, True),
@@ -165,22 +159,22 @@ def branches(
         (a_s, True, True, True),
     ):
         parts = (semantic, with_spatial and spatial, with_reference and reference)
-        kept[parts] = kept[parts] + weight if parts in kept else weight
-    return [Branch(weight, *parts) for parts, weight in kept.items() if bool((weight != 0).any())]
+        weights[parts] = weights[parts] + weight if parts in weights else weight
+    return [Branch(weight, *parts) for parts, weight in weights.items() if bool((weight != 0).any())]
 
 
 def guided_predict(
     backbone: DenoisingBackbone, encoder: GuidanceEncoder, guidance: Guidance, scales: GuidanceScales
 ) -> Predict:
-    """Bind guidance and scales to a backbone: one batch a call, holding each sample's branches of non-zero weight.
+    """Bind guidance and scales to a backbone: each call runs one batch, with each sample's branches of non-zero weight.
 
     The guidance of all branches is made here, once, and used at every step.
     """
     size, device = len(guidance.tokens), guidance.tokens.device
-    asked = branches(scales, size, device, guidance.spatial is not None, guidance.reference is not None)
-    weights = torch.cat([branch.weight for branch in asked])
+    parts = branches(scales, size, device, guidance.spatial is not None, guidance.reference is not None)
+    weights = torch.cat([branch.weight for branch in parts])
     rows = weights.nonzero().squeeze(1)
-    stacked = _rows(Guidance.cat([_keep(encoder, guidance, branch) for branch in asked]), rows)
+    stacked = _rows(Guidance.cat([_keep(encoder, guidance, branch) for branch in parts]), rows)
 
     def predict(x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         each = backbone(x_t[rows % size], t[rows % size], stacked)
@@ -192,17 +186,13 @@ def guided_predict(
 
 
 def _keep(encoder: GuidanceEncoder, guidance: Guidance, branch: Branch) -> Guidance:
-    """The guidance with the parts that the branch does not keep replaced by their nulls."""
-    masks = (branch.weight.new_full((len(branch.weight),), not kept, dtype=torch.bool) for kept in _flags(branch))
-    return encoder.drop(guidance, *masks)
-
-
-def _flags(branch: Branch) -> tuple[bool, bool, bool]:
-    return branch.semantic, branch.spatial, branch.reference
+    """Replace the parts of guidance that a branch does not keep by their nulls."""
+    size, flags = (len(branch.weight),), (branch.semantic, branch.spatial, branch.reference)
+    return encoder.drop(guidance, *(branch.weight.new_full(size, not flag, dtype=torch.bool) for flag in flags))
 
 
 def _rows(guidance: Guidance, rows: Int[Tensor, " k"]) -> Guidance:
-    """The named rows of every field."""
+    """Return some rows of every field."""
     values = {entry.name: getattr(guidance, entry.name) for entry in fields(guidance)}
     return replace(guidance, **{name: value[rows] for name, value in values.items() if value is not None})
 
@@ -226,12 +216,12 @@ def sample(
         noise: Standard normal; its shape is that of the latents.
         steps: Number of scheduler steps; each is one call of the backbone.
         callback: See `Callback`.
-        generators: One for each sample, for schedulers that add noise on the way; torch's own chance otherwise.
+        generators: One for each sample, for schedulers that add noise; torch's own generator if None.
     """
     predict = guided_predict(backbone, encoder, guidance, scales)
     scheduler.set_timesteps(steps, device=noise.device)
-    scale_input = getattr(scheduler, "scale_model_input", _unscaled)
-    take_step = chancy_step(scheduler, generators)
+    scale_input = getattr(scheduler, "scale_model_input", lambda x, time: x)
+    take_step = seeded_step(scheduler, generators)
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for step, time in enumerate(scheduler.timesteps):
         t = repeat(time.to(torch.float32), "-> b", b=len(x))
@@ -239,8 +229,4 @@ def sample(
         if callback is not None:
             changed = callback(step, time, x)
             x = x if changed is None else changed
-    return x
-
-
-def _unscaled(x: Tensor, time: Tensor) -> Tensor:
     return x

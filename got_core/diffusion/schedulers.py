@@ -1,4 +1,4 @@
-"""Schedulers of diffusers other than an objective's own: which of them fit it, and how they are made."""
+"""Schedulers of diffusers other than an objective's own: which of them fit it, and how they are built."""
 
 import inspect
 import json
@@ -16,18 +16,6 @@ from torch import Generator, Tensor
 from got_core.errors import UserError, one_line
 from got_core.interfaces import NoiseObjective, Scheduler
 
-TRIED_STEPS = 20
-"""Steps of the walk that a scheduler is tried on."""
-
-TRIED_SHAPE = (1, 4, 64, 64)
-"""Latents of that walk: so many numbers that their spread is known within one per cent."""
-
-LEFT_OVER = 0.035
-"""Noise that may be left at the end of the walk, in standard deviations."""
-
-OFF_LEVEL = 0.02
-"""How far the noise may be from its level, as the median of the logarithm's magnitude over the walk's steps."""
-
 CARRIED_OVER = (
     "num_train_timesteps",
     "beta_schedule",
@@ -38,20 +26,14 @@ CARRIED_OVER = (
     "lambda_min_clipped",
     "shift",
 )
-"""Settings of an objective's own scheduler that say what noise is like; the others are of its solver."""
+"""Settings of an objective's own scheduler that describe the noise; the others belong to its solver."""
 
 ERRORS = (ValueError, TypeError, IndexError, KeyError, AttributeError, RuntimeError, ImportError)
-"""What schedulers raise that are given other settings, predictions or arguments than they were written for."""
-
-SCHEDULER_FILE = "scheduler_config.json"
-"""As diffusers calls it."""
-
-FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-"""What tells the solvers of diffusion equations in diffusers that a velocity is predicted."""
+"""What schedulers raise on settings, predictions or arguments that they were not written for."""
 
 
 def scheduler_named(objective: NoiseObjective, name: str, **settings: Any) -> Scheduler:
-    """A scheduler of diffusers, set up for an objective as its own scheduler is.
+    """Build a scheduler of diffusers, configured for an objective as its own scheduler is.
 
     Args:
         objective: What the backbone was trained with.
@@ -82,21 +64,21 @@ def save_scheduler(scheduler: Scheduler, folder: Path) -> None:
     """Write the configuration of one of diffusers' schedulers into a folder, as diffusers does.
 
     Raises:
-        UserError: It is none of diffusers'.
+        UserError: It is not one of diffusers.
     """
     name = type(scheduler).__name__
     if getattr(diffusers, name, None) is not type(scheduler):
-        raise UserError(f"{name} is no scheduler of diffusers, and only those can be saved")
+        raise UserError(f"{name} is not a scheduler of diffusers, and only those can be saved")
     cast(ConfigMixin, scheduler).save_config(folder)
 
 
 def read_scheduler(objective: NoiseObjective, folder: Path) -> Scheduler | None:
-    """The scheduler that was saved in a folder; None where none was.
+    """Read the scheduler that was saved in a folder; None if there is none.
 
     Raises:
         UserError: The file cannot be read, names no scheduler of diffusers, or one that does not fit the objective.
     """
-    path = folder / SCHEDULER_FILE
+    path = folder / "scheduler_config.json"
     if not path.is_file():
         return None
     try:
@@ -109,25 +91,27 @@ def read_scheduler(objective: NoiseObjective, folder: Path) -> Scheduler | None:
 
 
 def _family(name: str) -> Any:
-    found: Any = getattr(diffusers, name, None)
-    if not name.endswith("Scheduler") or not hasattr(found, "from_config"):
+    family: Any = getattr(diffusers, name, None)
+    if not name.endswith("Scheduler") or not hasattr(family, "from_config"):
         raise ValueError(f"diffusers has no scheduler {name!r}")
-    return found
+    return family
 
 
 def _candidates(objective: NoiseObjective) -> Iterator[dict[str, Any]]:
-    """The objective's own scheduler's settings, without a bound on what is denoised, and for velocities."""
+    """Yield the settings of the objective's own scheduler, without a bound on denoised values, and for velocities."""
     config = getattr(objective.scheduler(), "config", {})
     own = {name: config[name] for name in CARRIED_OVER if name in config}
     yield {**own, "clip_sample": False}
-    yield {**own, **FLOW, "flow_shift": own.get("shift", 1.0)}
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": own.get("shift", 1.0)}
+    yield {**own, **flow}
 
 
 def check_scheduler(objective: NoiseObjective, scheduler: Any) -> None:
-    """See that a scheduler takes away the noise that an objective adds, by walking it with exact predictions.
+    """Check that a scheduler removes the noise that an objective adds, by running it with exact predictions.
 
-    From noise it must arrive at the image, and the noise must be on the way as strong as the objective has it at each
-    time: another prediction, schedule or bound shows in one of the two.
+    From noise it must reach the image, and at each time the noise must have the level of the objective: another
+    prediction, schedule or bound shows in one of the two. At the end, noise of 0.035 standard deviations may be left;
+    the median difference of the noise from its level may be 2 per cent.
 
     Raises:
         ValueError: It does not fit.
@@ -136,25 +120,25 @@ def check_scheduler(objective: NoiseObjective, scheduler: Any) -> None:
     try:
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
-            left_over, off_level = _walk(objective, scheduler)
+            remaining, level_error = _run_exactly(objective, scheduler)
     except ERRORS as error:
         raise ValueError(f"{name} cannot sample {type(objective).__name__}: {one_line(error)}") from error
     # Not the other way round: a comparison with nan is false.
-    if not (left_over <= LEFT_OVER and off_level <= OFF_LEVEL):
+    if not (remaining <= 0.035 and level_error <= 0.02):
         raise ValueError(
             f"{name} does not fit {type(objective).__name__}: with exact predictions the image is off by "
-            f"{left_over:.2g} at the end, and the noise on the way by {off_level:.0%}; "
-            "got_core.diffusion.schedulers.scheduler_named sets schedulers up for an objective"
+            f"{remaining:.2g} at the end, and the noise before that by {level_error:.0%}; "
+            "got_core.diffusion.schedulers.scheduler_named configures schedulers for an objective"
         )
 
 
 @torch.no_grad()
-def _walk(objective: NoiseObjective, scheduler: Any) -> tuple[float, float]:
-    """How much noise is left at the end, and how far it typically is from its level on the way."""
+def _run_exactly(objective: NoiseObjective, scheduler: Any) -> tuple[float, float]:
+    """Return how much noise is left at the end, and the median difference of its logarithm from its level before."""
     generator = Generator().manual_seed(0)
     image = _normal(generator)
     x = _normal(generator) * getattr(scheduler, "init_noise_sigma", 1.0)
-    scheduler.set_timesteps(TRIED_STEPS, device=torch.device("cpu"))
+    scheduler.set_timesteps(20, device=torch.device("cpu"))
     levels = []
     for time in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, time) if hasattr(scheduler, "scale_model_input") else x
@@ -169,12 +153,12 @@ def _walk(objective: NoiseObjective, scheduler: Any) -> tuple[float, float]:
 def _coefficients(
     objective: NoiseObjective, time: Tensor, image: Float[Tensor, " 1"], noise: Float[Tensor, " 1"]
 ) -> tuple[Tensor, Tensor]:
-    """What an image and noise of that value become at a time: the noisy image and the target, which are linear."""
+    """Return the noisy image and the target, both linear, of an image and noise of constant value at a time."""
     pixel, grain = (rearrange(value, "b -> b 1 1 1") for value in (image, noise))
     return objective.corrupt(pixel, grain, rearrange(time.to(torch.float32), "-> 1"))
 
 
 def _normal(generator: Generator) -> Float[Tensor, "1 4 64 64"]:
-    """Numbers whose spread is one exactly."""
-    drawn = torch.randn(TRIED_SHAPE, generator=generator)
-    return drawn / drawn.std()
+    """Return normal numbers whose standard deviation is exactly one."""
+    numbers = torch.randn((1, 4, 64, 64), generator=generator)
+    return numbers / numbers.std()

@@ -1,1 +1,1 @@
-"""What a recipe costs, found out in shape alone: parameters, FLOPs, memory, time."""
+"""What a recipe costs, computed in shape alone: parameters, FLOPs, memory and time."""

@@ -1,4 +1,4 @@
-"""What one training step of a system costs, by component: parameters, FLOPs, and the memory of its activations."""
+"""Costs of one training step of a system, by component: parameters, FLOPs, and the memory of activations."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,12 +14,6 @@ from got_core.model import CODEC, PARTS, GoTModel
 from got_core.training.system import GoTSystem
 from got_core.types import Batch, Sample
 
-TYPICAL_PROMPT = "A photograph of a market square in the early morning, with a fountain, two benches and a dog."
-TYPICAL_SENTENCE = "the stone fountain in the middle of the square, with water that catches the first light, "
-TYPICAL_BOXES = 4
-TYPICAL_CHARACTERS = 860
-"""Of the published text-to-image chains: 810 to 910 characters and 3.8 to 4.1 boxes."""
-
 
 @dataclass(frozen=True)
 class Parameters:
@@ -30,7 +24,7 @@ class Parameters:
 
     @property
     def frozen(self) -> int:
-        """Those that are not trained."""
+        """Return the number of those that are not trained."""
         return self.total - self.trainable
 
     def __add__(self, other: "Parameters") -> "Parameters":
@@ -46,7 +40,7 @@ class Flops:
 
     @property
     def total(self) -> int:
-        """Of a training step."""
+        """Return the operations of a training step."""
         return self.forward + self.backward
 
     def __add__(self, other: "Flops") -> "Flops":
@@ -55,13 +49,13 @@ class Flops:
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a training step on a batch takes.
+    """The cost of a training step on a batch.
 
     Attributes:
         flops: Of each of `PARTS`. What activation checkpointing computes again is part of the backward pass.
         activations: Bytes that the forward pass keeps for the backward pass.
-        peaks: For each number of gradients (of single weights) made so far, the most bytes that were there at a time,
-            gradients, weights and optimizer state not counted.
+        peaks: For each number of gradients (of single weights) computed so far, the peak of bytes, without gradients,
+            weights and optimizer state.
     """
 
     flops: Mapping[str, Flops]
@@ -70,57 +64,59 @@ class StepCost:
 
     @property
     def total(self) -> int:
-        """Floating-point operations of all parts."""
+        """Return the floating-point operations of all parts."""
         return sum(part.total for part in self.flops.values())
 
     def peak(self, gradient_bytes: float) -> int:
-        """The most bytes at a time, with gradients of so many bytes each."""
+        """Return the peak of bytes, with gradients of `gradient_bytes` each."""
         return max(int(live + made * gradient_bytes) for made, live in self.peaks.items())
 
 
 def parameters(module: nn.Module) -> Parameters:
-    """Parameters of a module, shared ones once."""
-    found = list(module.parameters())
-    return Parameters(sum(p.numel() for p in found), sum(p.numel() for p in found if p.requires_grad))
+    """Count the parameters of a module, shared ones once."""
+    weights = list(module.parameters())
+    return Parameters(sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad))
 
 
 def typical_samples(size: tuple[int, int], number: int, edit: bool) -> list[Sample]:
-    """Samples as long as those of the reference's datasets, with blank images of `size` (height, width)."""
+    """Return samples as long as those of the reference's datasets, with blank images of `size` (height, width).
+
+    The published text-to-image chains have 810 to 910 characters and 3.8 to 4.1 boxes.
+    """
+    prompt = "A photograph of a market square in the early morning, with a fountain, two benches and a dog."
+    sentence = "the stone fountain in the middle of the square, with water that catches the first light, "
     box = "<|box_start|>({0},{0}),({1},{1})<|box_end|> (red) "
-    boxes = "".join(box.format(100 * i + 100, 100 * i + 300) for i in range(TYPICAL_BOXES))
-    text = TYPICAL_SENTENCE * (TYPICAL_CHARACTERS // len(TYPICAL_SENTENCE) + 1)
+    boxes = "".join(box.format(100 * i + 100, 100 * i + 300) for i in range(4))
+    chain = (sentence * 10)[: 860 - len(boxes)] + boxes
     blank = torch.zeros(3, *size)
-    chain = text[: TYPICAL_CHARACTERS - len(boxes)] + boxes
-    sample = Sample(TYPICAL_PROMPT, chain, size, target=blank, source=blank if edit else None)
-    return [sample] * number
+    return [Sample(prompt, chain, size, target=blank, source=blank if edit else None)] * number
 
 
 def shape_batch(system: GoTSystem | GoTModel, samples: Sequence[Sample], dtype: torch.dtype) -> Batch:
-    """A batch whose images are on the meta device and whose ids and masks are real."""
+    """Make a batch whose images are on the meta device and whose ids and masks are real."""
     return on_meta(system.processor(samples), dtype)
 
 
 def on_meta(batch: Batch, dtype: torch.dtype) -> Batch:
-    """A batch with its images on the meta device; its ids and masks, which decide about shapes, stay real."""
-    inputs = {name: _image_like(value, dtype) for name, value in batch.inputs.items()}
-    target = None if batch.target is None else _image_like(batch.target, dtype)
-    return replace(batch, source=_image_like(batch.source, dtype), target=target, inputs=inputs)
+    """Move a batch's images to the meta device; its ids and masks, which determine shapes, stay real."""
 
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(META, dtype) if tensor.is_floating_point() else tensor
 
-def _image_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(META, dtype) if tensor.is_floating_point() else tensor
+    inputs = {name: moved(value) for name, value in batch.inputs.items()}
+    target = None if batch.target is None else moved(batch.target)
+    return replace(batch, source=moved(batch.source), target=target, inputs=inputs)
 
 
 def step_cost(system: GoTSystem, batch: Batch) -> StepCost:
     """Trace one training step on a batch from `shape_batch`; the system is in shape alone and in training mode.
 
-    Autograd goes backward through the parts in turn; a part's pass is over when the gradient of what it was given is
-    there.
+    Autograd goes backward through the parts in turn; a part's pass ends when the gradient of its input is complete.
     """
     made = 0
     marks: dict[str, int] = {}
 
-    def let_go(parameter: Tensor) -> None:
+    def release(parameter: Tensor) -> None:
         nonlocal made
         made += parameter.numel()
         run.stage = made
@@ -129,7 +125,7 @@ def step_cost(system: GoTSystem, batch: Batch) -> StepCost:
     with ShapeRun() as run, _metered(system, run) as codec, ExitStack() as hooks:
         for parameter in system.parameters():
             if parameter.requires_grad:
-                hooks.callback(parameter.register_post_accumulate_grad_hook(let_go).remove)
+                hooks.callback(parameter.register_post_accumulate_grad_hook(release).remove)
         reasoning = system.reasoner(batch)
         forward = {"reasoner": run.flops}
         guidance = system.guidance(reasoning, batch, codec)
@@ -153,13 +149,13 @@ def step_cost(system: GoTSystem, batch: Batch) -> StepCost:
 
 
 def _mark(tensor: Tensor, name: str, marks: dict[str, int], run: ShapeRun) -> None:
-    """Note the FLOPs so far when the gradient of a tensor is complete."""
+    """Record the FLOPs so far when the gradient of a tensor is complete."""
     if tensor.requires_grad:
         tensor.register_hook(lambda gradient: marks.__setitem__(name, run.flops))
 
 
 class _MeteredCodec(LatentCodec):
-    """A codec that notes the FLOPs of its encodings."""
+    """A codec that counts the FLOPs of its encodings."""
 
     def __init__(self, codec: LatentCodec, run: ShapeRun) -> None:
         super().__init__()
@@ -178,7 +174,7 @@ class _MeteredCodec(LatentCodec):
 
 @contextmanager
 def _metered(system: GoTSystem, run: ShapeRun) -> Iterator[_MeteredCodec]:
-    """Within, the system's codec notes its FLOPs."""
+    """Inside, the system's codec counts its FLOPs."""
     own = system.codec
     metered = _MeteredCodec(own, run)
     system.codec = metered

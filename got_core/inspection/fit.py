@@ -1,4 +1,4 @@
-"""Whether a training step fits a device, and how long it takes, alone, under DDP and under FSDP2."""
+"""Memory and communication of a training step on one device, under DDP and under FSDP2."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from got_core.weights.loading import without_weights
 
 
 def check_size(settings: ModelSettings, size: tuple[int, int]) -> None:
-    """Check that a model divides images of `size` (height, width) into its steps and patches.
+    """Check that a model can divide images of `size` into its steps and patches.
 
     Args:
         settings: Of the model.
-        size: In pixels.
+        size: (height, width) in pixels.
 
     Raises:
-        ValueError: It does not.
+        ValueError: It cannot.
     """
     with without_weights():
         model = settings.build()
@@ -35,21 +35,15 @@ def check_size(settings: ModelSettings, size: tuple[int, int]) -> None:
 
 
 Group = list[nn.Parameter]
-"""Weights that FSDP2 gathers and lets go of together."""
+"""Weights that FSDP2 gathers and releases together."""
 
 PREFETCHED = 2
 """Blocks whose weights are whole at a time under FSDP2: the one that runs and the next."""
 
-ALIASES_OF_MIXED = ("16", "bf16")
-"""What else Lightning takes for "16-mixed" and "bf16-mixed"."""
-
-PROBE = (64, 64)
-"""Shape of the weight that an optimizer is tried on, to learn how much it keeps for each number."""
-
 
 @dataclass(frozen=True)
 class Precision:
-    """How numbers are kept and computed with.
+    """In which precision numbers are stored and computed.
 
     Attributes:
         computed: Precision of activations.
@@ -61,19 +55,19 @@ class Precision:
 
     @classmethod
     def named(cls, name: str | int) -> "Precision":
-        """From the trainer's `precision`, such as "bf16-mixed", "bf16-true" or "32-true"."""
+        """Return the precision of the trainer's `precision`, such as "bf16-mixed" (alias "bf16") or "32-true"."""
         name = str(name)
         number, _, kind = name.partition("-")
         computed = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}.get(number, torch.float32)
-        return cls(computed, kind == "mixed" or name in ALIASES_OF_MIXED)
+        return cls(computed, kind == "mixed" or name in ("16", "bf16"))
 
-    def kept(self, weight: torch.Tensor) -> torch.dtype:
-        """The precision that a weight of the built model is kept in."""
+    def stored(self, weight: torch.Tensor) -> torch.dtype:
+        """Return the precision in which a weight of the built model is stored."""
         return weight.dtype if self.mixed or self.computed == torch.float32 else self.computed
 
     def gathered(self, weight: torch.Tensor) -> torch.dtype:
-        """The precision in which ranks send each other a sharded weight; see `got_core.training.parallel.shard`."""
-        return self.computed if self.mixed and self.computed == torch.bfloat16 else self.kept(weight)
+        """Return the precision in which ranks send a sharded weight; see `got_core.training.parallel.shard`."""
+        return self.computed if self.mixed and self.computed == torch.bfloat16 else self.stored(weight)
 
 
 @dataclass(frozen=True)
@@ -81,12 +75,12 @@ class DeviceMemory:
     """Bytes on one device.
 
     Attributes:
-        weights: Of all components, and copies of them that are made to compute with.
-        gradients: Of all trained weights, and what they are reduced in: DDP's buckets, or under FSDP2 the gradients of
-            the largest block before they are divided, and their copy to send.
+        weights: Of all components, and copies of them in the precision of computing.
+        gradients: Of all trained weights, and the buffers that reduce them: DDP's buckets, or under FSDP2 the gradients
+            of the largest block before they are divided, and their copy to send.
         optimizer: Its state.
         activations: Kept from the forward pass for the backward pass.
-        peak: The most that is there at a time; less than the sum, as gradients come while activations go.
+        peak: The most at a time; less than the sum, as gradients are added while activations are freed.
     """
 
     weights: int
@@ -97,34 +91,34 @@ class DeviceMemory:
 
 
 def state_share(optimizer: Callable[[Iterable], Optimizer]) -> float:
-    """Numbers that an optimizer keeps for each number it trains; tried on a small weight."""
-    weight = nn.Parameter(torch.zeros(PROBE))
-    tried = optimizer([weight])
+    """Return how many numbers an optimizer stores for each trained number, by a step on a small weight."""
+    weight = nn.Parameter(torch.zeros(64, 64))
+    built = optimizer([weight])
     weight.grad = torch.ones_like(weight)
-    tried.step()
-    state = [value for value in tried.state[weight].values() if isinstance(value, torch.Tensor)]
+    built.step()
+    state = [value for value in built.state[weight].values() if isinstance(value, torch.Tensor)]
     return sum(value.numel() for value in state if value.ndim) / weight.numel()
 
 
 def device_memory(
     system: GoTSystem, step: StepCost, precision: Precision, devices: int = 1, sharded: bool = False
 ) -> DeviceMemory:
-    """Memory of one of several devices.
+    """Compute the memory of one of several devices.
 
     Args:
         system: In shape alone, its weights in the precision they are built with.
         step: Of a device's batch.
         precision: Of the trainer.
-        devices: How many there are.
-        sharded: FSDP2 in place of DDP: weights, gradients and optimizer state are divided, and put together block by
-            block. The frozen codec is whole on each device.
+        devices: Their number.
+        sharded: FSDP2 in place of DDP: weights, gradients and optimizer state are divided, and gathered block by block.
+            The frozen codec is whole on each device.
     """
     shards = devices if sharded else 1
     trained = [p for p in system.parameters() if p.requires_grad]
     parts = [getattr(system, name) for name in COMPONENTS]
-    weights = sum(_kept(p, precision, shards) for part in parts for p in part.parameters())
-    weights += sum(_kept(p, precision) for p in getattr(system, CODEC).parameters())
-    gradients = sum(_kept(p, precision, shards) for p in trained)
+    weights = sum(_stored(p, precision, shards) for part in parts for p in part.parameters())
+    weights += sum(_stored(p, precision) for p in getattr(system, CODEC).parameters())
+    gradients = sum(_stored(p, precision, shards) for p in trained)
     optimizer = int(state_share(system.optimizer) * gradients)
     reducing = gradients if devices > 1 else 0
     if shards > 1:
@@ -147,11 +141,11 @@ def device_memory(
 
 
 def communicated(system: GoTSystem, precision: Precision, devices: int, sharded: bool, batches: int = 1) -> float:
-    """Bytes that one device sends in an optimizer step.
+    """Compute the bytes that one device sends in an optimizer step.
 
     DDP reduces gradients once a step (a ring sends each byte nearly twice). FSDP2 works for each batch: it gathers all
     weights before the forward pass and those of blocks again before the backward pass, and scatters gradients after
-    it, in the precision they are kept in; a weight whose rows the devices do not divide is filled up. A block that runs
+    it, in the precision they are stored in; a weight whose rows the devices do not divide is padded. A block that runs
     more than once in a batch (a reasoner's `length_groups`) is gathered each time, which is not counted.
     """
     if devices == 1:
@@ -159,17 +153,17 @@ def communicated(system: GoTSystem, precision: Precision, devices: int, sharded:
     share = (devices - 1) / devices
     if not sharded:
         parts = [getattr(system, name) for name in COMPONENTS]
-        return 2 * share * sum(_kept(p, precision) for part in parts for p in part.parameters() if p.requires_grad)
+        return 2 * share * sum(_stored(p, precision) for part in parts for p in part.parameters() if p.requires_grad)
     outside, blocks = _groups(system)
     gathered = sum(_gathered(group, precision, devices) for group in [*outside, *blocks, *blocks])
     scattered = sum(
-        devices * _kept(p, precision, devices) for p in chain.from_iterable([*outside, *blocks]) if p.requires_grad
+        devices * _stored(p, precision, devices) for p in chain.from_iterable([*outside, *blocks]) if p.requires_grad
     )
     return share * batches * (gathered + scattered)
 
 
 def _groups(system: GoTSystem) -> tuple[list[Group], list[Group]]:
-    """What is gathered together under FSDP2: of each component what is in no block, and the blocks."""
+    """Return what FSDP2 gathers together: of each component what is in no block, and the blocks."""
     outside: list[Group] = []
     blocks: list[Group] = []
     for name in COMPONENTS:
@@ -181,20 +175,20 @@ def _groups(system: GoTSystem) -> tuple[list[Group], list[Group]]:
     return outside, blocks
 
 
-def _kept(weight: nn.Parameter, precision: Precision, shards: int = 1) -> int:
-    """Bytes of the largest shard of a weight, cut between rows, in the precision it is kept in."""
-    return _shard(weight, shards) * precision.kept(weight).itemsize
+def _stored(weight: nn.Parameter, precision: Precision, shards: int = 1) -> int:
+    """Return the bytes of the largest shard of a weight, cut between rows, in the precision it is stored in."""
+    return _shard(weight, shards) * precision.stored(weight).itemsize
 
 
 def _gathered(group: Group, precision: Precision, shards: int = 1) -> int:
-    """Bytes of weights that are put together from their shards."""
+    """Return the bytes of weights that are gathered from their shards."""
     return sum(shards * _shard(p, shards) * precision.gathered(p).itemsize for p in group)
 
 
 def _undivided_gradients(group: Group, precision: Precision) -> int:
-    """Bytes of a group's whole gradients, as they are computed and as they are sent."""
+    """Return the bytes of a group's whole gradients, as they are computed and as they are sent."""
     trained = [p for p in group if p.requires_grad]
-    return _gathered(trained, precision) + sum(_kept(p, precision) for p in trained)
+    return _gathered(trained, precision) + sum(_stored(p, precision) for p in trained)
 
 
 def _shard(weight: nn.Parameter, shards: int) -> int:

@@ -1,4 +1,4 @@
-"""Running a model in shape alone: every operation is seen with its FLOPs and memory, and none is computed."""
+"""Runs a model in shape alone: FLOPs and memory of every operation are counted, and none is computed."""
 
 import weakref
 from collections.abc import Iterator
@@ -15,9 +15,6 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop, sdpa_flop
 
 META = torch.device("meta")
-
-BATCH_HEADS_LENGTH_WIDTH = 4
-"""Axes of attention's queries."""
 
 _aten = torch.ops.aten
 _INDEXING = (
@@ -37,16 +34,16 @@ for _operator, _count in (
 
 
 class ShapeRun(TorchDispatchMode):
-    """Within it an operation on any meta tensor gives meta tensors, whatever else it reads.
+    """Inside, an operation on any meta tensor gives meta tensors, whatever else it reads.
 
-    Weights and activations are on the meta device; what decides about shapes (ids, masks, grids) stays real, so that
-    lengths that follow from it are right. Attention is counted as the fused kernels do it, which keep no score matrix.
+    Weights and activations are on the meta device; what determines shapes (ids, masks, grids) stays real, so the
+    lengths that follow from it are right. Attention is counted as in the fused kernels, which keep no score matrix.
 
     Attributes:
         flops: Of the matrix products and convolutions so far.
-        live: Bytes of the tensors made within that are still there.
+        live: Bytes of the tensors made inside that still exist.
         stage: A number that the caller sets.
-        peaks: The most bytes there were at a time, for each stage.
+        peaks: The most bytes at a time, for each stage.
     """
 
     def __init__(self) -> None:
@@ -88,19 +85,19 @@ class ShapeRun(TorchDispatchMode):
         return result
 
     def _repeated(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """An operator's result, whose shape is not worked out again for the same shapes: models repeat their blocks."""
+        """Return an operator's result, with the cached shape for known shapes: models repeat their blocks."""
         key = (func, _described(args), _described(kwargs))
-        known = self._results.get(key)
-        if known is None:
+        cached = self._results.get(key)
+        if cached is None:
             result = func(*args, **kwargs)
             if isinstance(result, Tensor) and result.is_meta and not _shares_memory(result, (args, kwargs)):
                 self._results[key] = (result.shape, result.stride(), result.dtype)
             return result
-        shape, stride, dtype = known
+        shape, stride, dtype = cached
         return torch.empty_strided(shape, stride, dtype=dtype, device=META)
 
     def _watch(self, tensor: Tensor, new: bool) -> None:
-        """Count a tensor's memory from now until it is gone; what was there before counts nothing."""
+        """Count a tensor's memory from now until it is freed; tensors from outside do not count."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:
@@ -118,11 +115,11 @@ class ShapeRun(TorchDispatchMode):
 
 @contextmanager
 def _fused_attention() -> Iterator[None]:
-    """Within, attention on meta tensors is one fused operator; a function mode would not reach recomputation."""
+    """Inside, attention on meta tensors is one fused operator; a function mode would not reach recomputation."""
     plain = F.scaled_dot_product_attention
 
     def attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        fused = query.is_meta and query.ndim == BATCH_HEADS_LENGTH_WIDTH
+        fused = query.is_meta and query.ndim == 4  # batch, heads, length, width
         return _fused(query, *args, **kwargs) if fused else plain(query, *args, **kwargs)
 
     F.scaled_dot_product_attention = attention
@@ -150,7 +147,7 @@ def _fused(
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
-    """The tensors among an operator's arguments or results."""
+    """Yield the tensors among an operator's arguments or results."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, list | tuple):
@@ -162,19 +159,19 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 @cache
 def _makes_new(func: Any) -> bool:
-    """Whether an operator says of itself that it changes none of its arguments and returns no view of them."""
+    """Say whether an operator declares that it changes none of its arguments and returns no view of them."""
     parts = (*func._schema.arguments, *func._schema.returns)
     return all(part.alias_info is None for part in parts)
 
 
 def _shares_memory(result: Tensor, arguments: Any) -> bool:
-    """Whether a result lies in an argument's memory, as that of `_unsafe_view` does though it does not say so."""
-    place = result.untyped_storage()._cdata
-    return any(tensor.untyped_storage()._cdata == place for tensor in _tensors(arguments))
+    """Say whether a result is in an argument's memory, as that of `_unsafe_view`, which does not declare it."""
+    storage = result.untyped_storage()._cdata
+    return any(tensor.untyped_storage()._cdata == storage for tensor in _tensors(arguments))
 
 
 def _described(tree: Any) -> Any:
-    """An operator's arguments as far as the shape of what it returns on the meta device depends on them."""
+    """Return what the shape of an operator's result on the meta device can depend on in its arguments."""
     if isinstance(tree, Tensor):
         return tree.shape, tree.stride(), tree.dtype, tree.is_meta
     if isinstance(tree, list | tuple):
@@ -185,7 +182,7 @@ def _described(tree: Any) -> Any:
 
 
 def _plain_indices(indices: Any) -> list[Tensor | None]:
-    """Boolean masks as the positions where they are True."""
+    """Return indices with boolean masks replaced by the positions where they are True."""
     plain: list[Tensor | None] = []
     for index in indices:
         plain += list(index.nonzero(as_tuple=True)) if index is not None and index.dtype == torch.bool else [index]
@@ -197,21 +194,21 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def to_shape(module: nn.Module, dtype: torch.dtype | None = None) -> None:
-    """Put all weights of a module on the meta device; whole numbers among the buffers stay real.
+    """Put all weights of a module on the meta device; integer buffers stay real.
 
     Args:
         module: Built, with weights or in shape alone; changed in place.
         dtype: Of all floating-point weights; as they are when None.
     """
-    made: dict[int, nn.Parameter] = {}
+    replaced: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is None:
                 continue
-            if id(parameter) not in made:
+            if id(parameter) not in replaced:
                 shape = torch.empty_like(parameter, device=META, dtype=dtype)
-                made[id(parameter)] = nn.Parameter(shape, requires_grad=parameter.requires_grad)
-            part._parameters[name] = made[id(parameter)]
+                replaced[id(parameter)] = nn.Parameter(shape, requires_grad=parameter.requires_grad)
+            part._parameters[name] = replaced[id(parameter)]
         for name, buffer in part._buffers.items():
             if buffer is not None and buffer.is_floating_point():
                 part._buffers[name] = torch.empty_like(buffer, device=META, dtype=dtype)
@@ -219,7 +216,7 @@ def to_shape(module: nn.Module, dtype: torch.dtype | None = None) -> None:
 
 @contextmanager
 def in_shape(module: nn.Module, dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Within, the module is as `to_shape` makes it; afterwards it has its own weights again."""
+    """Inside, the module is as `to_shape` makes it; afterwards it has its own weights again."""
     own = [(part, dict(part._parameters), dict(part._buffers)) for part in module.modules()]
     to_shape(module, dtype)
     try:

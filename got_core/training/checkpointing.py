@@ -1,4 +1,4 @@
-"""The newest state of a run, whole at any moment: when it is written, on which signals, with random numbers."""
+"""The newest checkpoint of a run: when it is written, on which signals, and with which random states."""
 
 import os
 import random
@@ -26,47 +26,47 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from got_core.errors import UserError, one_line
 from got_core.paths import Run
+from got_core.weights.files import remove
 
 SAVE = getattr(signal, "SIGUSR1", None)
-"""The signal on which a run saves itself and goes on; None where the system has no such signal."""
-
-SIGNALS = (signal.SIGTERM, *([] if SAVE is None else [SAVE]))
+"""The signal on which a run saves a checkpoint and continues; None if the system has no such signal."""
 
 
 class Interruption:
-    """Notes signals instead of acting on them, so that a step is always done before a checkpoint is written.
+    """Records signals, so that a step always ends before a checkpoint is written.
 
-    Lightning's own handlers talk to other ranks, or save, in the middle of a step.
+    Lightning's own handlers communicate with other ranks, or save, in the middle of a step.
     """
 
     def __init__(self) -> None:
         self._received: set[int] = set()
-        self._former: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take over from the handlers there are."""
-        if not self._former:
-            self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
+        """Replace the handlers of the signals."""
+        if not self._previous:
+            signals = (signal.SIGTERM, *([] if SAVE is None else [SAVE]))
+            self._previous = {number: signal.signal(number, self._record) for number in signals}
 
     def leave(self) -> None:
-        """Give the signals back."""
-        for number, handler in self._former.items():
+        """Restore the previous handlers."""
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._former = {}
+        self._previous = {}
 
-    def asked_to_save(self) -> bool:
-        """Whether any signal has come since the last call of `forget`."""
+    def save_requested(self) -> bool:
+        """Say whether any signal was received since the last call of `saved`."""
         return bool(self._received)
 
-    def asked_to_end(self) -> bool:
-        """Whether it was SIGTERM."""
+    def end_requested(self) -> bool:
+        """Say whether SIGTERM was received."""
         return signal.SIGTERM in self._received
 
-    def forget(self) -> None:
-        """The save that was asked for has been done; an end that is asked for stays asked."""
+    def saved(self) -> None:
+        """Forget the request to save; a request to end stays."""
         self._received -= {SAVE}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self._received.add(number)
 
 
@@ -84,10 +84,10 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
         self._writing: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Begin to write, once the one before is written.
+        """Begin to write, once the previous checkpoint is written.
 
         Raises:
-            OSError, RuntimeError: The one before could not be written.
+            OSError, RuntimeError: The previous checkpoint could not be written.
         """
         self.wait()
         copies: dict[Hashable, Tensor] = {}
@@ -95,10 +95,10 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
         self._writing = self._thread.submit(self._write, snapshot, Path(path), storage_options)
 
     def wait(self) -> None:
-        """Return when nothing is being written.
+        """Wait until nothing is being written.
 
         Raises:
-            OSError, RuntimeError: What was being written could not be.
+            OSError, RuntimeError: The checkpoint could not be written.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -110,22 +110,18 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
 
 
 def _copy(tensor: Tensor, copies: dict[Hashable, Tensor]) -> Tensor:
-    """A copy in host memory; what occurs under several names, such as tied weights, is copied once."""
-    place = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
-    if place not in copies:
-        copies[place] = tensor.detach().to("cpu", copy=True)
-    return copies[place]
-
-
-CHECKPOINT_KEY = "random_states"
-"""Where a checkpoint holds the states, one a rank."""
+    """Return a copy in host memory; what occurs under several names, such as tied weights, is copied once."""
+    key = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
+    if key not in copies:
+        copies[key] = tensor.detach().to("cpu", copy=True)
+    return copies[key]
 
 
 class RandomState(Callback):
     """Saves every rank's generator states (Python, NumPy, torch on CPU and GPU) and restores them on resuming.
 
-    They are restored after the loaders have been made and before the first step. Validation is given the same states
-    but leaves no trace in them, so training does not depend on when, or whether, it is validated.
+    They are restored after the loaders have been made and before the first step, and put back after each validation,
+    so training does not depend on when, or whether, it is validated. A checkpoint holds a list of states, one per rank.
     """
 
     def __init__(self) -> None:
@@ -138,20 +134,20 @@ class RandomState(Callback):
         if distributed.is_available() and distributed.is_initialized():
             states = [None] * trainer.world_size
             distributed.all_gather_object(states, _current())
-        checkpoint[CHECKPOINT_KEY] = states
+        checkpoint["random_states"] = states
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the states until training starts."""
-        self._loaded = checkpoint.get(CHECKPOINT_KEY)
+        self._loaded = checkpoint.get("random_states")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore this rank's states; a rank that the checkpoint does not know keeps its own."""
+        """Restore this rank's states; a rank that is not in the checkpoint keeps its own."""
         if self._loaded is not None and trainer.global_rank < len(self._loaded):
             _restore(self._loaded[trainer.global_rank])
         self._loaded = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the states."""
+        """Keep the states."""
         self._before_validation = _current()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -188,23 +184,23 @@ SHARDS = ".shards"
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `<run>/checkpoints/last.ckpt`, written while fitting so that a resumed run goes on exactly.
+    """Writes `<run>/checkpoints/last.ckpt` while fitting, from which a resumed run continues exactly.
 
     It is replaced every `every_n_steps` optimizer steps or `every_n_minutes`, whichever comes first, with the last
     batch of an epoch and of training (before a validation, and before averaged weights replace the trained ones), and
-    when a signal asks for it: after SIGUSR1 training goes on, after SIGTERM it ends with a status that is not 0. A
-    signal to one rank is a signal to all; one that comes during a validation waits for the next step.
+    on a signal: after SIGUSR1 training continues, after SIGTERM it ends with a status that is not 0. A signal to one
+    rank is a signal to all; a signal during a validation waits for the next step.
 
-    An epoch's last state is that of its last batch and not of `on_train_epoch_end`, from where Lightning resumes in the
-    epoch that has ended while the loader stands in the next.
+    An epoch's last state is that of its last batch and not of `on_train_epoch_end`: from there Lightning would resume
+    in the epoch that has ended, while the loader is in the next.
 
-    A checkpoint is written under another name and takes its place only when it is complete, so `last.ckpt` is never
-    half of one. Distributed checkpoints are folders: `last.ckpt` is a link to the newest.
+    A checkpoint is written under another name and renamed when it is complete, so `last.ckpt` is always a whole one.
+    Distributed checkpoints are folders: `last.ckpt` is a link to the newest.
 
     Args:
         every_n_steps, every_n_minutes: When to save.
-        in_background: Copy to host memory and write while training goes on; what cannot be written is said at the next
-            checkpoint. Distributed checkpoints are written before training goes on, all the same.
+        in_background: Copy to host memory and write while training continues; errors are reported at the next
+            checkpoint. Distributed checkpoints are always written before training continues.
 
     Raises:
         ValueError: Intervals that are not positive.
@@ -219,21 +215,21 @@ class LastCheckpoint(Checkpoint):
         self.seconds = 60 * every_n_minutes
         self.in_background = in_background
         self.saved_step: int | None = None
-        self._former_step: int | None = None
+        self._previous_step: int | None = None
         self._saved_at = 0.0
         self._step = 0
         self._interruption = Interruption()
         self._background: BackgroundCheckpointIO | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have files written in the background, where that is asked for."""
+        """Replace the trainer's writer of checkpoints if they are written in the background."""
         if self.in_background and stage == "fit" and not isinstance(trainer.strategy, ModelParallelStrategy):
             last = Run(Path(trainer.default_root_dir)).last
             self._background = BackgroundCheckpointIO(lambda written, step: publish(written, last, step))
             trainer.strategy.checkpoint_io = self._background
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock and listen to signals."""
+        """Start the clock and record signals."""
         self._saved_at = time.monotonic()
         self._step = trainer.global_step
         self._interruption.listen()
@@ -241,11 +237,11 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save after an optimizer step when it is time to, when asked to, and after the last one.
+        """Save after an optimizer step when it is time to, when requested, and after the last one.
 
         Raises:
             UserError: The checkpoint cannot be written.
-            SystemExit: It is written, and SIGTERM has come.
+            SystemExit: It is written, and SIGTERM was received.
         """
         step = trainer.global_step
         if step == self._step:
@@ -253,19 +249,19 @@ class LastCheckpoint(Checkpoint):
         self._step = step
         finished = trainer.should_stop or step == trainer.max_steps or trainer.is_last_batch
         overdue = time.monotonic() - self._saved_at > self.seconds
-        asked = _on_any_rank(trainer, overdue or self._interruption.asked_to_save())
-        if step % self.every_n_steps == 0 or finished or asked:
+        requested = _on_any_rank(trainer, overdue or self._interruption.save_requested())
+        if step % self.every_n_steps == 0 or finished or requested:
             self._save(trainer)
-        if asked:
-            if _on_any_rank(trainer, self._interruption.asked_to_end()):
+        if requested:
+            if _on_any_rank(trainer, self._interruption.end_requested()):
                 self._wait(trainer)
-                # A rank that ends before the others has launchers end those too, in the middle of writing.
+                # If one rank ends first, launchers end the others, which may still be writing.
                 trainer.strategy.barrier("all is written")
                 raise SystemExit("ended by SIGTERM")
-            self._interruption.forget()
+            self._interruption.saved()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that all is written, and leave signals to others.
+        """Wait until all is written, and restore the handlers of signals.
 
         Raises:
             UserError: The last checkpoint could not be written.
@@ -274,7 +270,7 @@ class LastCheckpoint(Checkpoint):
         self._wait(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave signals to others, and see that what is being written gets written; if it cannot be, say so."""
+        """Restore the handlers of signals, and wait until all is written; warn if it cannot be."""
         self._interruption.leave()
         try:
             self._wait(trainer)
@@ -285,54 +281,57 @@ class LastCheckpoint(Checkpoint):
         last = Run(Path(trainer.default_root_dir)).last
         partial = last.with_name(last.name + PARTIAL)
         self._wait(trainer)
-        with self._complaining(trainer, last, trainer.global_step):
+        with self._errors_explained(trainer, last, trainer.global_step):
             if trainer.is_global_zero:
-                _remove(partial)
+                remove(partial)
             trainer.strategy.barrier("before saving")
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero and self._background is None:
                 publish(partial, last, trainer.global_step)
             trainer.strategy.barrier("after saving")
-        self._former_step, self.saved_step = self.saved_step, trainer.global_step
+        self._previous_step, self.saved_step = self.saved_step, trainer.global_step
         self._saved_at = time.monotonic()
 
     def _wait(self, trainer: Trainer) -> None:
-        """Until what is being written in the background is complete."""
+        """Wait until what is being written in the background is complete."""
         if self._background is not None:
             last = Run(Path(trainer.default_root_dir)).last
-            with self._complaining(trainer, last, self.saved_step):
+            with self._errors_explained(trainer, last, self.saved_step):
                 self._background.wait()
 
     @contextmanager
-    def _complaining(self, trainer: Trainer, last: Path, step: int | None) -> Iterator[None]:
-        """Say of a step that it could not be saved, and which one is still there."""
+    def _errors_explained(self, trainer: Trainer, last: Path, step: int | None) -> Iterator[None]:
+        """Say why a step could not be saved, and which checkpoint is left."""
         try:
             yield
         except (OSError, RuntimeError, CheckpointException) as error:
             if trainer.is_global_zero:
-                _remove(last.with_name(last.name + PARTIAL))
-            before = self._former_step if step == self.saved_step else self.saved_step
-            raise UserError(f"{last}: step {step} could not be saved ({_reason(error)}); "
-                            f"{_what_is_left(last, before)}") from error  # fmt: skip
+                remove(last.with_name(last.name + PARTIAL))
+            left = "there is no earlier checkpoint"
+            if last.exists():
+                before = self._previous_step if step == self.saved_step else self.saved_step
+                of_step = f" of step {before}" if before else ""
+                left = f"the checkpoint{of_step} before it is whole: resume with --ckpt_path last"
+            raise UserError(f"{last}: step {step} could not be saved ({_reason(error)}); {left}") from error
 
 
 def publish(partial: Path, last: Path, step: int) -> None:
-    """Let a complete checkpoint take the place of the last one, at one moment, and remove those it replaces.
+    """Replace the last checkpoint by a complete new one, at one moment, and remove older distributed ones.
 
     Args:
         partial: The new one, a file or a folder beside `last`.
-        last: The path by which it will be known.
-        step: Step it was made at.
+        last: The path of the newest checkpoint.
+        step: Step of the new one.
     """
-    kept = None
+    newest = None
     if partial.is_dir():
         names = (f"step-{step}{f'-{number}' if number else ''}{SHARDS}" for number in count())
-        kept = next(last.with_name(name) for name in names if not last.with_name(name).exists())
-        os.replace(partial, kept)
-        partial.symlink_to(kept.name)
+        newest = next(last.with_name(name) for name in names if not last.with_name(name).exists())
+        os.replace(partial, newest)
+        partial.symlink_to(newest.name)
     os.replace(partial, last)
     for old in last.parent.glob(f"*{SHARDS}"):
-        if old != kept:
+        if old != newest:
             shutil.rmtree(old)
 
 
@@ -340,22 +339,9 @@ def _on_any_rank(trainer: Trainer, decision: bool) -> bool:
     return trainer.strategy.reduce_boolean_decision(decision, all=False)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _reason(error: BaseException) -> str:
-    """Why a checkpoint could not be written; of a distributed one, what the first rank to fail says."""
+    """Return why a checkpoint could not be written; of a distributed one, the error of the first rank to fail."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
-    said = str(error) or type(error).__name__
-    return said if isinstance(error, OSError) else f"is the disk full? {said}"
-
-
-def _what_is_left(last: Path, step: int | None) -> str:
-    if not last.exists():
-        return "there is no earlier checkpoint"
-    return f"the checkpoint{f' of step {step}' if step else ''} before it is whole: go on with --ckpt_path last"
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, OSError) else f"is the disk full? {text}"

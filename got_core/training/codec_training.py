@@ -1,4 +1,4 @@
-"""Training a small autoencoder, so that a recipe has a codec where none can be had ready made."""
+"""Trains a small autoencoder, for recipes that cannot use a pretrained codec."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,15 +17,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 from got_core.interfaces import Processor
 from got_core.types import Batch
 
-FOLDER = "codec"
-"""Where in a run's folder the trained autoencoder is written, in diffusers' layout."""
-
 
 class CodecTraining(LightningModule):
-    """Reconstruction of images from noisy latents of zero mean and unit variance.
+    """Trains an autoencoder to reconstruct images from noisy latents of zero mean and unit variance.
 
-    The decoder sees latents with noise of a random level, so it draws clean images also from the slightly wrong latents
-    that a denoiser makes, and the encoder spreads apart what must not be confused.
+    The decoder sees latents with noise of a random level, so it also decodes the slightly wrong latents of a denoiser
+    into clean images, and the encoder separates what must not be confused.
 
     Args:
         autoencoder: A diffusers autoencoder class whose `encode` gives `.latent` or `.latents`.
@@ -33,7 +30,7 @@ class CodecTraining(LightningModule):
         optimizer: Makes the optimizer from parameters.
         learning_rate: Peak of the one-cycle schedule.
         noise: Largest standard deviation of the noise on the latents.
-        level_weight: Weight of the penalty on latents whose mean and deviation are not 0 and 1.
+        level_weight: Weight of the penalty on latents whose mean and standard deviation are not 0 and 1.
     """
 
     def __init__(
@@ -54,16 +51,16 @@ class CodecTraining(LightningModule):
 
     @property
     def processor(self) -> Processor:
-        """Samples to batches: nothing but stacking."""
+        """Return what makes batches of samples: stacking."""
         return Batch.collate
 
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        """Latents without noise."""
+        """Encode images into latents without noise."""
         output = self.autoencoder.encode(images)
         return output.latent if "latent" in output else output.latents
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        """Absolute plus squared error of the images decoded from noisy latents."""
+        """Return the absolute plus squared error of images decoded from noisy latents, and the penalty."""
         if batch.target is None:
             raise ValueError("a codec is trained on samples with a target image")
         latents = self.encode(batch.target)
@@ -81,20 +78,20 @@ class CodecTraining(LightningModule):
             self.log("reconstruction_error", error, prog_bar=True, batch_size=len(batch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One cycle over the trainer's steps."""
+        """Return an optimizer with one cycle over the trainer's steps."""
         optimizer = self.optimizer(self.autoencoder.parameters())
         total = int(self.trainer.estimated_stepping_batches)
         schedule = OneCycleLR(optimizer, self.learning_rate, total_steps=total, pct_start=0.05)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_end(self) -> None:
-        """Write the autoencoder where `AutoencoderCodec(pretrained=...)` reads it."""
+        """Write the autoencoder into `codec` in the run's folder, for `AutoencoderCodec(pretrained=...)`."""
         if self.trainer.is_global_zero:
-            self.autoencoder.save_pretrained(Path(self.trainer.default_root_dir) / FOLDER)
+            self.autoencoder.save_pretrained(Path(self.trainer.default_root_dir) / "codec")
 
 
 def level_penalty(latents: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """How far the channels are from zero mean and unit deviation over a batch."""
+    """Return how far the channels are from zero mean and unit standard deviation over a batch."""
     mean = reduce(latents, "b c h w -> c", "mean")
-    deviation = reduce((latents - mean[:, None, None]).square(), "b c h w -> c", "mean").sqrt()
-    return mean.square().mean() + (deviation - 1).square().mean()
+    std = reduce((latents - mean[:, None, None]).square(), "b c h w -> c", "mean").sqrt()
+    return mean.square().mean() + (std - 1).square().mean()

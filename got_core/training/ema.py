@@ -16,21 +16,21 @@ from got_core.weights.checkpoints import TRAINED
 
 
 class AveragedWeights(Callback):
-    """Averages the trained weights after every optimizer step; validates, ends and is saved with the average.
+    """Averages the trained weights after every optimizer step; validation, checkpoints and the result use the average.
 
-    Lightning's `EMAWeightAveraging` copies the module, which cannot be done once it is sharded, and a copy made before
-    holds whole weights that no sharded checkpoint can take. This keeps one tensor beside each trained parameter, placed
-    and sharded like it. On one device and under DDP it equals `EMAWeightAveraging(use_buffers=False)` bit for bit, and
-    a run of that can be gone on with. Frozen weights and buffers are their own average.
+    Lightning's `EMAWeightAveraging` copies the module, which is not possible once it is sharded, and an earlier copy
+    would hold whole weights, which sharded checkpoints cannot store. This holds one tensor for each trained parameter,
+    placed and sharded like it. On one device and under DDP it equals `EMAWeightAveraging(use_buffers=False)` bit for
+    bit, and resumes its runs. Frozen weights and buffers are their own average.
 
     In a file, `state_dict` holds the averaged weights and `current_model_state` the trained ones of what is averaged.
-    In a distributed checkpoint the latter stand among the weights, under names with that prefix.
+    In a distributed checkpoint the latter are among the weights, under names with that prefix.
 
     Args:
-        decay: Share of the old average that is kept at each step.
+        decay: Fraction of the old average that stays at each step.
 
     Raises:
-        ValueError: A decay that is not in 0..1.
+        ValueError: The decay is not in 0..1.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -43,25 +43,25 @@ class AveragedWeights(Callback):
         self._resumed: Path | dict[str, Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin afresh."""
+        """Reset the state."""
         if stage == "fit":
             self.updates, self._resumed = 0, None
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps are in the average."""
+        """Return how many steps are in the average."""
         return {"updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the number of steps."""
         self.updates = state_dict["updates"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what is needed until the weights are in their place."""
+        """Keep the trained weights until the averaged ones are loaded."""
         self._resumed = checkpoint.get(TRAINED, Path(str(trainer.ckpt_path)))
 
     @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with the weights as they are; on resuming these are the averaged ones, and the trained are put back."""
+        """Begin with the weights as they are; on resuming these are the averaged ones: restore the trained ones."""
         reshard(pl_module)
         self._step = trainer.global_step
         parameters = _trained(pl_module)
@@ -95,7 +95,7 @@ class AveragedWeights(Callback):
         self._swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on training with the trained weights."""
+        """Continue training with the trained weights."""
         self._swap(pl_module)
 
     @torch.no_grad()
@@ -133,18 +133,18 @@ class AveragedWeights(Callback):
         reshard(pl_module)
         for name, average in self._averages.items():
             parameter = local(pl_module.get_parameter(name).detach())
-            kept = parameter.clone()
+            trained = parameter.clone()
             parameter.copy_(local(average))
-            local(average).copy_(kept)
+            local(average).copy_(trained)
 
 
 def _trained(module: LightningModule) -> dict[str, Tensor]:
-    """The parameters that are trained, under each of their names once."""
+    """Return the parameters that are trained, by name, each once."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def _copy(value: Tensor, parameter: Tensor) -> None:
-    """Put a whole tensor, which every rank has, into a parameter."""
+    """Copy a whole tensor, which every rank has, into a parameter."""
     if isinstance(parameter, DTensor):
         value = distribute_tensor(
             value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import get_loader, set_loader
@@ -14,14 +14,14 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from got_core.config import add_working_directory, read_recipe
-from got_core.errors import UserError, one_line
+from got_core.errors import UserError, as_user_error
 from got_core.paths import ROOT, Run, locate
 from got_core.training.checkpointing import LastCheckpoint, RandomState
 from got_core.training.recipe_errors import plain_errors
 from got_core.weights.loading import without_weights
 
 RUNS = Path("runs")
-"""Where run folders are made unless `trainer.default_root_dir` names one."""
+"""Parent of run folders, unless `trainer.default_root_dir` names one."""
 
 LAST = "last"
 """The checkpoint path that means the newest one of the recipe's own run."""
@@ -29,17 +29,20 @@ LAST = "last"
 # "omegaconf+" resolves ${...} after files and overrides are merged, so that followers follow.
 _MODE = "omegaconf+"
 _PARSER: dict[str, Any] = {"parser_mode": _MODE, "exit_on_error": False, "allow_abbrev": False}
-# Between nested classes jsonargparse words a null of the command line as "None", which would arrive as text.
+# Between nested classes jsonargparse writes a null of the command line as "None", which would arrive as text.
 _load_yaml = get_loader("yaml")
 set_loader(_MODE, lambda text: None if text == str(None) else _load_yaml(text), (yaml.YAMLError,))
 
 
+Part = TypeVar("Part", LightningModule, LightningDataModule)
+
+
 class TrainingBar(RichProgressBar):
-    """Lightning's progress bar, which counts no epochs where a run is measured in steps."""
+    """Lightning's progress bar, without epochs if a run is measured in steps."""
 
     @property
     def total_train_batches(self) -> int | float:
-        """Batches of the epoch or of the run, those before a resume included."""
+        """Return the batches of the epoch or of the run, those before a resume included."""
         steps = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         batches = self.trainer.num_training_batches
         return min(batches, steps) if steps > 0 else batches
@@ -64,7 +67,7 @@ class SaveRecipe(SaveConfigCallback):
 
 
 class ResolvedRecipe(LightningCLI):
-    """A recipe that is read into `config` but not built: neither its data nor its weights need be there.
+    """A recipe that is read into `config` but not built: its data and weights are not needed.
 
     Args:
         files: YAML files, later ones override earlier ones; paths may be relative to the installed packages.
@@ -92,11 +95,11 @@ class ResolvedRecipe(LightningCLI):
 
     @property
     def run_files(self) -> Run:
-        """The folder of this recipe's run."""
+        """Return the folder of this recipe's run."""
         return Run(Path(self.config.trainer.default_root_dir))
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Trainer, data and model, built in this order: data that is not there is missed before weights load."""
+        """Add trainer, data and model, built in this order: missing data is reported before weights load."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         # Lightning says `str | Strategy`, of which every class path is the first.
         vars(parser._option_string_actions["--trainer.strategy"])["_typehint"] = Strategy | str
@@ -104,7 +107,7 @@ class ResolvedRecipe(LightningCLI):
         parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True, required=False)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and fill in the run's folder."""
+        """Parse the arguments, and set the run's folder."""
         with plain_errors(parser):
             self.config = parser.parse_args(args)
         for part in ("model", "data"):
@@ -119,7 +122,7 @@ class ResolvedRecipe(LightningCLI):
 
 
 class Recipe(ResolvedRecipe):
-    """A recipe with its `trainer`, `model` and `datamodule` built; trains nothing yet.
+    """A recipe with its `trainer`, `model` and `datamodule` built.
 
     Args:
         files, overrides: See `ResolvedRecipe`.
@@ -147,24 +150,21 @@ class Recipe(ResolvedRecipe):
         if self.checkpoint == LAST:
             self.checkpoint = str(self.run_files.last)
             if not self.run_files.last.exists():
-                raise UserError(f"there is nothing to go on from: {self.checkpoint} does not exist")
+                raise UserError(f"there is nothing to resume from: {self.checkpoint} does not exist")
         elif self.checkpoint is not None and not Path(self.checkpoint).exists():
             raise UserError(f"{self.checkpoint}: no such checkpoint")
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer, once it is known without any weights that the model's parts fit."""
-        try:
-            with plain_errors(self.parser):
-                with without_weights():
-                    build_model(self.config.model.as_dict())
-                if self.prepare is not None:
-                    self.prepare(self.run_files, self.checkpoint)
-                LightningCLI.instantiate_classes(self)
-        except MisconfigurationException as error:
-            raise UserError(one_line(error)) from error
+        with as_user_error(MisconfigurationException), plain_errors(self.parser):
+            with without_weights():
+                build_model(self.config.model.as_dict())
+            if self.prepare is not None:
+                self.prepare(self.run_files, self.checkpoint)
+            LightningCLI.instantiate_classes(self)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, logging to TensorBoard and keeping `last.ckpt` unless the recipe says otherwise."""
+        """Build the trainer, which logs to TensorBoard and saves `last.ckpt` unless the recipe says otherwise."""
         configured = self.config_init.trainer
         if configured.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(configured.default_root_dir, name=self.run_files.logs.name, version="")
@@ -173,13 +173,13 @@ class Recipe(ResolvedRecipe):
         if configured.enable_progress_bar is not False:
             defaults[ProgressBar] = TrainingBar
         missing = [kind for kind in defaults if not any(isinstance(callback, kind) for callback in callbacks)]
-        # In front, so that the progress bar is gone before a recipe's callbacks print.
+        # In front, so that the progress bar has ended before a recipe's callbacks print.
         callbacks = [*(defaults[kind]() for kind in missing), *callbacks]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 
 def build_model(settings: Mapping[str, Any]) -> LightningModule:
-    """The model of a resolved recipe of the user's own, without its trainer and data.
+    """Build the model of a resolved recipe of the user's own, without its trainer and data.
 
     Args:
         settings: What stands under `model`: `class_path` and `init_args`.
@@ -187,41 +187,30 @@ def build_model(settings: Mapping[str, Any]) -> LightningModule:
     Raises:
         UserError: What is wrong with the settings, in one line.
     """
-    add_working_directory()
-    model = _build_part("model", LightningModule, settings)
-    if not isinstance(model, LightningModule):
-        raise UserError("the recipe names no model")
-    return model
+    return _build("model", LightningModule, settings)
 
 
 def build_data(settings: Mapping[str, Any]) -> LightningDataModule:
-    """The DataModule of a resolved recipe, without its trainer and model.
+    """Build the DataModule of a resolved recipe; as `build_model`, from what stands under `data`."""
+    return _build("data", LightningDataModule, settings)
 
-    Args:
-        settings: What stands under `data`: `class_path` and `init_args`.
 
-    Raises:
-        UserError: What is wrong with the settings, in one line.
-    """
+def _build(name: str, kind: type[Part], settings: Mapping[str, Any]) -> Part:
     add_working_directory()
-    data = _build_part("data", LightningDataModule, settings)
-    if not isinstance(data, LightningDataModule):
-        raise UserError("the recipe names no data")
-    return data
-
-
-def _build_part(name: str, kind: type, settings: Mapping[str, Any]) -> Any:
     parser = LightningArgumentParser(**_PARSER)
     parser.add_lightning_class_args(kind, name, subclass_mode=True)
     with plain_errors(parser):
-        return parser.instantiate(parser.parse_object({name: dict(settings)}))[name]
+        part = parser.instantiate(parser.parse_object({name: dict(settings)}))[name]
+    if not isinstance(part, kind):
+        raise UserError(f"the recipe names no {name}")
+    return part
 
 
 def _locate_recipe(path: str) -> Path:
-    """The file, known to hold a mapping."""
+    """Return the path of a recipe's file, which holds a mapping."""
     try:
-        found = Path(locate(path))
+        file = Path(locate(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe (looked in {Path.cwd()} and {ROOT})") from None
-    read_recipe(found)
-    return found
+    read_recipe(file)
+    return file

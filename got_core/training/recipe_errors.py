@@ -1,17 +1,15 @@
-"""What is wrong with a recipe, in one line: jsonargparse's nested messages condensed to key, class and reason."""
+"""Errors of recipes in one line: jsonargparse's nested messages reduced to key, class and reason."""
 
 import argparse
-import difflib
 import importlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from jsonargparse import ArgumentParser
-from jsonargparse._parameter_resolvers import get_signature_parameters
 from omegaconf.errors import OmegaConfBaseException
 
-from got_core.errors import UserError, one_line
+from got_core.errors import UserError, did_you_mean, one_line
 
 _WRAPPINGS = ("Does not validate against any of the Union", "Problem with given class_path")
 _KEY = re.compile(r'^Parser key "([^"]+)":\s*(.*)$')
@@ -30,24 +28,24 @@ _NOISE = re.compile(
 
 
 def explain(error: BaseException, options: Iterable[str] = ()) -> str:
-    """One line with the key path and the reason of an error raised while a recipe was read.
+    """Return one line with the key path and the reason of an error raised while a recipe was read.
 
     Args:
         error: As raised by jsonargparse, omegaconf or the YAML reader.
-        options: Names the parser accepts, from which a misspelt one is guessed.
+        options: Names that the parser accepts; the closest one to a misspelt name is suggested.
     """
     text = str(error)
     if type(error).__name__ == "InterpolationKeyError":
         return _interpolation(text)
     if text.startswith("unrecognized arguments:"):
         name = text.split(":", 1)[1].split()[0].split("=")[0]
-        return f"unknown option {name}{_guess(name, options)}"
+        return f"unknown option {name}{did_you_mean(name, options)}"
     if "Parser key" not in text and not _MISSPELT.match(text):
         return one_line(error)
     keys, class_path, raw = _deepest(text)
     where = ".".join(keys)
     reason = _plain(raw, class_path, options)
-    # Of a union, jsonargparse tells the value once, below the reasons of all its types.
+    # For a union, jsonargparse gives the value once, below the reasons of all types.
     if (
         reason.startswith("expected ")
         and "Got value" not in raw
@@ -58,7 +56,7 @@ def explain(error: BaseException, options: Iterable[str] = ()) -> str:
 
 
 def _deepest(text: str) -> tuple[list[str], str | None, str]:
-    """Key path, innermost class and the first reason given at the greatest depth of a nested message."""
+    """Return key path, innermost class and first reason at the greatest depth of a nested message."""
     best: tuple[int, list[str], str | None, str] = (-1, [], None, text)
     keys: list[tuple[int, str]] = []
     classes: list[tuple[int, str]] = []
@@ -84,12 +82,12 @@ def _plain(reason: str, class_path: str | None, options: Iterable[str]) -> str:
         reason, class_path = match[1], given[1] if given else None
     if match := _MISSPELT.match(reason):
         if class_path is None:
-            return f"unknown key '{match[1]}'{_guess(match[1], options)}"
-        return f"{class_path} takes no '{match[1]}'{_guess(match[1], _parameters(class_path))}"
+            return f"unknown key '{match[1]}'{did_you_mean(match[1], options)}"
+        return f"{class_path} takes no '{match[1]}'{did_you_mean(match[1], _parameters(class_path))}"
     if match := _NOT_A.match(reason):
         return f"{match[1] or 'the class given'} is not a {match[2]}"
     if match := _NO_ATTRIBUTE.search(reason):
-        return f"{match[1]} has no '{match[2]}'{_guess(match[2], dir(importlib.import_module(match[1])))}"
+        return f"{match[1]} has no '{match[2]}'{did_you_mean(match[2], dir(importlib.import_module(match[1])))}"
     if match := _EXPECTED.match(reason):
         wanted = re.sub(r"<class '([\w.]+)'>", r"\1", match[1]).replace("typing.", "")
         return f"expected {wanted}, got '{match[2]}'" if match[2] is not None else f"expected {wanted}"
@@ -108,32 +106,26 @@ def _interpolation(text: str) -> str:
 
 def _parameters(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
-    return [parameter.name for parameter in get_signature_parameters(getattr(importlib.import_module(module), name))]
-
-
-def _guess(name: str, options: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(options), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    named, parser = getattr(importlib.import_module(module), name), ArgumentParser()
+    if isinstance(named, type):
+        return parser.add_class_arguments(named, fail_untyped=False)
+    return parser.add_function_arguments(named, fail_untyped=False)
 
 
 @contextmanager
 def plain_errors(parser: ArgumentParser) -> Iterator[None]:
-    """Turn what is wrong with a recipe into a `UserError`; what is wrong with the code is raised as it is."""
+    """Raise errors of a recipe as a `UserError`; errors of the code are raised as they are."""
     try:
         yield
     except (argparse.ArgumentError, OmegaConfBaseException) as error:
-        options = [option for option in parser._option_string_actions if option.startswith("--")]
-        names = {option[2:].split(".")[0] for option in options}
-        raise UserError(explain(error, [*options, *names])) from error
+        keys = parser.get_defaults().keys(branches=True)
+        options = [name for key in keys for name in (f"--{key}", key.partition(".")[0])]
+        raise UserError(explain(error, options)) from error
     except (ValueError, OSError) as error:
-        cause = _raised_by_constructor(error)
+        # What a class raised while it was built, without the parser's wrapping.
+        cause: BaseException = error
+        while str(cause).startswith(_WRAPPINGS) and cause.__cause__ is not None:
+            cause = cause.__cause__
         if isinstance(cause, ValueError | OSError):
             raise UserError(one_line(cause)) from error
         raise cause from None
-
-
-def _raised_by_constructor(error: BaseException) -> BaseException:
-    """What a class raised while it was built, without the parser's wrapping."""
-    while str(error).startswith(_WRAPPINGS) and error.__cause__ is not None:
-        error = error.__cause__
-    return error

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from got_core.errors import UserError
 from got_core.paths import Run
+from got_core.weights.files import remove
 
 REPLACED = ".replaced"
 """The folder in a run's folder that holds the run that is replaced, until training has begun."""
@@ -17,21 +18,10 @@ REPLACED = ".replaced"
 REMOVED = ".removed"
 """That folder once it is only to be deleted."""
 
-LOCAL_RANKS = (
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "SLURM_PROCID",
-    "JSM_NAMESPACE_RANK",
-    "OMPI_COMM_WORLD_RANK",
-    "PMI_RANK",
-)
-"""Variables by which launchers tell processes apart where `RANK` is not set; all are 0 in the first."""
-
 
 @contextmanager
 def occupied(run: Run) -> Iterator[None]:
-    """Keep a run's folder, made if it is not there, from other processes; of several ranks the first does so for all.
+    """Lock a run's folder against other processes, and make it if needed; the first rank does so for all ranks.
 
     A folder that was made for a run that wrote nothing is removed at the end.
 
@@ -54,7 +44,7 @@ def occupied(run: Run) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{run.folder}: cannot be written to ({error.strerror or error})") from error
     try:
-        _put_back(run)  # A process that was killed may have left a run aside.
+        _restore(run)  # A process that was killed may have set a run aside.
         yield
     finally:
         with suppress(OSError):
@@ -64,13 +54,13 @@ def occupied(run: Run) -> Iterator[None]:
 
 
 def check_replaced(run: Run, checkpoint: str | None, weights: str | None, overwrite: bool) -> None:
-    """Refuse to begin in a folder that holds a run, unless it is resumed or to be replaced.
+    """Refuse to begin in a folder that holds a run, unless that run is resumed or replaced.
 
     Args:
         run: The folder in which a run begins.
         checkpoint: What it is resumed from, if anything.
         weights: The run whose weights it begins with, if any.
-        overwrite: What the folder holds may be replaced.
+        overwrite: Whether the folder's run may be replaced.
 
     Raises:
         UserError: The folder holds a run or a saved model, or is both read from and replaced.
@@ -96,9 +86,9 @@ def check_replaced(run: Run, checkpoint: str | None, weights: str | None, overwr
 
 @contextmanager
 def replacing(run: Run) -> Iterator[None]:
-    """Put an earlier run aside: its checkpoints, logs, recipe and scores; nothing else in the folder is touched.
+    """Set an earlier run aside: its checkpoints, logs, recipe and scores; other files in the folder stay.
 
-    `begin` removes it for good; where that was not called, all is put back at the end.
+    `begin` removes it for good; if that was not called, all is put back at the end.
     """
     aside = run.folder / REPLACED
     if is_first_rank():
@@ -110,11 +100,11 @@ def replacing(run: Run) -> Iterator[None]:
         yield
     finally:
         if is_first_rank():
-            _put_back(run)
+            _restore(run)
 
 
 def begin(run: Run) -> None:
-    """Remove what `replacing` has put aside: the new run has begun."""
+    """Remove what `replacing` has set aside, because the new run has begun."""
     aside = run.folder / REPLACED
     if is_first_rank() and aside.exists():
         aside.rename(run.folder / REMOVED)
@@ -122,27 +112,25 @@ def begin(run: Run) -> None:
 
 
 def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is the first of all ranks, as its launcher says: before there is a trainer."""
+    """Say whether this process is the first of all ranks, from its launcher's variables: there is no trainer yet."""
     if "RANK" in environment:
         return environment["RANK"] == "0"
-    return all(environment.get(name, "0") == "0" for name in LOCAL_RANKS)
+    local = "LOCAL_RANK NODE_RANK GROUP_RANK SLURM_PROCID JSM_NAMESPACE_RANK OMPI_COMM_WORLD_RANK PMI_RANK"
+    return all(environment.get(name, "0") == "0" for name in local.split())
 
 
-def _put_back(run: Run) -> None:
+def _restore(run: Run) -> None:
     shutil.rmtree(run.folder / REMOVED, ignore_errors=True)
     aside = run.folder / REPLACED
     if not aside.exists():
         return
     for path in aside.iterdir():
-        place = run.folder / path.name
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        path.replace(place)
+        remove(run.folder / path.name)
+        path.rename(run.folder / path.name)
     aside.rmdir()
 
 
 def _lies_in(path: str, folder: Path) -> bool:
-    """Whether a path is in a folder, by its name or once links are followed."""
-    return Path(path).absolute().is_relative_to(folder.absolute()) or Path(path).resolve().is_relative_to(
-        folder.resolve()
-    )
+    """Say whether a path is in a folder, by its name or once links are followed."""
+    by_name = Path(path).absolute().is_relative_to(folder.absolute())
+    return by_name or Path(path).resolve().is_relative_to(folder.resolve())

@@ -15,13 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from got_core.diffusion.sampling import (
-    EDITING,
-    TEXT_TO_IMAGE,
-    GuidanceScales,
-    batch_seed,
-    dropped_conditions,
-)
+from got_core.diffusion.sampling import batch_seed, dropped_conditions
 from got_core.interfaces import (
     DenoisingBackbone,
     GuidanceEncoder,
@@ -38,23 +32,19 @@ from got_core.weights.loading import ORIGINS, check_origins, leave_out_origins, 
 
 
 def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
-    """Factor of the peak learning rate at a step: linear from 0 to 1, then a cosine down to `final` at `total`."""
+    """Return the factor of the peak learning rate: linear from 0 to 1, then a cosine down to `final` at `total`."""
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-SKIPPED_STEPS = "nonfinite_steps"
-"""Where a checkpoint holds how many steps were skipped, in all and in a row."""
-
-
 class GoTSystem(LightningModule):
-    """Trains a `GoTModel`: reasoner, guidance encoder and denoising backbone, jointly.
+    """Trains the reasoner, guidance encoder and denoising backbone of a `GoTModel` jointly.
 
     The loss is `chain_weight` x chain cross-entropy + `denoising_weight` x denoising loss; the latter's gradient
-    reaches the reasoner through its states. No component is known by name here: any that keep to `got_core.interfaces`
-    will do.
+    reaches the reasoner through its states. Any components that implement `got_core.interfaces` can be used. Steps
+    whose gradient is not finite are skipped.
 
     Args:
         reasoner, guidance, backbone, codec, objective: The components, built.
@@ -64,23 +54,19 @@ class GoTSystem(LightningModule):
         final_learning_rate: Last learning rate as a fraction of the peak.
         chain_weight, denoising_weight: Weights of the two losses; without the latter the reasoner is trained alone.
         conditioning_dropout: Probability of each of the three partly dropped conditions in training.
-        noise_draws: Noise levels drawn for each sample of a batch; more than one shares a reasoner pass among them.
-        generation_scales, editing_scales: Guidance scales (semantic, spatial, reference) at sampling.
-        sampling_steps: Denoising steps at sampling.
-        max_chain_tokens: Longest chain that is written at sampling.
-        validation_chains: What validation draws from: chains "written" from the prompts, or those "given" with the
-            samples, which tells the drawing's errors from the plan's.
-        validation_seed: Another one has validation draw from other noise.
+        noise_draws: Noise levels sampled for each sample of a batch; several share one pass of the reasoner.
+        validation_chains: What validation generates from: chains "written" from the prompts, or those "given" with the
+            samples, which separates the generation's errors from the plan's.
+        validation_seed: Seed of the validation's noise.
         max_nonfinite_steps: Steps with a non-finite gradient in a row after which training stops.
         activation_checkpointing: Recompute the components' blocks in the backward pass: less memory, more time.
         compile_blocks: Compile the components' blocks with `torch.compile`.
-
-    Steps whose gradient is not finite are skipped.
+        sampling: Further arguments of `GoTModel`: scales, steps and longest chain at sampling.
 
     Attributes:
-        model: The components joined; they are submodules of the system too, so that checkpoints name them plainly.
+        model: The components joined; they are submodules of the system too, so checkpoints have short names.
         nonfinite_steps: Steps that were skipped, over all resumed parts of a run.
-        nonfinite_in_a_row: Those among them since the last good step.
+        nonfinite_in_a_row: Those among them since the last finite step.
 
     Raises:
         ValueError: Widths of two components do not fit, or a learning rate is missing or names no component.
@@ -101,37 +87,21 @@ class GoTSystem(LightningModule):
         denoising_weight: float = 1.0,
         conditioning_dropout: float = 0.05,
         noise_draws: int = 1,
-        generation_scales: GuidanceScales = TEXT_TO_IMAGE,
-        editing_scales: GuidanceScales = EDITING,
-        sampling_steps: int = 50,
-        max_chain_tokens: int = 1024,
         validation_chains: Literal["written", "given"] = "written",
         validation_seed: int = 0,
         max_nonfinite_steps: int = 10,
         activation_checkpointing: bool = False,
         compile_blocks: bool = False,
+        **sampling: Any,
     ) -> None:
         super().__init__()
         if set(learning_rates) != set(COMPONENTS):
             raise ValueError(f"learning_rates must name {', '.join(COMPONENTS)}; got {', '.join(learning_rates)}")
         if not 0 <= 3 * conditioning_dropout <= 1:
             raise ValueError(f"conditioning_dropout must lie in 0..1/3, not {conditioning_dropout}")
-        self.reasoner = reasoner
-        self.guidance = guidance
-        self.backbone = backbone
-        self.codec = codec
-        self.objective = objective
-        model = GoTModel(
-            reasoner,
-            guidance,
-            backbone,
-            codec,
-            objective,
-            generation_scales=generation_scales,
-            editing_scales=editing_scales,
-            sampling_steps=sampling_steps,
-            max_chain_tokens=max_chain_tokens,
-        )
+        model = GoTModel(reasoner, guidance, backbone, codec, objective, **sampling)
+        self.reasoner, self.guidance, self.backbone = reasoner, guidance, backbone
+        self.codec, self.objective = codec, objective
         # In a tuple it is no submodule: its components would be in checkpoints twice.
         self._model = (model,)
         self.optimizer = optimizer
@@ -154,24 +124,24 @@ class GoTSystem(LightningModule):
 
     @property
     def model(self) -> GoTModel:
-        """The components joined, to plan and generate with."""
+        """Return the components joined, to plan and generate with."""
         return self._model[0]
 
     @property
     def processor(self) -> Processor:
-        """Makes batches, in the loader's workers."""
+        """Return what makes batches, in the loader's workers."""
         return self.model.processor
 
     # ------------------------------------------------------------------ training
 
     def configure_model(self) -> None:
-        """Compile and checkpoint the blocks as asked and, under a `ModelParallelStrategy`, shard the components.
+        """Compile and checkpoint the blocks as configured and, under a `ModelParallelStrategy`, shard the components.
 
-        The codec is whole on every rank: it is frozen, small beside the rest, and asked for other numbers of images on
-        each rank.
+        The codec is whole on every rank: it is frozen, small compared with the rest, and each rank calls it with
+        another number of images.
 
         Raises:
-            ValueError: A callback that cannot average sharded weights.
+            ValueError: A callback cannot average sharded weights.
         """
         if not self._configured:
             configure(
@@ -184,12 +154,12 @@ class GoTSystem(LightningModule):
             self._configured = True
 
     def on_fit_start(self) -> None:
-        """Give each of several ranks random numbers of its own; a resumed run's are restored after this."""
+        """Give each rank its own random numbers; those of a resumed run are restored after this."""
         if self.trainer.world_size > 1:
             torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        """Joint loss of one batch of text-to-image and editing samples."""
+        """Return the joint loss of one batch of text-to-image and editing samples."""
         reasoning = self.reasoner(batch)
         losses = {} if reasoning.loss is None else {"chain_loss": (self.chain_weight, reasoning.loss)}
         if self.denoising_weight:
@@ -202,7 +172,11 @@ class GoTSystem(LightningModule):
         return loss
 
     def denoising_loss(self, batch: Batch, guidance: Guidance) -> Float[Tensor, ""]:
-        """Mean denoising loss of the batch's targets under guidance, over `noise_draws` noise levels each."""
+        """Return the mean denoising loss of the batch's targets under guidance, over `noise_draws` levels each.
+
+        Raises:
+            ValueError: The batch has no targets.
+        """
         if batch.target is None:
             raise ValueError("training needs samples with a target image")
         latents = self.codec.encode(batch.target)
@@ -213,9 +187,9 @@ class GoTSystem(LightningModule):
         return self.objective.loss(lambda x_t, t: self.backbone(x_t, t, guidance), latents, noise, t).mean()
 
     def drop_conditions(self, guidance: Guidance) -> Guidance:
-        """Conditioning dropout of GoT: each of (0,0,0), (0,0,Gr), (Gt,0,Gr) with the same small probability.
+        """Apply GoT's conditioning dropout in training mode.
 
-        Outside of training mode the guidance is returned as it is.
+        Each of (0,0,0), (0,0,Gr), (Gt,0,Gr) is used with the same small probability.
         """
         if not self.training or self.conditioning_dropout == 0:
             return guidance
@@ -224,7 +198,7 @@ class GoTSystem(LightningModule):
         return self.guidance.drop(guidance, semantic, spatial, reference)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One parameter group a component; warm-up, then cosine over the trainer's steps."""
+        """Return an optimizer with one parameter group for each component; warm-up, then cosine over the steps."""
         groups = []
         for name in COMPONENTS:
             parameters = [p for p in getattr(self, name).parameters() if p.requires_grad]
@@ -240,8 +214,8 @@ class GoTSystem(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Skip a step whose gradient is not finite; stop after too many in a row.
 
-        Gradients are already reduced over ranks here, and the norm of sharded ones is summed over them, so every rank
-        decides alike. A gradient scaler (16-mixed) has a guard of its own.
+        Gradients are already reduced over ranks here, and the norm of sharded ones is summed over them, so all ranks
+        decide the same. A gradient scaler (16-mixed) skips such steps itself.
 
         Raises:
             RuntimeError: `max_nonfinite_steps` such steps in a row.
@@ -269,7 +243,7 @@ class GoTSystem(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the trainer is told to; under bf16-mixed, Lightning would refuse to with a fused optimizer."""
+        """Clip as the trainer is configured; under bf16-mixed, Lightning would refuse to with a fused optimizer."""
         if self._scaled or gradient_clip_val is None:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
@@ -277,21 +251,21 @@ class GoTSystem(LightningModule):
         Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val, algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the origins of the frozen weights, which the checkpoint leaves out, and count skipped steps."""
-        checkpoint[SKIPPED_STEPS] = (self.nonfinite_steps, self.nonfinite_in_a_row)
+        """Add the origins of the frozen weights, which the checkpoint leaves out, and the numbers of skipped steps."""
+        checkpoint["nonfinite_steps"] = (self.nonfinite_steps, self.nonfinite_in_a_row)
         checkpoint[ORIGINS] = origins(self, left_out(self))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See that what the checkpoint leaves out has been loaded from the same weights.
+        """Check that what the checkpoint leaves out has been loaded from the same weights.
 
         Raises:
             ValueError: It has not.
         """
         check_origins(self, checkpoint.get(ORIGINS, {}))
-        place = Path(str(self.trainer.ckpt_path))
-        if place.is_dir():
-            load_left_out(self, place)
-        self.nonfinite_steps, self.nonfinite_in_a_row = checkpoint.get(SKIPPED_STEPS, (0, 0))
+        path = Path(str(self.trainer.ckpt_path))
+        if path.is_dir():
+            load_left_out(self, path)
+        self.nonfinite_steps, self.nonfinite_in_a_row = checkpoint.get("nonfinite_steps", (0, 0))
 
     @property
     def _scaled(self) -> bool:
@@ -300,7 +274,7 @@ class GoTSystem(LightningModule):
     # ------------------------------------------------------------------ validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Generation:  # type: ignore[override]
-        """Draw the batch, from its prompts alone unless chains are given; callbacks score and show the drawing."""
+        """Generate the batch's images, from its prompts unless chains are given; callbacks score and show them."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
         chains = batch.chains if self.validation_chains == "given" else None
         seed = batch_seed(self.validation_seed, dataloader_idx, batch_idx, rank, world)

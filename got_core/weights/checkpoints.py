@@ -3,7 +3,8 @@
 import json
 import os
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,57 +21,17 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from got_core.errors import UserError
 from got_core.weights.loading import ORIGINS, all_weights, check_origins, keep, left_out, what_differs
 
-DESCRIPTION = "meta.pt"
-"""The file in the folder that holds all but weights and the optimizer's state."""
-
 WEIGHTS = "state_dict"
-"""Where a training checkpoint of any kind holds the weights, averaged ones where a run averaged them."""
+"""Key of the weights in a training checkpoint of any kind; averaged ones if a run averaged them."""
 
 TRAINED = "current_model_state"
-"""Where a checkpoint holds the trained weights; `state_dict` holds the averaged ones."""
-
-_PREFIX = f"{WEIGHTS}."
-
-
-def distributed_shapes(folder: Path) -> dict[str, torch.Size]:
-    """The shapes of the weights by name; copies no weights.
-
-    Raises:
-        UserError: It is no distributed checkpoint.
-    """
-    try:
-        entries = FileSystemReader(folder).read_metadata().state_dict_metadata
-    except (OSError, EOFError, UnpicklingError, AttributeError, ValueError, LookupError, ImportError) as error:
-        raise UserError(f"{folder}: not a readable checkpoint ({type(error).__name__})") from error
-    return {
-        name.removeprefix(_PREFIX): entry.size
-        for name, entry in entries.items()
-        if isinstance(entry, TensorStorageMetadata)
-        and name.startswith(_PREFIX)
-        and not name.startswith(f"{_PREFIX}{TRAINED}.")
-    }
-
-
-def load_left_out(module: nn.Module, folder: Path) -> None:
-    """Load those weights that the module leaves to their origin and the checkpoint holds all the same; and keep them.
-
-    Lightning reads only what the module's `state_dict()` asks for. Every rank must call this.
-
-    Raises:
-        UserError: It is no distributed checkpoint.
-    """
-    held = distributed_shapes(folder)
-    brought = {name: weight.detach() for name, weight in left_out(module).items() if name in held}
-    keep(module, brought)
-    if brought:
-        distributed_checkpoint.load({WEIGHTS: brought}, checkpoint_id=folder)
-
+"""Key of the trained weights in a checkpoint whose `state_dict` holds the averaged ones."""
 
 SAFETENSORS = ".safetensors"
-"""How the name of a file of safetensors ends."""
+"""End of the names of files of safetensors."""
 
 INDEX = ".index.json"
-"""How the name of a sharded model's index ends."""
+"""End of the name of a sharded model's index."""
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Names of a whole model's file in a folder, the preferred first."""
@@ -79,18 +40,69 @@ IN_BASE = "in_base"
 """Metadata of `model.safetensors`: a JSON list of the names that are left to the base folders."""
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raise what readers of checkpoints raise as a `UserError`."""
+    try:
+        yield
+    except (
+        OSError, EOFError, RuntimeError, ValueError, AttributeError, LookupError, ImportError, UnpicklingError,
+        SafetensorError,
+    ) as error:  # fmt: skip
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
+
+
+def distributed_shapes(folder: Path) -> dict[str, torch.Size]:
+    """Return the shapes of a distributed checkpoint's weights by name; no weights are read.
+
+    Raises:
+        UserError: It is not a distributed checkpoint.
+    """
+    with _readable(folder):
+        entries = FileSystemReader(folder).read_metadata().state_dict_metadata
+    return {
+        name.removeprefix(f"{WEIGHTS}."): entry.size
+        for name, entry in entries.items()
+        if isinstance(entry, TensorStorageMetadata)
+        and name.startswith(f"{WEIGHTS}.")
+        and not name.startswith(f"{WEIGHTS}.{TRAINED}.")
+    }
+
+
+def load_left_out(module: nn.Module, folder: Path) -> None:
+    """Load those weights that the module leaves to their origin but the checkpoint holds, and keep them.
+
+    Lightning reads only what the module's `state_dict()` names. Every rank must call this.
+
+    Raises:
+        UserError: It is not a distributed checkpoint.
+    """
+    held = distributed_shapes(folder)
+    loaded = {name: weight.detach() for name, weight in left_out(module).items() if name in held}
+    keep(module, loaded)
+    if loaded:
+        distributed_checkpoint.load({WEIGHTS: loaded}, checkpoint_id=folder)
+
+
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint; nothing in it is executed.
+    """Read all tensors of a checkpoint; nothing in it is executed.
 
     Args:
         path: A `.safetensors` file, one that torch has written (`.bin`, `.pt`), the index of a sharded one
             (`.index.json`), or a folder with one of these.
 
     Raises:
-        UserError: Nothing of the kind is there, a file is broken, or shards lack what their index promises.
+        UserError: There is no such file, a file is broken, or shards lack what their index lists.
     """
-    file = _checkpoint_file(Path(path).expanduser())
-    return _read_shards(file) if file.name.endswith(INDEX) else _read_tensors(file)
+    path = Path(path).expanduser()
+    if path.is_dir():
+        files = [file for end in (INDEX, "") for name in SINGLE if (file := path / f"{name}{end}").is_file()]
+        if not files:
+            raise UserError(f"{path}: there is no {' or '.join(SINGLE)} in this folder, whole or with an {INDEX}")
+        path = files[0]
+    elif not path.is_file():
+        raise UserError(f"{path}: no such file or folder")
+    return _read_shards(path) if path.name.endswith(INDEX) else _read_tensors(path)
 
 
 @dataclass(frozen=True)
@@ -114,93 +126,63 @@ def read_system_weights(path: Path) -> SystemWeights:
     Raises:
         UserError: It cannot be read.
     """
-    tensors = _read_tensors(path)
-    metadata = _metadata(path)
-    return SystemWeights(tensors, _names_in_base(metadata, path), _described(metadata, ORIGINS, dict, path))
+    return SystemWeights(_read_tensors(path), left_to_bases(path), _metadata(path, ORIGINS, dict))
 
 
 def left_to_bases(path: Path) -> frozenset[str]:
-    """The names that a `model.safetensors` of ours leaves to base folders; its tensors are not read.
+    """Return the names that a `model.safetensors` of ours leaves to base folders; its tensors are not read.
 
     Raises:
         UserError: It cannot be read.
     """
-    return _names_in_base(_metadata(path), path)
+    return frozenset(map(str, _metadata(path, IN_BASE, list)))
 
 
 def write_system_weights(path: Path, weights: SystemWeights) -> None:
     """Write a `model.safetensors` of ours and wait until it is on the disk."""
-    whole = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    described = {IN_BASE: sorted(weights.in_base), ORIGINS: weights.origins}
-    save_file(whole, path, metadata={"format": "pt", **{name: json.dumps(value) for name, value in described.items()}})
+    tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
+    metadata = {IN_BASE: json.dumps(sorted(weights.in_base)), ORIGINS: json.dumps(weights.origins)}
+    save_file(tensors, path, metadata={"format": "pt", **metadata})
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _checkpoint_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder")
-    names = [path / f"{name}{ending}" for ending in (INDEX, "") for name in SINGLE]
-    found = [name for name in names if name.is_file()]
-    if not found:
-        raise UserError(f"{path}: there is no {' or '.join(SINGLE)} in this folder, whole or with an {INDEX}")
-    return found[0]
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
-
-
-def _names_in_base(metadata: Mapping[str, str], path: Path) -> frozenset[str]:
-    return frozenset(map(str, _described(metadata, IN_BASE, list, path)))
-
-
-def _described(metadata: Mapping[str, str], key: str, kind: type, path: Path) -> Any:
-    """What a file's metadata say under a key, in JSON; empty where they say nothing."""
+def _metadata(path: Path, key: str, kind: type) -> Any:
+    """Read a JSON value of a file's metadata; empty if the key is missing."""
+    with _readable(path), safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
     try:
         value = json.loads(metadata[key]) if key in metadata else kind()
     except ValueError:
         value = None
     if not isinstance(value, kind):
-        raise UserError(f"{path}: not a readable checkpoint (its {key} is no {kind.__name__} in JSON)")
+        raise UserError(f"{path}: not a readable checkpoint (its {key} is not a {kind.__name__} in JSON)")
     return value
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index}: not a readable index of shards ({type(error).__name__})") from error
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(places.values())):
+    for shard in sorted(set(files.values())):
         if not (index.parent / shard).is_file():
             raise UserError(f"{index}: its shard {shard} is missing")
         tensors.update(_read_tensors(index.parent / shard))
-    if problem := what_differs(places.keys() - tensors.keys(), tensors.keys() - places.keys(), ()):
+    if problem := what_differs(files.keys() - tensors.keys(), tensors.keys() - files.keys(), ()):
         raise UserError(f"{index}: the shards do not hold what it lists: {problem}")
     return tensors
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with _readable(path):
         if path.suffix == SAFETENSORS:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: not a checkpoint of names and tensors")
     return state
-
-
-STEP = "global_step"
-"""Where a training checkpoint holds the step it was made at."""
 
 
 def check_fits(system: nn.Module, checkpoint: Path) -> None:
@@ -211,30 +193,33 @@ def check_fits(system: nn.Module, checkpoint: Path) -> None:
         checkpoint: A file, or the folder of a distributed one.
 
     Raises:
-        UserError: It is no checkpoint, or of another model; tensors are named. Or what it leaves out was not loaded
-            from where it says.
+        UserError: It is not a checkpoint, or one of another model (tensors are named), or what it leaves out was not
+            loaded from its origin.
     """
     if checkpoint.is_dir():
-        given, saved = distributed_shapes(checkpoint), _read_file(checkpoint / DESCRIPTION, STEP)
+        # This file holds all but weights and the optimizer's state.
+        given, saved = distributed_shapes(checkpoint), _read_file(checkpoint / "meta.pt", "global_step")
     else:
-        saved = _read_weights(checkpoint)
+        saved = _read_file(checkpoint, WEIGHTS)
+        if not isinstance(saved[WEIGHTS], dict) or not all(
+            isinstance(part, Tensor) for part in saved[WEIGHTS].values()
+        ):
+            raise UserError(f"{checkpoint}: not a readable checkpoint (its {WEIGHTS} does not hold tensors)")
         given = _shapes(saved[WEIGHTS])
     with all_weights():
-        everything = _shapes(system.state_dict())
-    missing = everything.keys() - left_out(system).keys() - given.keys()
-    _complain(checkpoint, missing, given.keys() - everything.keys(), _misshapen(given, everything))
-    _check_origins(system, saved.get(ORIGINS, {}), checkpoint)
+        own = _shapes(system.state_dict())
+    missing = own.keys() - left_out(system).keys() - given.keys()
+    _check(system, checkpoint, missing, given, own, saved.get(ORIGINS, {}))
 
 
 def load_weights(system: nn.Module, checkpoint: Path) -> None:
     """Load the weights of a checkpoint of any kind, in one process.
 
     Nothing in a file is executed. The `.metadata` of a distributed one is unpickled by torch, which can execute what
-    it holds: open only such folders as you trust.
+    it holds: open only folders that you trust.
 
     Raises:
-        UserError: It is no checkpoint, or of another model; tensors are named. Or what it leaves out was not loaded
-            from where it says.
+        UserError: As `check_fits`.
     """
     if checkpoint.suffix == SAFETENSORS:
         _load_beside_base(system, checkpoint)
@@ -245,58 +230,47 @@ def load_weights(system: nn.Module, checkpoint: Path) -> None:
         # Reads into the tensors of the state dict, which are the system's own.
         distributed_checkpoint.load({WEIGHTS: system.state_dict()}, checkpoint_id=checkpoint, no_dist=True)
     else:
-        system.load_state_dict(_read_file(checkpoint)[WEIGHTS])
+        system.load_state_dict(_read_file(checkpoint, WEIGHTS)[WEIGHTS])
 
 
 def _load_beside_base(system: nn.Module, file: Path) -> None:
     """Load what base folders do not have into a system that has been built from them."""
     saved = read_system_weights(file)
     with all_weights():
-        own = system.state_dict(keep_vars=True)
-    names = saved.tensors.keys() | saved.in_base
-    given = {id(own[name]) for name in own.keys() & names}
-    missing = [name for name, tensor in own.items() if id(tensor) not in given]
-    _complain(file, missing, names - own.keys(), _misshapen(_shapes(saved.tensors), _shapes(own)))
-    _check_origins(system, saved.origins, file)
+        tensors = system.state_dict(keep_vars=True)
+    own = _shapes(tensors)
+    given = {name: own.get(name, torch.Size()) for name in saved.in_base} | _shapes(saved.tensors)
+    held = {id(tensors[name]) for name in own.keys() & given.keys()}
+    missing = [name for name, tensor in tensors.items() if id(tensor) not in held]
+    _check(system, file, missing, given, own, saved.origins)
     system.load_state_dict(saved.tensors, strict=False)
 
 
-def _check_origins(system: nn.Module, saved: Mapping[str, Mapping[str, str]], checkpoint: Path) -> None:
+def _check(
+    system: nn.Module,
+    checkpoint: Path,
+    missing: Collection[str],
+    given: Mapping[str, torch.Size],
+    own: Mapping[str, torch.Size],
+    origins: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Check that a checkpoint's shapes and origins are those of a system."""
+    differing = (name for name in given if name in own and given[name] != own[name])
+    misshapen = [f"{name}: {list(given[name])} instead of {list(own[name])}" for name in differing]
+    if problem := what_differs(missing, given.keys() - own.keys(), misshapen):
+        raise UserError(f"{checkpoint} does not fit its recipe: {problem}")
     try:
-        check_origins(system, saved)
+        check_origins(system, origins)
     except ValueError as error:
         raise UserError(f"{checkpoint}: {error}") from error
 
 
-def _misshapen(given: Mapping[str, torch.Size], own: Mapping[str, torch.Size]) -> list[str]:
-    differing = (name for name in given if name in own and given[name] != own[name])
-    return [f"{name}: {list(given[name])} instead of {list(own[name])}" for name in differing]
-
-
-def _complain(
-    checkpoint: Path, missing: Collection[str], left_over: Collection[str], misshapen: Collection[str]
-) -> None:
-    if problem := what_differs(missing, left_over, misshapen):
-        raise UserError(f"{checkpoint} does not fit its recipe: {problem}")
-
-
-def _read_file(file: Path, wanted: str = WEIGHTS) -> dict[str, Any]:
-    """What torch has saved there, which has something under `wanted`."""
-    try:
+def _read_file(file: Path, wanted: str) -> dict[str, Any]:
+    """Read what torch has saved, which has something under `wanted`."""
+    with _readable(file):
         saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__})") from error
     if not isinstance(saved, dict) or wanted not in saved:
         raise UserError(f"{file}: not a readable checkpoint (it has no {wanted})")
-    return saved
-
-
-def _read_weights(file: Path) -> dict[str, Any]:
-    """What a file holds, whose weights are tensors by name."""
-    saved = _read_file(file)
-    weights = saved[WEIGHTS]
-    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
-        raise UserError(f"{file}: not a readable checkpoint (its {WEIGHTS} does not hold tensors)")
     return saved
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and checksums of both."""
+"""Files and folders that are written whole or not at all, removed, and identified by checksums."""
 
 import hashlib
 import os
@@ -14,17 +14,17 @@ from got_core.errors import UserError, one_line
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """A folder that appears with all that is put into it, or not at all.
+    """Make a folder that appears with all that is put into it, or not at all.
 
     Yields:
         A temporary folder beside it, renamed at the end and removed after an error.
 
     Raises:
-        UserError: There is something in that place already, or it cannot be written to.
+        UserError: The path already exists, or it cannot be written to.
     """
     folder = Path(path).expanduser().absolute()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder}: there is something already; name a new folder")
+        raise UserError(f"{folder}: already exists; name a new folder")
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
@@ -37,14 +37,22 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file that is there with all that is in it, or not at all."""
+    """Write a file that appears with all of its text, or not at all."""
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, file)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def checksum(path: Path) -> str:
-    """SHA-256 of a file; of a folder, that of its files' names and checksums, in order."""
+    """Return the SHA-256 of a file; of a folder, that of its files' names and checksums, in order."""
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -52,6 +60,6 @@ def checksum(path: Path) -> str:
 
 
 def checksum_of(root: Path, files: Iterable[Path]) -> str:
-    """SHA-256 of the names, within `root`, and the checksums of some files, in the order of their names."""
+    """Return the SHA-256 of the names, within `root`, and the checksums of some files, in the order of names."""
     lines = sorted(f"{file.relative_to(root).as_posix()} {checksum(file)}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

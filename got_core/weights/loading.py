@@ -1,4 +1,4 @@
-"""Builds a component's model with its weights or in shape alone, and remembers where frozen weights came from."""
+"""Builds a component's model, with its weights or in shape alone, and records where frozen weights came from."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -12,48 +12,44 @@ from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-FINGERPRINTED = 1024
-"""Numbers of each tensor, from its beginning, that a fingerprint is made of."""
+from got_core.paths import locate
 
 ORIGINS = "origins"
-"""Where a checkpoint names the origins of what it leaves out."""
+"""Key under which a checkpoint names the origins of what it leaves out."""
 
 _MARK, _ORIGIN, _NAMES = "from_origin", "origin", "names_from_origins"
 
 _leaving_out: ContextVar[bool] = ContextVar("leaving_out", default=True)
 
 
-def mark_origin(model: nn.Module, place: str) -> None:
-    """Note of a model that its weights, as they are now, are those of a folder or hub id."""
-    setattr(model, _ORIGIN, {"place": place, "fingerprint": fingerprint(model)})
+def mark_origin(model: nn.Module, origin: str) -> None:
+    """Record that a model's weights, as they are now, are those of a folder or hub id."""
+    setattr(model, _ORIGIN, {"place": origin, "fingerprint": fingerprint(model)})
     for parameter in model.parameters():
         setattr(parameter, _MARK, True)
 
 
 def mark_changed(parameter: nn.Parameter) -> None:
-    """Note of a weight, while its module is being built, that it is no longer that of its origin."""
+    """Record, while a module is built, that one of its weights is no longer that of its origin."""
     setattr(parameter, _MARK, False)
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A short text that differs between weights of other names, shapes, precisions or beginnings."""
+    """Return a short text that depends on names, shapes, precisions and the first 1024 numbers of all weights."""
     digest = hashlib.blake2b(digest_size=8)
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode())
-        beginning = rearrange(parameter.detach(), "... -> (...)")[:FINGERPRINTED].cpu().contiguous()
+        beginning = rearrange(parameter.detach(), "... -> (...)")[:1024].cpu().contiguous()
         digest.update(beginning.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def origins(module: nn.Module, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """`place` and `fingerprint` of each part that was loaded from somewhere and has one of some weights.
+    """Return `place` and `fingerprint` of each part that was loaded and has one of some weights, by the part's name.
 
     Args:
-        module: Its parts are looked at.
+        module: Its parts are searched.
         names: Of weights in it.
-
-    Returns:
-        By the part's name.
     """
     wanted = tuple(names)
     parts = _loaded_parts(module).items()
@@ -61,9 +57,9 @@ def origins(module: nn.Module, names: Iterable[str]) -> dict[str, dict[str, str]
 
 
 def leave_out_origins(module: nn.Module) -> None:
-    """From now on `state_dict()` leaves out what is frozen and was loaded, and `load_state_dict` does not miss it.
+    """Make `state_dict()` leave out frozen weights that were loaded, and `load_state_dict` not require them.
 
-    Called once the module is complete and before it is sharded; weights that are trained later are kept, and so are
+    Call it once the module is complete and before it is sharded. Weights that are trained later stay in, and so do
     those that `load_state_dict` is given.
     """
     named = module.named_parameters(remove_duplicate=False)
@@ -73,22 +69,28 @@ def leave_out_origins(module: nn.Module) -> None:
 
 
 def keep(module: nn.Module, names: Iterable[str]) -> None:
-    """From now on `state_dict()` holds these weights: a checkpoint brings them, so they may not be their origin's."""
+    """Make `state_dict()` hold these weights: they come from a checkpoint, so they may not be their origin's."""
     setattr(module, _NAMES, getattr(module, _NAMES, frozenset()).difference(names))
 
 
 @contextmanager
 def all_weights() -> Iterator[None]:
     """Inside, `state_dict()` leaves out nothing."""
-    token = _leaving_out.set(False)
+    with _set(_leaving_out, False):
+        yield
+
+
+@contextmanager
+def _set(variable: ContextVar[bool], value: bool) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _leaving_out.reset(token)
+        variable.reset(token)
 
 
 def check_origins(module: nn.Module, saved: Mapping[str, Mapping[str, str]]) -> None:
-    """Hold the origins that a checkpoint names against a module's.
+    """Compare the origins that a checkpoint names with a module's.
 
     Raises:
         ValueError: A part was loaded from other weights than the checkpoint was made with.
@@ -104,13 +106,13 @@ def check_origins(module: nn.Module, saved: Mapping[str, Mapping[str, str]]) -> 
 
 
 def _loaded_parts(module: nn.Module) -> dict[str, dict[str, str]]:
-    """The origin of each part that was loaded from somewhere, by the part's name."""
-    # Wrappers such as peft's pass attributes on, so only a part's own counts.
+    """Return the origin of each part that was loaded, by the part's name."""
+    # Wrappers such as peft's forward attributes, so only a part's own counts.
     return {name: vars(part)[_ORIGIN] for name, part in module.named_modules() if _ORIGIN in vars(part)}
 
 
 def left_out(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that `state_dict()` leaves out, by name."""
+    """Return the weights that `state_dict()` leaves out, by name."""
     names: frozenset[str] = getattr(module, _NAMES, frozenset())
     parameters = {name: module.get_parameter(name) for name in names}
     return {name: parameter for name, parameter in parameters.items() if not parameter.requires_grad}
@@ -130,43 +132,33 @@ def _put_back(module: nn.Module, state: dict[str, Any], prefix: str, *arguments:
 
 Model = TypeVar("Model", bound=nn.Module)
 
-NAMED = 3
-"""Names that an error lists before it only counts: this many of one kind, fewer of several."""
-
 _shape_only: ContextVar[bool] = ContextVar("shape_only", default=False)
 _to_follow: ContextVar[bool] = ContextVar("to_follow", default=False)
 
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Inside, `build` and `fresh_weights` make models on the meta device: widths are there, but no weight is read or
-    initialised."""
-    token = _shape_only.set(True)
-    try:
+    """Inside, `build` and `fresh_weights` make models on the meta device: no weight is read or initialised."""
+    with _set(_shape_only, True):
         yield
-    finally:
-        _shape_only.reset(token)
 
 
 @contextmanager
 def weights_to_follow() -> Iterator[None]:
     """Inside, `build` makes models from configurations alone: a checkpoint that is loaded next has all weights."""
-    token = _to_follow.set(True)
-    try:
+    with _set(_to_follow, True):
         yield
-    finally:
-        _to_follow.reset(token)
 
 
 @contextmanager
 def fresh_weights() -> Iterator[None]:
-    """Where a component makes its own modules, so that a large one costs neither time nor memory in shape alone."""
+    """Inside, a component makes its own modules; in shape alone they are on the meta device."""
     with torch.device("meta") if _shape_only.get() else nullcontext():
         yield
 
 
 def build(from_config: Callable[[], Model], from_pretrained: Callable[[], Model] | None = None) -> Model:
-    """A component's model.
+    """Build a component's model.
 
     Args:
         from_config: Makes it with fresh weights.
@@ -178,19 +170,36 @@ def build(from_config: Callable[[], Model], from_pretrained: Callable[[], Model]
         return from_config()
 
 
-def build_saved(family: Any, pretrained: str, subfolder: str | None = None) -> Any:
-    """A component's model of diffusers from where it is saved; its arguments and errors are those of `load_whole`."""
+def build_diffusers(
+    family: Any, pretrained: str | None, subfolder: str | None, config: Mapping[str, Any] | None
+) -> Any:
+    """Build a component's model of diffusers, from where it is saved or from a configuration with fresh weights.
+
+    Args:
+        family: The model's class.
+        pretrained, subfolder: See `load_whole`; `pretrained` is given exactly if `config` is not.
+        config: Arguments of the class.
+
+    Raises:
+        ValueError: Both or neither of `pretrained` and `config`, or as `load_whole`.
+        OSError: There are no such weights.
+    """
+    if (pretrained is None) == (config is None):
+        raise ValueError(f"{family.__name__} is built from `pretrained` or from `config`; give exactly one of the two")
+    if pretrained is None:
+        return build(lambda: family(**(config or {})))
+    path = locate(pretrained)
     return build(
-        lambda: family.from_config(family.load_config(pretrained, subfolder=subfolder or "")),
-        lambda: load_whole(family, pretrained, subfolder),
+        lambda: family.from_config(family.load_config(path, subfolder=subfolder or "")),
+        lambda: load_whole(family, path, subfolder),
     )
 
 
 def load_whole(family: Any, pretrained: str, subfolder: str | None = None, **settings: Any) -> Any:
-    """A model of transformers or diffusers with every one of its weights from a folder or hub id.
+    """Load a model of transformers or diffusers with every one of its weights from a folder or hub id.
 
-    By themselves both libraries only warn of tensors that are not there or do not fit, and go on with random ones.
-    Where it is from is noted (`got_core.weights.loading`), so that checkpoints leave out what stays frozen.
+    By themselves both libraries only warn about tensors that are missing or do not fit, and continue with random ones.
+    The origin is recorded, so that checkpoints leave out what stays frozen.
 
     Args:
         family: The model's class.
@@ -199,13 +208,12 @@ def load_whole(family: Any, pretrained: str, subfolder: str | None = None, **set
         settings: Further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: Names the tensors that are missing, unexpected or of another shape, or says that the files are no
-            readable weights.
-        OSError: There are no weights in that place.
+        ValueError: Tensors are missing, unexpected or of another shape, or the files are not readable as weights.
+        OSError: There are no such weights.
     """
-    place = f"{pretrained}/{subfolder}" if subfolder else pretrained
+    origin = f"{pretrained}/{subfolder}" if subfolder else pretrained
     try:
-        model, found = family.from_pretrained(
+        model, report = family.from_pretrained(
             pretrained,
             subfolder=subfolder or "",
             output_loading_info=True,
@@ -215,38 +223,28 @@ def load_whole(family: Any, pretrained: str, subfolder: str | None = None, **set
     except torch.OutOfMemoryError:
         raise
     except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{place}: not readable as weights of {family.__name__} ({_first_line(error)})") from error
-    shapes = {name: f"{name}: {list(given)} instead of {list(own)}" for name, given, own in found["mismatched_keys"]}
-    missing = set(found["missing_keys"]) - shapes.keys()
-    if problem := what_differs(missing, found["unexpected_keys"], shapes.values()):
-        raise ValueError(f"{place} holds weights of another model than {family.__name__} of its config: {problem}")
-    mark_origin(model, place)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"{origin}: not readable as weights of {family.__name__} ({reason})") from error
+    shapes = {name: f"{name}: {list(given)} instead of {list(own)}" for name, given, own in report["mismatched_keys"]}
+    missing = set(report["missing_keys"]) - shapes.keys()
+    if problem := what_differs(missing, report["unexpected_keys"], shapes.values()):
+        raise ValueError(f"{origin} holds weights of another model than {family.__name__} of its config: {problem}")
+    mark_origin(model, origin)
     return model
 
 
 def what_differs(missing: Collection[str], left_over: Collection[str], misshapen: Collection[str]) -> str:
-    """The tensors that keep weights from fitting a model, in one line; empty when there are none.
+    """Return in one line the tensors that keep weights from fitting a model; empty if all fit.
 
     Args:
         missing: Names that the model has and the weights lack.
         left_over: Names that the weights have and the model lacks.
         misshapen: Names with both shapes.
     """
-    kinds: Mapping[str, Collection[str]] = {
-        "missing": missing,
-        "unexpected": left_over,
-        "of another shape": misshapen,
-    }
-    found = {kind: names for kind, names in kinds.items() if names}
-    most = NAMED // max(1, len(found))
-    return "; ".join(f"{len(names)} {kind} ({_some(names, most)})" for kind, names in found.items())
-
-
-def _some(names: Collection[str], most: int) -> str:
-    first = ", ".join(sorted(names)[:most])
-    return first if len(names) <= most else f"{first} and {len(names) - most} more"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    kinds = {"missing": missing, "unexpected": left_over, "of another shape": misshapen}
+    problems = {kind: sorted(names) for kind, names in kinds.items() if names}
+    most = 3 // max(1, len(problems))  # names of each kind, before they are only counted
+    return "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:most])}{f' and {len(names) - most} more' if names[most:] else ''})"
+        for kind, names in problems.items()
+    )

@@ -1,15 +1,17 @@
-"""The released GoT checkpoint (arXiv 2503.10639) in a system of ours: names, and where each tensor goes."""
+"""Imports the released GoT checkpoint (arXiv 2503.10639): names, and what happens to each tensor."""
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 from torch import Tensor, nn
 
 from got_core.errors import UserError
-from got_core.weights.loading import what_differs
+from got_core.weights.checkpoints import read_tensors
+from got_core.weights.loading import all_weights, origins, what_differs, without_weights
 
 MLLM, UNET, VAE = "mllm.", "unet.", "vae."
 
@@ -23,7 +25,7 @@ PREFIXES = {
 """Prefixes of the released checkpoint, and of the same weights in a `GoTSystem`."""
 
 EMBEDDINGS = ("mllm.model.language_model.embed_tokens.weight", "mllm.lm_head.weight")
-"""Matrices of a row for each token, in plain names."""
+"""Matrices with a row for each token, by plain name."""
 
 ADDED_ROWS = "trainable_tokens_delta"
 """The last part of the name of peft's trained rows of an embedding."""
@@ -36,18 +38,18 @@ _ADAPTER = re.compile(rf"\.(lora_[AB]|{ADDED_ROWS})\.default(?=\.|$)")
 _DECODER = re.compile(r"^model\.(?=(layers|embed_tokens|norm)\.)")
 _TOWER = re.compile(r"^visual\.")
 ADDED = re.compile(rf"\.(lora_[AB]\.weight|{ADDED_ROWS})$")
-"""Ends of plain names of what training added to the language model."""
+"""Ends of the plain names of what training added to the language model."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a system of ours wants to be given.
+    """What a system of ours needs.
 
     Attributes:
         shapes: Plain name to shape, without what is tied to another name.
         own: Plain name to the name in the system's state dict.
         tied: Plain name to the plain name of the tensor that it shares.
-        rows: Plain name of an embedding matrix to the rows of it that peft trains apart.
+        rows: Plain name of an embedding matrix to its rows that peft trains separately.
         loaded: Prefixes of the released names whose weights the system has from base folders.
     """
 
@@ -59,7 +61,7 @@ class Target:
 
     @classmethod
     def of(cls, system: nn.Module, loaded: Collection[str]) -> "Target":
-        """The target that a system is; one on the meta device will do."""
+        """Describe a system, which may be on the meta device."""
         shapes: dict[str, torch.Size] = {}
         own: dict[str, str] = {}
         tied: dict[str, str] = {}
@@ -87,8 +89,8 @@ class Source:
     Attributes:
         tensors: Plain name to tensor.
         names: Plain name to the checkpoint's name.
-        replaced: Names of the checkpoint that hold what a module was before it was trained whole.
-        trained_whole: Plain names of modules that peft trained whole (`modules_to_save`).
+        replaced: Names in the checkpoint of modules as they were before peft trained them as a whole.
+        trained_whole: Plain names of modules that peft trained as a whole (`modules_to_save`).
     """
 
     tensors: Mapping[str, Tensor]
@@ -98,10 +100,10 @@ class Source:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Source":
-        """Sort a checkpoint.
+        """Sort the tensors of a checkpoint.
 
         Raises:
-            UserError: Two tensors of one meaning.
+            UserError: Two tensors have the same plain name.
         """
         names: dict[str, str] = {}
         replaced, whole = [], set()
@@ -121,7 +123,7 @@ class Source:
 
 
 def plain_name(name: str) -> str:
-    """A name of the released checkpoint in plain form, whether peft wrapped the model or not."""
+    """Return a name of the released checkpoint in plain form, whether peft wrapped the model or not."""
     if not name.startswith(MLLM):
         return name
     path = name.removeprefix(MLLM).removeprefix(_PEFT)
@@ -131,7 +133,7 @@ def plain_name(name: str) -> str:
 
 
 def plain_own(name: str) -> str:
-    """A name of a `GoTSystem`'s state dict in plain form; one that the released system does not have stays as it is."""
+    """Return a name of a `GoTSystem`'s state dict in plain form; names that were not released stay as they are."""
     for theirs, ours in PREFIXES.items():
         if name.startswith(ours):
             return plain_name(theirs + name.removeprefix(ours))
@@ -140,13 +142,13 @@ def plain_own(name: str) -> str:
 
 @dataclass(frozen=True)
 class Import:
-    """An account of every tensor of a checkpoint and of a system.
+    """What became of every tensor of a checkpoint and of a system.
 
     Attributes:
         weights: What the base folders do not have, by the system's names.
         in_base: Names of the system whose values are those of the base folders.
         taken, equal, replaced: Names of the checkpoint that were taken, that are equal to the base folders' or to the
-            tensor they are tied to, and that hold what a wholly trained module was before.
+            tensor they are tied to, and of modules before they were trained as a whole.
         origins: The base folders, as `got_core.weights.loading.origins` describes them.
     """
 
@@ -158,14 +160,39 @@ class Import:
     origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
-def check(source: Source, target: Target) -> None:
-    """See that a checkpoint has all that a system wants, in the right shapes, and nothing else.
+def convert(build: Callable[[], nn.Module], checkpoint: str | Path, loaded: Collection[str]) -> Import:
+    """Read the released checkpoint under the names of a system; whether it fits is checked before base weights load.
 
-    UNet and projectors were trained whole and must be there whole. The mllm's own weights and the autoencoder's may
-    be absent where the system has them from base folders; a part of them may not, but for the embeddings.
+    Args:
+        build: Builds the system, a `GoTSystem`.
+        checkpoint: File or folder.
+        loaded: The components that have weights from base folders: `reasoner`, `backbone`, `codec`.
 
     Raises:
-        UserError: Names what is missing, left over or of another shape.
+        UserError: The system lacks one of the released parts, or the checkpoint does not fit.
+    """
+    with without_weights():
+        system = build()
+    names = system.state_dict()
+    if strange := [theirs for theirs, ours in PREFIXES.items() if not any(name.startswith(ours) for name in names)]:
+        raise UserError(f"the recipe's model does not have the checkpoint's {', '.join(strange)}")
+    in_base = [theirs for theirs, ours in PREFIXES.items() if ours.partition(".")[0] in loaded]
+    source = Source.of(read_tensors(checkpoint))
+    check(source, Target.of(system, in_base))
+    system = build()
+    with all_weights():
+        result = account(source, Target.of(system, in_base), system.state_dict())
+    return replace(result, origins=origins(system, result.in_base))
+
+
+def check(source: Source, target: Target) -> None:
+    """Check that a checkpoint has all that a system needs, in the right shapes, and nothing else.
+
+    UNet and projectors were trained as a whole and must be complete. The mllm's own weights and the autoencoder's may
+    all be absent if the system has them from base folders; of the embeddings also a part.
+
+    Raises:
+        UserError: Tensors are missing, unexpected or of another shape; they are named.
     """
     derived = {_added_rows(matrix): matrix for matrix in target.rows}
     given = {target.tied.get(name, name) for name in source.tensors}
@@ -185,7 +212,7 @@ def check(source: Source, target: Target) -> None:
 
 
 def account(source: Source, target: Target, base: Mapping[str, Tensor]) -> Import:
-    """Which tensors to keep, and where every one of them went; `check` comes first.
+    """Decide which tensors to write, and record what becomes of each; call `check` first.
 
     Args:
         source: The checkpoint.
@@ -193,7 +220,7 @@ def account(source: Source, target: Target, base: Mapping[str, Tensor]) -> Impor
         base: The system's state dict with the base folders' weights.
 
     Raises:
-        UserError: Two tensors that the system ties have different values in the checkpoint.
+        UserError: Two tensors that the system ties differ in the checkpoint.
     """
     weights: dict[str, Tensor] = {}
     taken: list[str] = []
@@ -208,31 +235,31 @@ def account(source: Source, target: Target, base: Mapping[str, Tensor]) -> Impor
                 )
             equal.append(source.names[name])
             continue
-        kept = {}
+        written = {}
         rows, own = target.rows.get(owner, ()), target.own[owner]
         if rows and _added_rows(owner) not in source.tensors:
-            kept[target.own[_added_rows(owner)]] = tensor[list(rows)]
+            written[target.own[_added_rows(owner)]] = tensor[list(rows)]
         values = _with_spare_rows(tensor, base[own])
         if not _from_base(owner, target) or _differs(values, base[own], rows):
-            kept[own] = values
-        weights.update(kept)
-        (taken if kept else equal).append(source.names[name])
+            written[own] = values
+        weights.update(written)
+        (taken if written else equal).append(source.names[name])
     in_base = tuple(name for name in target.own.values() if name not in weights)
     return Import(weights, in_base, tuple(taken), tuple(equal), source.replaced)
 
 
 def _added_rows(matrix: str) -> str:
-    """The plain name of the rows that are trained apart from their matrix."""
+    """Return the plain name of the rows that are trained separately from their matrix."""
     return matrix.removesuffix("weight") + ADDED_ROWS
 
 
 def _from_base(name: str, target: Target) -> bool:
-    """Whether base folders gave the system this tensor, if only with zeros in a UNet's new channels."""
+    """Say whether the system has this tensor from base folders, if only with zeros in a UNet's new channels."""
     return name.startswith(tuple(target.loaded)) and not ADDED.search(name)
 
 
 def _may_lack(name: str, source: Source, target: Target) -> bool:
-    """Whether the checkpoint may leave a tensor to the base folders."""
+    """Say whether the checkpoint may leave a tensor to the base folders."""
     if not name.startswith((MLLM, VAE)) or not _from_base(name, target):
         return False
     prefix = VAE if name.startswith(VAE) else MLLM
@@ -242,7 +269,7 @@ def _may_lack(name: str, source: Source, target: Target) -> bool:
 
 
 def _fits(name: str, given: torch.Size, wanted: torch.Size, target: Target) -> bool:
-    """Whether a shape is the right one; of an embedding, spare rows behind the last token may be more or fewer."""
+    """Say whether a shape is right; an embedding may have more or fewer spare rows behind the last token."""
     rows = target.rows.get(name)
     if rows and len(given) == len(wanted):
         return given[1:] == wanted[1:] and given[0] > max(rows)
@@ -250,14 +277,14 @@ def _fits(name: str, given: torch.Size, wanted: torch.Size, target: Target) -> b
 
 
 def _with_spare_rows(given: Tensor, base: Tensor) -> Tensor:
-    """A tensor with as many rows as the base's, whose last ones fill it up."""
+    """Return a tensor with as many rows as the base's, filled up with the base's last rows."""
     if given.shape == base.shape:
         return given
     return torch.cat([given[: len(base)], base[len(given) :].to(given.dtype)])
 
 
 def _differs(given: Tensor, base: Tensor, rows: Collection[int]) -> bool:
-    """Whether a tensor is not the base's, apart from some rows."""
+    """Say whether a tensor differs from the base's, apart from some rows."""
     same = given.to(base.dtype) == base
     if rows:
         same[list(rows)] = True

@@ -92,7 +92,7 @@ def test_prediction_starts_at_zero():
 @pytest.mark.parametrize(
     ("semantic", "pooled"), [("adaln", None), ("adaln", 7), ("cross_attention", None), ("both", None), ("both", 7)]
 )
-def test_semantic_guidance_comes_in_as_asked(semantic, pooled):
+def test_semantic_guidance_is_used_as_configured(semantic, pooled):
     """Tokens and pooled vector change the output exactly when the chosen way uses them."""
     model = shaken(build(semantic=semantic, pooled_dim=pooled))
     tokens, vector = draw(2, 5, TOKEN, seed=1).requires_grad_(), draw(2, 7, seed=4).requires_grad_()

@@ -36,9 +36,9 @@ def test_pixel_codec_scales_by_mean_and_std():
 
 
 def test_pixel_codec_keeps_pixels_in_their_patch():
-    picture = torch.zeros(1, 3, 8, 8)
-    picture[..., 4:8, 0:4] = 1
-    latents = PixelCodec(patch=4).encode(picture)
+    image = torch.zeros(1, 3, 8, 8)
+    image[..., 4:8, 0:4] = 1
+    latents = PixelCodec(patch=4).encode(image)
     assert torch.equal(latents[0].amin(0), torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
     assert torch.equal(latents[0].amax(0), torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
 

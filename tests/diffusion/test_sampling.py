@@ -185,7 +185,7 @@ def test_loop_is_the_same_twice_and_needs_no_gradient(backbone):
     assert len(backbone.seen) == 6
 
 
-def test_each_sample_is_drawn_alike_in_any_batch(backbone):
+def test_each_sample_is_the_same_in_any_batch(backbone):
     noise, given = draw(BATCH, CHANNELS, SIDE, SIDE, seed=0), guidance()
     scales = SCALES["mixed"]
     together = sample(backbone, ZeroNulls(), given, euler(), noise, scales, steps=3)

@@ -28,7 +28,7 @@ FITTING = [
 ]
 
 
-def drawn(objective, scheduler, image, noise, steps):
+def generated(objective, scheduler, image, noise, steps):
     """What a scheduler makes of noise when each prediction is that of the image."""
     scheduler.set_timesteps(steps, device=torch.device("cpu"))
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -51,7 +51,7 @@ def test_a_scheduler_that_fits_draws_the_image(objective, name):
     generator = torch.Generator().manual_seed(1)
     image, noise = 3 * torch.randn(2, 1, 4, 16, 16, generator=generator)
     scheduler = scheduler_named(objective, name)
-    found = drawn(objective, scheduler, image, noise / 3, steps=30)
+    found = generated(objective, scheduler, image, noise / 3, steps=30)
     assert (found - image).std() < 0.05
 
 
@@ -64,7 +64,7 @@ def test_a_scheduler_that_fits_draws_the_image(objective, name):
         (NOISE, diffusers.EulerDiscreteScheduler.from_config(VELOCITY.scheduler().config)),
         (VELOCITY, diffusers.UniPCMultistepScheduler.from_config(NOISE.scheduler().config)),
         (FLOW, diffusers.EulerDiscreteScheduler()),
-        (FLOW, diffusers.UniPCMultistepScheduler.from_config(FLOW.scheduler().config)),  # Predicts noise unless told.
+        (FLOW, diffusers.UniPCMultistepScheduler.from_config(FLOW.scheduler().config)),  # Predicts noise by default.
         (FLOW, diffusers.DPMSolverMultistepInverseScheduler()),
     ],
 )

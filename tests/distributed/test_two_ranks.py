@@ -177,7 +177,7 @@ def test_adapters_learn_alike_replicated_and_sharded(tmp_path, precision, tolera
     torch.testing.assert_close(torch.tensor(losses["ddp"]), torch.tensor(losses["fsdp"]), rtol=tolerance, atol=0)
 
 
-def drawn(rank: int) -> list:
+def generated(rank: int) -> list:
     warnings.filterwarnings("ignore")
     system = small_system()
     steps, images = Steps(), []
@@ -203,7 +203,7 @@ def drawn(rank: int) -> list:
 @pytest.mark.distributed
 def test_sharded_ranks_draw_different_batches_as_one_device_does(tmp_path):
     system = small_system().eval()
-    for images in run_on_ranks(drawn, tmp_path):
+    for images in run_on_ranks(generated, tmp_path):
         for rank, free, given in images:
             batch = system.processor(Steps().samples(0, 0)[: 2 - rank])
             torch.testing.assert_close(free, system.model.generate(batch, seed=rank).images, rtol=1e-4, atol=1e-5)
@@ -266,17 +266,17 @@ def refused(rank: int) -> str:
 @pytest.mark.parametrize("strategy", ["one", "fsdp"])
 def test_compiled_and_recomputed_blocks_learn_as_plain_ones_do(tmp_path, strategy):
     found = []
-    for number, asked in enumerate((False, True)):
+    for number, enabled in enumerate((False, True)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        found += run_on_ranks(compiled, folder, strategy, str(folder), asked, world=1, seconds=400)
+        found += run_on_ranks(compiled, folder, strategy, str(folder), enabled, world=1, seconds=400)
     (plain, graphs), (fused, fused_graphs) = found
     torch.testing.assert_close(plain, fused, rtol=1e-4, atol=0)
     assert graphs == 0 < fused_graphs
 
 
-def compiled(rank: int, strategy: str, folder: str, asked: bool) -> tuple[torch.Tensor, int]:
-    record = train(rank, strategy, folder, steps=3, ranks=1, compile_blocks=asked, activation_checkpointing=asked)
+def compiled(rank: int, strategy: str, folder: str, enabled: bool) -> tuple[torch.Tensor, int]:
+    record = train(rank, strategy, folder, steps=3, ranks=1, compile_blocks=enabled, activation_checkpointing=enabled)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     return torch.tensor([loss for loss, _ in record.steps.values()]), graphs
 
@@ -301,7 +301,7 @@ def out_of_space(rank: int, folder: str) -> str:
 
 
 @pytest.mark.distributed
-def test_a_full_disk_leaves_the_former_distributed_checkpoint_whole(tmp_path):
+def test_a_full_disk_leaves_the_previous_distributed_checkpoint_whole(tmp_path):
     for said in run_on_ranks(out_of_space, tmp_path, str(tmp_path)):
         assert "step 4 could not be saved" in said
         assert "is the disk full?" in said

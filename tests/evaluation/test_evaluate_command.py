@@ -184,7 +184,7 @@ def test_options_of_other_suites_are_unknown(capsys):
 
 
 def test_a_misspelt_suite_and_an_option_are_guessed(capsys):
-    assert "genval is no suite of got evaluate; did you mean geneval?" in refused(capsys, suite="genval")
-    assert "unknown option --per-promt of got evaluate geneval; did you mean --per-prompt?" in refused(
+    assert "genval is no suite of got evaluate; did you mean 'geneval'?" in refused(capsys, suite="genval")
+    assert "unknown option --per-promt of got evaluate geneval; did you mean '--per-prompt'?" in refused(
         capsys, "--per-promt", 2
     )

@@ -26,13 +26,13 @@ KL = {
 }
 
 
-def picture(seed: int) -> torch.Tensor:
+def image(seed: int) -> torch.Tensor:
     return torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def batch() -> Batch:
     """The second sample is an edit, the others are not."""
-    sources = (None, picture(1), None)
+    sources = (None, image(1), None)
     return Batch.collate([Sample("p", c, SIZE, source=s) for c, s in zip(CHAINS, sources, strict=True)])
 
 

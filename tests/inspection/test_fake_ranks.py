@@ -50,7 +50,7 @@ MIXED = pytest.param(
 
 @pytest.mark.parametrize("precision", ["32-true", MIXED])
 def test_a_sharded_step_sends_and_holds_what_is_predicted(world, precision):
-    # Each group of lengths would gather the decoder's layers anew.
+    # Each group of lengths would gather the decoder's layers again.
     system = small_system(reasoner_values={"length_groups": 1})
     batch = scenes_batch(system)
     numbers = {name: p.numel() for name, p in system.named_parameters()}

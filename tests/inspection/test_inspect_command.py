@@ -26,7 +26,7 @@ def test_a_recipe_is_inspected_alone_and_on_many_devices(capsys):
     assert "optimizer step of 256 samples" in " ".join(many.split())
 
 
-def test_a_whole_run_is_foretold_for_more_and_more_devices(capsys):
+def test_a_whole_run_is_predicted_for_more_and_more_devices(capsys):
     printed = inspected(capsys, "--config", SCENES, "--tflops", "0.001", "--price", "2", "--data.global_batch_size=64")
     rows = [line.split("│")[1:-1] for line in printed[printed.index("device-hour") :].splitlines() if "│" in line]
     devices, batches, computing = ([row[place].strip() for row in rows] for place in (0, 1, 2))

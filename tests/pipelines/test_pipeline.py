@@ -220,7 +220,7 @@ def test_a_saved_pipeline_is_opened_again(pipe, picture, tmp_path, dtype):
     card = (tmp_path / "saved" / "README.md").read_text()
     assert "library_name: got-framework" in card
     assert "| backbone | `backbones.flow_dit.FlowDiT` |" in card
-    with pytest.raises(UserError, match="there is something already"):
+    with pytest.raises(UserError, match="already exists; name a new folder"):
         pipe.save_pretrained(tmp_path / "saved")
 
 
@@ -252,7 +252,7 @@ def test_only_schedulers_of_diffusers_are_saved(pipe, tmp_path):
 
     pipe.scheduler, own = Own.from_config(pipe.scheduler.config), pipe.scheduler
     try:
-        with pytest.raises(UserError, match="Own is no scheduler of diffusers"):
+        with pytest.raises(UserError, match="Own is not a scheduler of diffusers"):
             pipe.save_pretrained(tmp_path / "saved")
     finally:
         pipe.scheduler = own

@@ -70,7 +70,7 @@ def full_disk(monkeypatch):
     monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", refuse)
 
 
-def test_a_full_disk_leaves_the_former_checkpoint_whole(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         fit(tmp_path, At(3, lambda: full_disk(monkeypatch)))
     said = str(caught.value)
@@ -195,7 +195,7 @@ def test_nothing_is_saved_between_the_parts_of_a_step(tmp_path):
     assert steps == [(4, 8), (8, 16)]
 
 
-def test_sigusr1_saves_and_training_goes_on(tmp_path):
+def test_sigusr1_saves_and_training_continues(tmp_path):
     before = signal.getsignal(signal.SIGUSR1)
     saved = []
     usr1 = At(3, lambda: os.kill(os.getpid(), signal.SIGUSR1))
@@ -205,7 +205,7 @@ def test_sigusr1_saves_and_training_goes_on(tmp_path):
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-def test_sigterm_saves_and_ends_and_the_run_goes_on_exactly(tmp_path):
+def test_sigterm_saves_and_ends_and_the_run_resumes_exactly(tmp_path):
     with pytest.raises(SystemExit) as ended:
         fit(tmp_path, At(3, lambda: os.kill(os.getpid(), signal.SIGTERM)), every=100)
     assert ended.value.code
@@ -290,7 +290,7 @@ def fit_epochs(folder, batches=10**6, resume=None, every=100, **settings):
     ],
     ids=lambda settings: " ".join(f"{name}={value}" for name, value in settings.items()) or "plain",
 )
-def test_a_run_killed_after_an_epochs_end_goes_on_exactly(tmp_path, settings, every):
+def test_a_run_killed_after_an_epochs_end_resumes_exactly(tmp_path, settings, every):
     whole = fit_epochs(tmp_path / "whole", every=every, **settings)
     assert len(whole.seen) > 8
     for batches in (4, 5, 7, 8, 9):

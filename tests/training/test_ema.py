@@ -83,7 +83,7 @@ def test_it_is_lightnings_average_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("first", [AveragedWeights, partial(EMAWeightAveraging, use_buffers=False)])
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_it_goes_on_from_a_checkpoint_of_its_own_and_of_lightnings(tmp_path, first, accumulated):
+def test_it_resumes_from_a_checkpoint_of_its_own_and_of_lightnings(tmp_path, first, accumulated):
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole, end = fit(tmp_path / "whole", AveragedWeights(0.8), accumulated=accumulated)

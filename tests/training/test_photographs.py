@@ -64,16 +64,16 @@ def test_the_losses_fall_on_photographs_and_their_edits(tmp_path):
 
 
 @pytest.mark.slow
-def test_photographs_are_drawn_again_from_their_chains(tmp_path):
+def test_photographs_are_generated_from_their_chains(tmp_path):
     files = lay_over(tmp_path, STEPS)
     main(["fit", *(f"--config={file}" for file in files)])
     pipeline = GoTPipeline.from_pretrained(tmp_path / "run")
     records = RecordsDataset(str(tmp_path / "records.jsonl"), SIDE, source_column="source")
     samples = [records[index] for index in range(RECORDS)]
     plans = [Plan(sample.prompt, sample.chain, sample.size, sample.source) for sample in samples]
-    drawn = torch.cat([pipeline.generate(plan, seed=1, output_type="pt").images * 2 - 1 for plan in plans])
+    images = torch.cat([pipeline.generate(plan, seed=1, output_type="pt").images * 2 - 1 for plan in plans])
     targets = torch.stack([sample.target for sample in samples])
-    errors = (drawn[:, None] - targets[None]).square().mean(dim=(2, 3, 4))
+    errors = (images[:, None] - targets[None]).square().mean(dim=(2, 3, 4))
     decibels = 10 * torch.log10(4 / errors.diagonal())
     print("PSNR", [round(float(value), 1) for value in decibels])
     assert errors.argmin(dim=1).tolist() == list(range(RECORDS))

@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, and nothing is replaced unless it is asked for."""
+"""A run's folder: one process at a time, and a run is replaced only on request."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def command(run, *options):
             *options)  # fmt: skip
 
 
-def test_a_run_is_not_replaced_without_being_asked(run, capsys):
+def test_a_run_is_not_replaced_without_overwrite(run, capsys):
     before = content(run)
     said = refused(capsys, *command(run))
     assert f"{run.folder} holds a run already: resume it with --ckpt_path last, or replace it with --overwrite" in said
@@ -84,7 +84,7 @@ def test_a_linked_checkpoint_is_the_runs_own(run, tmp_path):
         check_replaced(run, None, None, overwrite=False)
 
 
-def test_a_run_is_replaced_when_that_is_asked_for(run):
+def test_a_run_is_replaced_on_request(run):
     main([*command(run, "--overwrite", "--trainer.max_steps=1")])
     left = content(run)
     assert left.pop(run.folder.joinpath("note.txt").relative_to(run.folder)) == b"of a run"

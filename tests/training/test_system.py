@@ -1,4 +1,4 @@
-"""The joint training step, its dropout and guards, and drawing."""
+"""The joint training step, its dropout and guards, and generation."""
 
 import math
 
@@ -160,7 +160,7 @@ def test_a_step_with_a_non_finite_gradient_is_skipped_and_counted():
     assert any(not torch.equal(value, before[key]) for key, value in clean.state_dict().items())
 
 
-def test_training_goes_on_after_a_few_and_stops_after_too_many_in_a_row():
+def test_training_continues_after_a_few_and_stops_after_too_many_in_a_row():
     system = small_system(max_nonfinite_steps=3)
     fit(system, 6, spoil=lambda step: step in (0, 1, 3, 4))
     assert system.nonfinite_steps == 4
@@ -168,7 +168,7 @@ def test_training_goes_on_after_a_few_and_stops_after_too_many_in_a_row():
         fit(small_system(max_nonfinite_steps=3), 6, spoil=lambda step: step >= 1)
 
 
-def test_drawing_is_a_function_of_the_seed(system):
+def test_generation_is_a_function_of_the_seed(system):
     system.eval()
     batch = scenes_batch(system)
     one, same, other = (system.model.generate(batch, seed=seed) for seed in (1, 1, 2))
@@ -199,7 +199,7 @@ def test_a_mixed_batch_draws_what_its_parts_draw_alone(system):
     assert not torch.allclose(other, system.model.generate(edit, edit.chains, seed=4).images, atol=1e-3)
 
 
-def test_given_chains_are_drawn_and_differ_by_their_boxes(system):
+def test_images_of_given_chains_differ_by_their_boxes(system):
     system.eval()
     torch.nn.init.normal_(system.backbone.head.proj.weight, std=0.2)
     batch = scenes_batch(system, 2)
@@ -209,8 +209,8 @@ def test_given_chains_are_drawn_and_differ_by_their_boxes(system):
     assert not torch.equal(here.images, there.images)
 
 
-class Drawings(Callback):
-    """Keeps what is drawn."""
+class Collected(Callback):
+    """Keeps the images."""
 
     def __init__(self) -> None:
         self.images: list[torch.Tensor] = []
@@ -221,16 +221,16 @@ class Drawings(Callback):
 
 def validated(seed: int) -> list[torch.Tensor]:
     """What validation draws of two equal batches from true chains."""
-    system, drawings = small_system(validation_seed=seed, validation_chains="given"), Drawings()
+    system, collected = small_system(validation_seed=seed, validation_chains="given"), Collected()
     scenes = ScenesDataset(length=2)
     loader = DataLoader([scenes[0], scenes[1]] * 2, batch_size=2, collate_fn=system.processor)
     silent = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    Trainer(accelerator="cpu", callbacks=[drawings], **silent).validate(system, loader, verbose=False)
-    return drawings.images
+    Trainer(accelerator="cpu", callbacks=[collected], **silent).validate(system, loader, verbose=False)
+    return collected.images
 
 
 def test_another_validation_seed_draws_from_other_noise():
     first, again, other, largest = validated(0), validated(0), validated(1), validated(2**31 - 1)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    drawn = [*first, *other, *largest]
-    assert not any(torch.equal(a, b) for place, a in enumerate(drawn) for b in drawn[:place])
+    images = [*first, *other, *largest]
+    assert not any(torch.equal(a, b) for index, a in enumerate(images) for b in images[:index])

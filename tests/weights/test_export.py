@@ -86,4 +86,4 @@ def test_a_folder_that_is_there_is_refused_before_weights_load(tmp_path, capsys)
     with pytest.raises(SystemExit) as stop:
         main(["export", "--checkpoint", str(run), "--output", str(out)])
     assert stop.value.code == 2
-    assert "there is something already" in capsys.readouterr().err
+    assert "already exists; name a new folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The released checkpoint in a folder of ours draws what the published algorithm draws; what does not fit is named."""
+"""The released checkpoint in a folder of ours generates as the published algorithm; errors name what does not fit."""
 
 import errno
 import json
@@ -16,12 +16,13 @@ from released_system import ReleasedSystem, Scales, base_folders, released_names
 from safetensors.torch import load_file, save_file
 
 from got_core.cli.main import main
-from got_core.cli.weights import converted
 from got_core.errors import UserError
 from got_core.paths import ROOT
 from got_core.pipelines.pipeline import GoTPipeline
+from got_core.training.recipe import build_model
 from got_core.weights.checkpoints import read_system_weights, read_tensors, write_system_weights
 from got_core.weights.files import new_folder
+from got_core.weights.official import convert
 
 RECIPE = ROOT / "tests" / "fixtures" / "tiny_official.yaml"
 STEPS, SEED = 4, 3
@@ -123,10 +124,10 @@ def test_a_saved_folder_needs_no_base_folder(place, tensors, tmp_path):
 
 def test_the_commands_open_the_folder(place, imported, tmp_path, capsys):
     (tmp_path / "chain.txt").write_text(CHAIN)
-    drawing = ["--chain", str(tmp_path / "chain.txt"), "--steps", "1", "--device", "cpu"]
-    main(["generate", "two", "--checkpoint", str(imported), "--output", str(tmp_path / "out"), *drawing])
+    options = ["--chain", str(tmp_path / "chain.txt"), "--steps", "1", "--device", "cpu"]
+    main(["generate", "two", "--checkpoint", str(imported), "--output", str(tmp_path / "out"), *options])
     source = str(place / "source.png")
-    main(["edit", source, "move", "--checkpoint", str(imported), "--output", str(tmp_path / "edited"), *drawing])
+    main(["edit", source, "move", "--checkpoint", str(imported), "--output", str(tmp_path / "edited"), *options])
     for folder in ("out", "edited"):
         assert Image.open(tmp_path / folder / "image.png").size == (64, 64)
     assert yaml.safe_load((imported / "config.yaml").read_text())["model"]["init_args"]["guidance"]["class_path"]
@@ -205,6 +206,10 @@ def settings(place):
     for part, base in {"reasoner": "qwen", "backbone": "sdxl", "codec": "sdxl"}.items():
         model["init_args"][part]["init_args"]["pretrained"] = str(place / base)
     return model
+
+
+def converted(model, checkpoint):
+    return convert(lambda: build_model(model), checkpoint, ("reasoner", "backbone", "codec"))
 
 
 def without(*endings):
@@ -333,7 +338,7 @@ def test_other_parts_than_the_released_are_refused(place, tmp_path):
     dit = {"latent_channels": 4, "token_dim": 32, "spatial_channels": 4, "reference_channels": 4, "width": 32}
     model["init_args"]["backbone"] = {"class_path": "backbones.flow_dit.FlowDiT", "init_args": {**dit, "heads": 2}}
     model["init_args"]["guidance"]["init_args"]["pooled_dim"] = None
-    with pytest.raises(UserError, match=r"no place for the checkpoint's output_projector_add.projector., unet\.$"):
+    with pytest.raises(UserError, match=r"does not have the checkpoint's output_projector_add.projector., unet\.$"):
         converted(model, tmp_path)
 
 
@@ -357,7 +362,7 @@ def test_a_folder_that_holds_something_is_left_alone(place, imported, capsys):
     before = (imported / "model.safetensors").read_bytes()
     with pytest.raises(SystemExit):
         run(place, place / "got.bin", imported)
-    assert "there is something already" in capsys.readouterr().err
+    assert "already exists; name a new folder" in capsys.readouterr().err
     assert (imported / "model.safetensors").read_bytes() == before
 
 

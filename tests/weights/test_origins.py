@@ -73,7 +73,7 @@ def test_weights_without_an_origin_are_all_kept():
 
 
 @pytest.mark.parametrize("averaging", AVERAGES)
-def test_a_run_goes_on_from_such_a_checkpoint(qwen, tmp_path, averaging):
+def test_a_run_resumes_from_such_a_checkpoint(qwen, tmp_path, averaging):
     torch.manual_seed(0)
     system = over(qwen)
     last = trained(system, tmp_path, 2, AVERAGES[averaging])

@@ -1,4 +1,4 @@
-"""Models in the folders that transformers and diffusers write, whole and sharded; folders that hold other things."""
+"""Models in the folders that transformers and diffusers write, whole and sharded; folders that hold other weights."""
 
 import json
 

@@ -1,0 +1,84 @@
+"""Running a recipe's trainer: what is checked before it starts, and which errors are the user's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from got_core.errors import UserError, one_line
+from got_core.paths import Run
+from got_core.training.recipe import Recipe
+from got_core.training.run_folder import begin
+from got_core.weights.checkpoints import SAFETENSORS, check_fits
+
+
+class Progress(Callback):
+    """Knows whether set-up is over and batches are processed; then an earlier run of the folder is removed."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that batches are processed."""
+        self.begun = True
+        begin(Run(Path(trainer.default_root_dir)))
+
+    on_sanity_check_start = on_validation_start = on_train_start
+
+
+@contextmanager
+def running(recipe: Recipe) -> Iterator[Progress]:
+    """Sort errors: those of set-up and of samples that cannot be read are the user's, others keep their traceback.
+
+    Raises:
+        UserError: The checkpoint does not fit, set-up fails, or a sample cannot be read.
+        KeyboardInterrupt: Training was interrupted; the text says what was saved.
+    """
+    _check(recipe)
+    progress = Progress()
+    recipe.trainer.callbacks.append(progress)  # type: ignore[attr-defined]
+    try:
+        yield progress
+    except SystemExit:
+        if recipe.trainer.interrupted:
+            last = recipe.run_files.last
+            saved = f"{last} is the newest checkpoint; resume it with --ckpt_path last"
+            raise KeyboardInterrupt(saved if last.exists() else "nothing was saved") from None
+        raise
+    except (ValueError, OSError, MisconfigurationException) as error:
+        if not progress.begun or _while_fetching(error):
+            raise UserError(one_line(error)) from error
+        raise
+
+
+def _check(recipe: Recipe) -> None:
+    """Check that the strategy can read the checkpoint and that it fits the model, before anything is started."""
+    if recipe.checkpoint is None:
+        return
+    if Path(recipe.checkpoint).suffix == SAFETENSORS:
+        raise UserError(f"{recipe.checkpoint} has no training state: begin a run with its weights by got fit --weights")
+    distributed = Path(recipe.checkpoint).is_dir()
+    sharded = isinstance(recipe.trainer.strategy, ModelParallelStrategy)
+    if distributed and not sharded:
+        raise UserError(
+            f"{recipe.checkpoint} is a distributed checkpoint, which trainer.strategy "
+            f"{type(recipe.trainer.strategy).__name__} cannot read: use "
+            "lightning.pytorch.strategies.ModelParallelStrategy (one device will do)"
+        )
+    if sharded and not distributed:
+        raise UserError(
+            f"{recipe.checkpoint} is one file, whose training state ModelParallelStrategy cannot divide: resume it "
+            "with the strategy it was made under, or begin a new run with its weights by got fit --weights"
+        )
+    check_fits(recipe.model, Path(recipe.checkpoint))
+
+
+def _while_fetching(error: BaseException) -> bool:
+    """Whether an error was raised while the loader or one of its workers read samples."""
+    in_worker = str(error).startswith("Caught ") and "worker process" in str(error)
+    frames = extract_tb(error.__traceback__)
+    return in_worker or any(frame.filename.endswith("torch/utils/data/_utils/fetch.py") for frame in frames)
