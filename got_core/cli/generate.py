@@ -13,7 +13,7 @@ from got_core.paths import BUNDLED_MODEL
 if TYPE_CHECKING:
     from PIL import Image
 
-    from got_core.pipelines.inpainting import Previous
+    from got_core.pipelines.inpainting import PreviousImages
     from got_core.pipelines.pipeline import GoTPipeline
     from got_core.planning.plan import Plan
 
@@ -207,7 +207,7 @@ def _show(model: Model, plan: "Plan") -> None:
         print("got: the bundled model knows coloured circles, squares and triangles alone", file=sys.stderr)
 
 
-def _previous(file: str, plan: "Plan") -> "Previous | None":
+def _previous(file: str, plan: "Plan") -> "PreviousImages | None":
     """Read an image that was generated before, with the plan beside it if there is one."""
     from got_core.pipelines.output import GoTPipelineOutput
 

@@ -1,64 +1,64 @@
-"""A conversation about a picture: each turn is planned and drawn on what stands; turns can be undone and branched.
+"""A conversation about an image: each turn edits the image of the turn before; turns can be undone and branched.
 
-The turns are a tree. Each knows the one it goes on from; the last picture is what the next turn edits, and the requests
-that led to it are told to the reasoner beside it.
+The turns are a tree: each knows the turn it continues. The reasoner sees the present image and is given the requests
+that led to it.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 from warnings import warn
 
 from PIL import Image
 
 from got_core.data.images import ImageLike, image_tensor
 from got_core.data.visualization import to_pil
-from got_core.pipelines.pipeline import GoTPipeline
+from got_core.pipelines.pipeline import GenerationOptions, GoTPipeline
 from got_core.planning.plan import Plan
 
 UNREAD = (
-    "this model's reasoner sees the picture but is not told what was asked before (its editing_template has no "
-    '{earlier}), so it cannot know what "it" is: name the objects'
+    "this model's reasoner sees the image but is not given earlier requests (its editing_template has no {earlier}), "
+    'so it cannot know what "it" is: name the objects'
 )
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What was asked, how it was planned and what was drawn.
+    """A request, its plan and the image that was generated.
 
     Attributes:
-        number: Its place in the order of all turns.
-        plan: None for a picture that was brought along.
-        image: The picture after this turn.
+        number: Its index among all turns.
+        plan: None for an image that was given.
+        image: The image after this turn.
         seed: Of its noise.
-        before: The turn it goes on from; None for the first of a conversation.
+        previous: The turn it continues; None for the first of a conversation.
     """
 
     number: int
     plan: Plan | None
     image: Image.Image
     seed: int
-    before: "Turn | None" = field(default=None, repr=False)
-
-    def path(self) -> tuple["Turn", ...]:
-        """The turns that led here, the first one first, this one last."""
-        turns: list[Turn] = [self]
-        while (before := turns[-1].before) is not None:
-            turns.append(before)
-        return tuple(reversed(turns))
+    previous: "Turn | None" = field(default=None, repr=False)
 
     @property
     def requests(self) -> tuple[str, ...]:
-        """What was asked on the way here, the first request first."""
-        return tuple(turn.plan.request for turn in self.path() if turn.plan is not None)
+        """The requests up to this turn, the first one first."""
+        earlier = () if self.previous is None else self.previous.requests
+        return earlier if self.plan is None else (*earlier, self.plan.request)
 
 
 class Conversation:
-    """Turns about one picture.
+    """Turns about one image.
 
     Args:
-        pipeline: Plans and draws.
-        image: A picture to begin with; without one the first turn draws it.
+        pipeline: Plans and generates.
+        image: An image to begin with; without one the first turn generates it.
+
+    Example:
+        >>> conversation = Conversation(GoTPipeline.from_pretrained())
+        >>> first = conversation.say("a red circle")
+        >>> second = conversation.say("make it green")
+        >>> image = second.image
     """
 
     def __init__(self, pipeline: GoTPipeline, image: ImageLike | None = None) -> None:
@@ -73,14 +73,14 @@ class Conversation:
 
     @property
     def image(self) -> Image.Image | None:
-        """The picture as it stands."""
+        """The image after the current turn."""
         return None if self.current is None else self.current.image
 
     def plan(self, request: str, *, seed: int = 0, **planning: Any) -> Plan:
-        """Plan the next turn, which sees the picture as it stands and what was asked on the way there.
+        """Plan the next turn from the current image and the requests that led to it.
 
         Args:
-            request: Caption of the first drawing, or instruction.
+            request: A caption in the first turn without an image, else an instruction.
             seed, planning: Arguments of `GoTPipeline.plan`.
         """
         earlier = () if self.current is None else self.current.requests
@@ -88,29 +88,31 @@ class Conversation:
             warn(UNREAD, stacklevel=2)
         return self.pipeline.plan(request, self.image, seed=seed, earlier=earlier, **planning)[0]
 
-    def generate(self, plan: Plan, *, seed: int = 0, **drawing: Any) -> Turn:
-        """Draw a plan of this conversation, which may have been changed, as the next turn.
+    def generate(self, plan: Plan, *, seed: int = 0, **options: Unpack[GenerationOptions]) -> Turn:
+        """Generate the next turn from a plan of this conversation, which may have been changed.
 
         Args:
             plan: From `plan`.
-            seed, drawing: Arguments of `GoTPipeline.generate`, but for `output_type`.
+            seed, options: Arguments of `GoTPipeline.generate`, except `output_type`.
         """
-        (image,) = self.pipeline.generate(plan, seed=seed, **drawing).images
+        (image,) = self.pipeline.generate(plan, seed=seed, **options).images
         return self.append(plan, image, seed)
 
-    def say(self, request: str, *, seed: int = 0, temperature: float = 0.0, **drawing: Any) -> Turn:
-        """Plan and draw the next turn.
+    def say(
+        self, request: str, *, seed: int = 0, temperature: float = 0.0, **options: Unpack[GenerationOptions]
+    ) -> Turn:
+        """Plan and generate the next turn.
 
         Args:
-            request: Caption of the first drawing, or instruction.
-            seed, temperature, drawing: Arguments of `GoTPipeline.plan` and `GoTPipeline.generate`.
+            request: A caption in the first turn without an image, else an instruction.
+            seed, temperature, options: Arguments of `GoTPipeline.plan` and `GoTPipeline.generate`.
         """
-        return self.generate(self.plan(request, seed=seed, temperature=temperature), seed=seed, **drawing)
+        return self.generate(self.plan(request, seed=seed, temperature=temperature), seed=seed, **options)
 
     def undo(self) -> Turn | None:
-        """Go back to the turn before; returns it, or None at the beginning. What was undone stays among the turns."""
+        """Go back to the previous turn and return it, or None at the beginning; the undone turn stays in `turns`."""
         if self.current is not None:
-            self.current = self.current.before
+            self.current = self.current.previous
         return self.current
 
     def go_to(self, number: int) -> Turn:
@@ -120,12 +122,12 @@ class Conversation:
             ValueError: There is no turn of that number.
         """
         if not 0 <= number < len(self.turns):
-            raise ValueError(f"there is no turn {number}: there are {len(self.turns)}, counted from 0")
+            raise ValueError(f"no turn {number}: this conversation has {len(self.turns)}, counted from 0")
         self.current = self.turns[number]
         return self.current
 
     def append(self, plan: Plan | None, image: Image.Image, seed: int) -> Turn:
-        """Take a picture that is there already as the next turn."""
+        """Add an image that has already been generated as the next turn."""
         turn = Turn(len(self.turns), plan, image, seed, self.current)
         self.turns.append(turn)
         self.current = turn

@@ -4,166 +4,77 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import isfinite
-from operator import index
 from pathlib import Path
-from typing import Any, SupportsIndex, TypedDict, Unpack
+from tempfile import TemporaryDirectory
+from typing import Any, TypedDict, Unpack
 
-import numpy as np
 import torch
+from huggingface_hub import HfApi
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from got_core.data.images import ImageLike, ImagesLike, image_tensor
 from got_core.diffusion.sampling import GuidanceScales, sample_seeds, seeded, starting_noise
 from got_core.diffusion.schedulers import check_scheduler, read_scheduler
-from got_core.errors import UserError
+from got_core.errors import UserError, one_line
 from got_core.interfaces import ChainListener, Scheduler
 from got_core.model import GoTModel
 from got_core.paths import BUNDLED_MODEL
-from got_core.pipelines.inpainting import Previous, StillRest, kept_of
-from got_core.pipelines.output import GoTPipelineOutput, OutputImages, check_output_type, to_output_type
-from got_core.pipelines.saving import OpenedModel, local_folder, open_model, push_pipeline, save_pipeline
+from got_core.pipelines.arguments import Seed, one_each, one_image_each, one_seed_each, positive_integer, prompt_list
+from got_core.pipelines.inpainting import LatentBlending, PreviousImages, partly_kept
+from got_core.pipelines.output import OUTPUT_TYPES, GoTPipelineOutput, OutputImages, to_output_type
+from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
 from got_core.planning.plan import Plan
 from got_core.types import Batch
 
-Seed = SupportsIndex | Sequence[SupportsIndex]
-"""One for all images, of which each then has its own part, or one for each."""
+StepCallback = Callable[["GoTPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
+"""As in diffusers: called with the pipeline, the step, its time and {"latents": ...}; may return such a dictionary."""
+
+SCALES = ("semantic", "spatial", "reference")
+"""Guidance scales; each is given to a call as an option whose name ends in `_scale`."""
 
 
 class GenerationOptions(TypedDict, total=False):
-    """Arguments of `GoTPipeline.generate` that a whole call takes too."""
+    """Options of `GoTPipeline.generate`, which describes them; `__call__` and `edit` take them too."""
 
     num_inference_steps: int | None
     semantic_scale: float | None
     spatial_scale: float | None
     reference_scale: float | None
-    keep: Previous | None
+    keep: PreviousImages | None
     generator: Generator | Sequence[Generator] | None
     output_type: str
-    callback_on_step_end: Callable[..., Any] | None
+    callback_on_step_end: StepCallback | None
 
 
-def check_generation(options: Mapping[str, Any], count: int) -> None:
-    """See that images can be drawn as asked.
+def check_options(options: Mapping[str, Any], count: int) -> None:
+    """Check the options of a call that generates `count` images.
 
     Args:
         options: Of `GenerationOptions`.
-        count: Images to be drawn.
+        count: Number of images.
 
     Raises:
         TypeError: There is no such option.
-        ValueError: It has no such value.
+        ValueError: An option cannot have this value.
     """
-    if strange := options.keys() - GenerationOptions.__annotations__.keys():
-        raise TypeError(f"no such argument: {', '.join(sorted(strange))}")
+    if unknown := options.keys() - GenerationOptions.__annotations__.keys():
+        raise TypeError(f"no such argument: {', '.join(sorted(unknown))}")
     if options.get("num_inference_steps") is not None:
-        whole(options["num_inference_steps"], "num_inference_steps")
-    for name in ("semantic_scale", "spatial_scale", "reference_scale"):
-        if options.get(name) is not None and not isfinite(options[name]):
-            raise ValueError(f"{name} must be a finite number, not {options[name]}")
+        positive_integer(options["num_inference_steps"], "num_inference_steps")
+    for name in SCALES:
+        if (scale := options.get(f"{name}_scale")) is not None and not isfinite(scale):
+            raise ValueError(f"{name}_scale must be a finite number, not {scale}")
     if options.get("generator") is not None:
         one_each(options["generator"], count, Generator, "generators")
-    check_output_type(options.get("output_type", "pil"))
-
-
-def check_temperature(temperature: float) -> None:
-    """See that chains can be drawn at a temperature (ValueError otherwise)."""
-    if not (isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature must be 0 or more, not {temperature}")
-
-
-def whole(value: Any, name: str) -> int:
-    """A whole number of at least 1.
-
-    Raises:
-        ValueError: It is none.
-    """
-    try:
-        number = index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return number
-
-
-def image_size(height: int | None, width: int | None, usual: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) in pixels, as asked or as usual (ValueError: no whole numbers)."""
-    high, wide = usual
-    return (
-        high if height is None else whole(height, "height"),
-        wide if width is None else whole(width, "width"),
-    )
-
-
-def seeds_of(seed: Any, count: int) -> list[int]:
-    """A seed for each of `count` images.
-
-    Raises:
-        ValueError: No whole number, or not as many as images.
-    """
-    several_seeds = isinstance(seed, Sequence) or getattr(seed, "ndim", 0) > 0
-    try:
-        given = [index(each) for each in seed] if several_seeds else index(seed)
-    except TypeError:
-        raise ValueError(f"a seed is a whole number, not {seed!r}") from None
-    return sample_seeds(given, count)
-
-
-def several(text: str | Sequence[str]) -> list[str]:
-    """One prompt or several, as a list.
-
-    Raises:
-        ValueError: There is none, or something that is no text.
-    """
-    texts = [text] if isinstance(text, str) or not isinstance(text, Sequence) else list(text)
-    if not texts:
-        raise ValueError("there is no prompt")
-    for each in texts:
-        if not isinstance(each, str):
-            raise ValueError(f"a prompt is a text, not {each!r}")
-    return texts
-
-
-def one_each(given: Any, count: int, kind: type | tuple[type, ...], name: str) -> list[Any]:
-    """What is given for each of `count` plans, or once for all of them.
-
-    Args:
-        given: One of `kind`, or a sequence of them.
-        count: How many are needed.
-        kind: What a single one is.
-        name: Of the argument, for errors.
-
-    Raises:
-        ValueError: Another number is given.
-    """
-    each = [given] * count if isinstance(given, kind) else list(given)
-    if len(each) != count:
-        raise ValueError(f"{len(each)} {name} for {count} plans: give one, or one for each")
-    return each
-
-
-def one_image_each(image: Any, count: int) -> list[ImageLike]:
-    """A picture for each of `count` plans, from one, several, or a batch as `generate` returns it.
-
-    Raises:
-        ValueError: No pictures, or another number of them.
-    """
-    batched = isinstance(image, Tensor | np.ndarray) and image.ndim == 4
-    if isinstance(image, list | tuple) or batched:
-        return one_each(list(image), count, (), "images")
-    return [image] * count
+    if (output_type := options.get("output_type", "pil")) not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be 'pil', 'pt' or 'np', not {output_type!r}")
 
 
 def default_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")
-
-
-StepCallback = Callable[["GoTPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
-"""As in diffusers: called with the pipeline, the step, its time and {"latents": ...}; may return such a dictionary."""
+    """Choose the accelerator if this machine has one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 class GoTPipeline:
@@ -171,7 +82,7 @@ class GoTPipeline:
 
     Args:
         model: A trained model; put into evaluation mode.
-        size: (height, width) in pixels of images unless a call says otherwise.
+        size: (height, width) of images in pixels unless a call says otherwise.
         settings: What the model was built from: the part of a recipe under `model`; needed to save it.
 
     Example:
@@ -189,10 +100,10 @@ class GoTPipeline:
 
     @property
     def scheduler(self) -> Scheduler:
-        """The scheduler that images are drawn with, by default the objective's own; each call uses a copy.
+        """The scheduler that images are sampled with, by default the objective's own; each call uses a copy.
 
-        Any of diffusers may be set that fits the objective (ValueError otherwise); `scheduler_named` makes them. It is
-        saved with the pipeline.
+        Any scheduler of diffusers that fits the objective may be set (ValueError otherwise); `scheduler_named` makes
+        them. It is saved with the pipeline.
         """
         return self._set_scheduler or self._own_scheduler
 
@@ -215,14 +126,14 @@ class GoTPipeline:
     ) -> "GoTPipeline":
         """Open a run's folder (its newest checkpoint), a checkpoint in it, an imported or saved folder, or a hub id.
 
-        Averaged weights are loaded where the run averaged them. Only components and plain values are read of a
-        recipe (`got_core.config`), and of the hub only what `save_pretrained` has written.
+        Averaged weights are loaded where the run averaged them. Only components and plain values are read from a
+        recipe (`got_core.config`), and from the hub only what `save_pretrained` has written.
 
         Args:
-            path: Folder, checkpoint or hub id; by default the small model of coloured shapes that comes along.
-            device: Where to run; the best there is by default.
-            size: (height, width) in pixels; that of the training data by default.
-            revision, token, cache_dir, local_files_only: Of the hub, as `huggingface_hub.snapshot_download` has them.
+            path: Folder, checkpoint or hub id; by default the small bundled model of coloured shapes.
+            device: Where to run; by default the accelerator if there is one.
+            size: (height, width) of images in pixels; by default that of the training data.
+            revision, token, cache_dir, local_files_only: Of the hub, as in `huggingface_hub.snapshot_download`.
 
         Raises:
             FileNotFoundError: There is no such run or checkpoint, here or on the hub.
@@ -230,12 +141,12 @@ class GoTPipeline:
                 with, or does not fit.
         """
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        place, fetched = local_folder(path, **hub)
-        opened = open_model(place, fetched)
+        folder, downloaded = local_path(path, **hub)
+        opened = open_model(folder, downloaded)
         size = size or opened.size
         if size is None:
             raise UserError(f"{path} does not say how large its images are: give a size")
-        scheduler = read_scheduler(opened.model.objective, place)
+        scheduler = read_scheduler(opened.model.objective, folder)
         pipeline = cls(opened.model.to(device or default_device()), size, dict(opened.settings))
         if scheduler is not None:
             pipeline.scheduler = scheduler
@@ -245,14 +156,14 @@ class GoTPipeline:
         """Write a self-contained folder for `from_pretrained`: configurations, safetensors and a model card.
 
         Args:
-            save_directory: A new folder; it appears whole or not at all.
-            dtype: Of the weights in the file; that of the system by default.
+            save_directory: A new folder; it appears complete or not at all.
+            dtype: Of the weights in the file; by default that of the model.
 
         Raises:
-            UserError: There is something in that place already, it cannot be written to, or the pipeline was made from
-                a system without its settings or has a scheduler that is none of diffusers'.
+            UserError: The folder already exists or cannot be written to, the pipeline was made from a model without
+                its settings, or its scheduler is not one of diffusers.
         """
-        save_pipeline(self._opened(), save_directory, dtype, scheduler=self._set_scheduler)
+        self._save(save_directory, dtype)
 
     def push_to_hub(
         self,
@@ -262,22 +173,32 @@ class GoTPipeline:
         token: str | None = None,
         commit_message: str = "Upload GoTPipeline",
     ) -> str:
-        """Save into a repository of the Hugging Face hub, which is made if need be; returns the address of the commit.
+        """Save into a repository of the Hugging Face hub, created if necessary; returns the address of the commit.
 
         Raises:
             UserError: As `save_pretrained`; or the hub refuses or cannot be reached.
         """
-        return push_pipeline(self._opened(), repo_id, private, token, commit_message, self._set_scheduler)
+        api = HfApi(token=token)
+        with TemporaryDirectory() as parent:
+            folder = Path(parent) / repo_id.split("/")[-1]
+            self._save(folder, None, repo_id)
+            try:
+                created = api.create_repo(repo_id, private=private, exist_ok=True)
+                return str(
+                    api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message=commit_message)
+                )
+            except Exception as error:  # The network's errors are those of an HTTP library that changes with the hub's.
+                raise UserError(f"{repo_id}: the upload to the hub failed ({one_line(error)})") from error
 
     def to(self, device: torch.device | str) -> "GoTPipeline":
         """Move to another device; returns the pipeline."""
         self.model.to(device)
         return self
 
-    def _opened(self) -> OpenedModel:
+    def _save(self, folder: str | Path, dtype: torch.dtype | None, address: str | None = None) -> None:
         if self._settings is None:
-            raise UserError("this pipeline was made without `settings`: there is nothing to build it from again")
-        return OpenedModel(self.model, self._settings, self.size)
+            raise UserError("this pipeline was made without `settings`, from which its model could be built again")
+        save_pipeline(OpenedModel(self.model, self._settings, self.size), folder, dtype, address, self._set_scheduler)
 
     def __call__(
         self,
@@ -289,9 +210,9 @@ class GoTPipeline:
         temperature: float = 0.0,
         best_of: int = 1,
         seed: Seed = 0,
-        **drawing: Unpack[GenerationOptions],
+        **options: Unpack[GenerationOptions],
     ) -> GoTPipelineOutput:
-        """Plan and draw images from prompts.
+        """Plan and generate images from prompts.
 
         Args:
             prompt: One or several.
@@ -301,20 +222,13 @@ class GoTPipeline:
             temperature: Of the plans; 0 is greedy.
             best_of: Plans of each image to choose from, as in `write`.
             seed: Of noise and plans; or one for each image.
-            drawing: Further arguments of `generate`.
+            options: As in `generate`.
         """
-        number = whole(num_images_per_prompt, "num_images_per_prompt")
-        prompts = [text for text in several(prompt) for _ in range(number)]
-        check_generation(drawing, len(prompts))
-        plans = self.plan(
-            prompts,
-            height=height,
-            width=width,
-            temperature=temperature,
-            best_of=best_of,
-            seed=seed,
-        )
-        return self.generate(plans, seed=seed, **drawing)
+        number = positive_integer(num_images_per_prompt, "num_images_per_prompt")
+        prompts = [text for text in prompt_list(prompt) for _ in range(number)]
+        check_options(options, len(prompts))
+        plans = self.plan(prompts, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed)
+        return self.generate(plans, seed=seed, **options)
 
     def edit(
         self,
@@ -326,23 +240,23 @@ class GoTPipeline:
         temperature: float = 0.0,
         best_of: int = 1,
         seed: Seed = 0,
-        **drawing: Unpack[GenerationOptions],
+        **options: Unpack[GenerationOptions],
     ) -> GoTPipelineOutput:
-        """Plan and draw edits of images.
+        """Plan and generate edits of images.
 
         Args:
             image: One or several; resized to height and width.
             instruction: One for each image, or several for one image.
             height, width: Of the images in pixels.
-            temperature, best_of, seed, drawing: As in `__call__`.
+            temperature, best_of, seed, options: As in `__call__`.
         """
         if image is None:
-            raise ValueError("there is no image to edit")
-        check_generation(drawing, len(several(instruction)))
+            raise ValueError("an edit needs an image")
+        check_options(options, len(prompt_list(instruction)))
         plans = self.plan(
             instruction, image, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed
         )
-        return self.generate(plans, seed=seed, **drawing)
+        return self.generate(plans, seed=seed, **options)
 
     def plan(
         self,
@@ -357,24 +271,29 @@ class GoTPipeline:
         earlier: Sequence[str] = (),
         listener: ChainListener | None = None,
     ) -> list[Plan]:
-        """Write the reasoning chains of prompts, or of instructions with the images to be edited.
+        """Write the reasoning chains of prompts, or of instructions with the images to edit.
 
         Args:
             prompt: One or several.
             image: One for all of them, or one for each.
-            height, width: Of the images to be drawn, in pixels.
+            height, width: Of the images to generate, in pixels.
             temperature, best_of, seed, listener: As in `write`.
-            earlier: What was asked in the turns before, where the prompts go on with a conversation.
+            earlier: Requests of the turns before, if the prompts continue a conversation.
 
         Raises:
             ValueError: No prompt, or not as many images as instructions.
         """
-        prompts = several(prompt)
-        size = image_size(height, width, self.size)
-        pictures = [None] * len(prompts) if image is None else one_image_each(image, len(prompts))
-        given = [self.given_plan("", text, each, size) for text, each in zip(prompts, pictures, strict=True)]
-        before = tuple(several(earlier)) if earlier else ()
-        plans = [replace(plan, earlier=before) for plan in given]
+        prompts = prompt_list(prompt)
+        size = (
+            self.size[0] if height is None else positive_integer(height, "height"),
+            self.size[1] if width is None else positive_integer(width, "width"),
+        )
+        images = [None] * len(prompts) if image is None else one_image_each(image, len(prompts))
+        requests = tuple(prompt_list(earlier)) if earlier else ()
+        plans = [
+            replace(self.given_plan("", text, each, size), earlier=requests)
+            for text, each in zip(prompts, images, strict=True)
+        ]
         return self.write(plans, temperature=temperature, best_of=best_of, seed=seed, listener=listener)
 
     def write(
@@ -386,121 +305,113 @@ class GoTPipeline:
         seed: Seed = 0,
         listener: ChainListener | None = None,
     ) -> list[Plan]:
-        """Write the chains of plans of one size anew.
+        """Write the chains of plans of one size again.
 
         Args:
-            plans: What is asked; their chains are not looked at.
-            temperature: 0 is greedy; above, chains are drawn.
-            best_of: Where the check of plans finds a problem, so many less one are drawn besides, at `SAMPLED_AT` if
-                the first was greedy; the one with the fewest problems is taken, the first of several.
-            seed: Of drawn chains, which depend on a plan's place among them; or one for each plan.
+            plans: The requests; their present chains are not read.
+            temperature: 0 is greedy; above, chains are sampled.
+            best_of: Where the check of plans finds a problem, `best_of` - 1 more chains are sampled, at `SAMPLED_AT` if
+                the first was greedy. The plan with the fewest problems is returned, of several the first.
+            seed: Of sampled chains, which depend on a plan's index among them; or one for each plan.
             listener: Called with the first chains so far after each token.
 
         Raises:
             ValueError: `best_of` is below 1, the temperature below 0, or not as many seeds as plans.
         """
-        whole(best_of, "best_of")
-        check_temperature(temperature)
-        seeds = seeds_of(seed, len(plans))
+        positive_integer(best_of, "best_of")
+        if not (isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"temperature must be 0 or more, not {temperature}")
+        seeds = one_seed_each(seed, len(plans))
 
         def written(
-            plans: Sequence[Plan], seeds: Sequence[int], warmth: float, hears: ChainListener | None = None
+            plans: Sequence[Plan], seeds: Sequence[int], temperature: float, listener: ChainListener | None = None
         ) -> list[Plan]:
-            reasoning = self.model.plan(self._batch(plans), temperature=warmth, seed=seeds, listener=hears)
+            reasoning = self.model.plan(self._batch(plans), temperature=temperature, seed=seeds, listener=listener)
             return [plan.with_chain(chain) for plan, chain in zip(plans, reasoning.chains, strict=True)]
 
-        def further(places: Sequence[int]) -> list[Plan]:
-            turns = (places[:turn].count(place) + 1 for turn, place in enumerate(places))
-            others = [sample_seeds(seeds[place], turn + 1)[turn] for place, turn in zip(places, turns, strict=True)]
-            return written([plans[place] for place in places], others, temperature or SAMPLED_AT)
+        def sampled_again(indices: Sequence[int]) -> list[Plan]:
+            """Sample a chain for each of these plans, the n-th time of a plan from the n-th seed after its own."""
+            times = [indices[:position].count(index) + 1 for position, index in enumerate(indices)]
+            others = [sample_seeds(seeds[index], n + 1)[n] for index, n in zip(indices, times, strict=True)]
+            return written([plans[index] for index in indices], others, temperature or SAMPLED_AT)
 
-        return choose_plans(written(plans, seeds, temperature, listener), best_of, further)
+        return choose_plans(written(plans, seeds, temperature, listener), best_of, sampled_again)
 
     def given_plan(
         self, chain: str, prompt: str = "", image: ImageLike | None = None, size: tuple[int, int] | None = None
     ) -> Plan:
-        """A plan of a chain that is given rather than written here.
+        """Make a plan of a given chain instead of one that the reasoner writes.
 
         Args:
             chain: In any form that `got_core.chain.parser` reads.
             prompt: Caption or instruction.
-            image: The image to be edited; resized.
+            image: The image to edit; resized.
             size: (height, width) in pixels; the pipeline's by default.
         """
         size = size or self.size
         return Plan(prompt, chain, size, None if image is None else image_tensor(image, size))
 
     def generate(
-        self,
-        plan: Plan | Sequence[Plan],
-        *,
-        num_inference_steps: int | None = None,
-        semantic_scale: float | None = None,
-        spatial_scale: float | None = None,
-        reference_scale: float | None = None,
-        keep: Previous | None = None,
-        seed: Seed = 0,
-        generator: Generator | Sequence[Generator] | None = None,
-        output_type: str = "pil",
-        callback_on_step_end: StepCallback | None = None,
+        self, plan: Plan | Sequence[Plan], *, seed: Seed = 0, **options: Unpack[GenerationOptions]
     ) -> GoTPipelineOutput:
-        """Draw plans, which may have been changed by hand.
+        """Generate images from plans, which may have been changed by hand.
 
         Args:
             plan: One or several, of one size.
-            num_inference_steps: Denoising steps instead of the system's own.
-            semantic_scale, spatial_scale, reference_scale: Guidance scales instead of the system's own.
-            keep: A former output, of which only what has changed in the plans is drawn anew, or pictures that stay but
-                for the plans' boxes; the source of an edit, say. See `got_core.pipelines.inpainting`.
-            seed: Of the noise, which depends on a plan's place among them; or one for each plan.
-            generator: Instead of seeds: one for all plans in turn, or one for each.
-            output_type: "pil", "pt" or "np": see `OutputImages`.
-            callback_on_step_end: See `StepCallback`; the latents it returns are gone on with.
+            seed: Of the noise, which depends on a plan's index among them; or one for each plan.
+            options: These, all optional:
+
+                - num_inference_steps: Denoising steps, in place of the model's own.
+                - semantic_scale, spatial_scale, reference_scale: Guidance scales, in place of the model's own.
+                - keep: A previous output, of which only what has changed in the plans is generated again; or images
+                  that are kept except for the plans' boxes, such as the source of an edit. See
+                  `got_core.pipelines.inpainting`.
+                - generator: In place of seeds: one that is used for all plans in turn, or one for each.
+                - output_type: "pil" (default), "pt" or "np": see `OutputImages`.
+                - callback_on_step_end: See `StepCallback`; sampling continues with the latents that it returns.
 
         Raises:
-            ValueError: No plans, of different sizes, or not as many seeds, generators or former pictures.
+            TypeError: There is no such option.
+            ValueError: No plans, plans of different sizes, or not as many seeds, generators or previous images.
         """
         plans = [plan] if isinstance(plan, Plan) else list(plan)
-        scales = {"semantic": semantic_scale, "spatial": spatial_scale, "reference": reference_scale}
-        asked = {f"{name}_scale": scale for name, scale in scales.items()}
-        named = {"num_inference_steps": num_inference_steps, "generator": generator, "output_type": output_type}
-        check_generation({**asked, **named}, len(plans))
+        check_options(options, len(plans))
         batch = self._batch(plans)
-        seeds = None if generator is not None else tuple(seeds_of(seed, len(plans)))
-        generators = seeded(seeds) if seeds is not None else one_each(generator, len(plans), Generator, "generators")
+        generator, keep = options.get("generator"), options.get("keep")
+        seeds = tuple(one_seed_each(seed, len(plans))) if generator is None else None
+        generators = one_each(generator, len(plans), Generator, "generators") if seeds is None else seeded(seeds)
         noise = starting_noise(generators, self.model.latent_shape(batch.size)).to(self.model.device)
         scheduler = deepcopy(self.scheduler)
         parts = self.model.codec, self.model.objective, scheduler, noise
-        still = None if keep is None else StillRest(kept_of(plans, keep), *parts)
+        blending = None if keep is None else LatentBlending(partly_kept(plans, keep), *parts)
+        callback = options.get("callback_on_step_end")
 
         def after_step(step: int, time: Tensor, latents: Tensor) -> Tensor:
-            latents = latents if still is None else still.after_step(step, latents)
-            if callback_on_step_end is None:
-                return latents
-            returned = callback_on_step_end(self, step, time, {"latents": latents}) or {}
-            return returned.get("latents", latents)
+            latents = latents if blending is None else blending.blend(step, latents)
+            returned = callback(self, step, time, {"latents": latents}) if callback is not None else None
+            return (returned or {}).get("latents", latents)
 
-        drawing = self.model.generate(
+        images = self.model.generate(
             batch,
             [plan.chain for plan in plans],
-            steps=num_inference_steps,
-            scales=self._scales(batch, scales),
+            steps=options.get("num_inference_steps"),
+            scales=self._scales(batch, options),
             noise=noise,
             generators=generators,
             scheduler=scheduler,
             callback=after_step,
-        )
-        images = drawing.images if still is None else still.restored(drawing.images)
-        return GoTPipelineOutput(to_output_type(images, output_type), tuple(plans), seeds)
+        ).images
+        images = images if blending is None else blending.restore_pixels(images)
+        return GoTPipelineOutput(to_output_type(images, options.get("output_type", "pil")), tuple(plans), seeds)
 
     def preview(self, latents: Float[Tensor, "b c h w"]) -> OutputImages:
-        """Latents, such as a callback is given, as images."""
+        """Decode latents, such as those given to a callback, to PIL images."""
         return to_output_type(self.model.codec.decode(latents), "pil")
 
-    def _scales(self, batch: Batch, asked: Mapping[str, float | None]) -> GuidanceScales:
-        """The system's own guidance scales, but for those that are asked for."""
-        changed = {name: scale for name, scale in asked.items() if scale is not None}
-        own = (replace(each, **changed) for each in (self.model.editing_scales, self.model.generation_scales))
+    def _scales(self, batch: Batch, options: Mapping[str, Any]) -> GuidanceScales:
+        """Choose the model's guidance scales for each sample, replaced by those in the options."""
+        given = {name: scale for name in SCALES if (scale := options.get(f"{name}_scale")) is not None}
+        own = (replace(scales, **given) for scales in (self.model.editing_scales, self.model.generation_scales))
         return GuidanceScales.choose(batch.has_source, *own)
 
     def _batch(self, plans: Sequence[Plan]) -> Batch:

@@ -145,8 +145,8 @@ def _origin(session: Session, turn: Turn) -> str:
     """From which turn one came, where that is not the one before it in time."""
     if turn.number in session.redrawn:
         return f"new version of {session.redrawn[turn.number] + 1}"
-    if turn.before is not None and turn.before.number != turn.number - 1:
-        return f"goes on from {turn.before.number + 1}"
+    if turn.previous is not None and turn.previous.number != turn.number - 1:
+        return f"goes on from {turn.previous.number + 1}"
     return ""
 
 

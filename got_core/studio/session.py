@@ -12,7 +12,7 @@ from got_core.chain.dialects import from_readable, readable
 from got_core.errors import one_line
 from got_core.interfaces import ChainListener
 from got_core.pipelines.conversation import Conversation, Turn
-from got_core.pipelines.inpainting import Previous
+from got_core.pipelines.inpainting import PreviousImages
 from got_core.pipelines.output import GoTPipelineOutput
 from got_core.pipelines.pipeline import GoTPipeline, StepCallback
 from got_core.planning.check import PlanProblem, plan_problems, repaired
@@ -85,7 +85,7 @@ class Session:
         turn = self.talk.current
         if turn is None:
             return None
-        return self.talk.turns[self.redrawn[turn.number]] if turn.number in self.redrawn else turn.before
+        return self.talk.turns[self.redrawn[turn.number]] if turn.number in self.redrawn else turn.previous
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -210,7 +210,7 @@ class Session:
         turn = self.talk.current
         if turn is None or turn.plan is None:
             raise Refused("there is no drawing to save yet")
-        source = None if turn.before is None else turn.before.image
+        source = None if turn.previous is None else turn.previous.image
         return Saved(
             turn.image, turn.plan.prompt, turn.plan.chain, self.settings[turn.number], source, turn.plan.earlier
         )
@@ -223,7 +223,7 @@ class Session:
 
     def _show(self, turn: Turn | None) -> None:
         plan = None if turn is None else turn.plan
-        self._put(plan, None if turn is None or plan is None else turn.before, plan)
+        self._put(plan, None if turn is None or plan is None else turn.previous, plan)
 
     def _put(self, plan: Plan | None, basis: Turn | None, shown: Plan | None) -> None:
         """Put a plan on the canvas; `shown` is what the picture was drawn from."""
@@ -246,7 +246,7 @@ class Session:
         self._typing = typed
         self._set(plan)
 
-    def _kept(self, plan: Plan) -> Previous | None:
+    def _kept(self, plan: Plan) -> PreviousImages | None:
         """What stays of the pictures before: of the version it replaces, else of the picture that is edited."""
         turn = self.talk.current
         former = None if turn is None or turn is self.basis else turn.plan

@@ -1,4 +1,4 @@
-"""The model that comes along: small, found from anywhere, and it draws, edits and is changed as the README says."""
+"""The bundled model: small, found from anywhere, and it generates, edits and is changed as the README says."""
 
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from got_core.evaluation.metrics.scenes import SceneScores
 from got_core.paths import BUNDLED_MODEL, ROOT
 from got_core.pipelines.pipeline import GoTPipeline
 
-LARGEST = 15_000_000
-"""Bytes of its weights at most."""
+MOST_BYTES = 15_000_000
 
 
 @pytest.fixture(scope="module")
@@ -23,57 +22,57 @@ def pipe():
     return GoTPipeline.from_pretrained(device="cpu")
 
 
-def seen(file):
+def detected(file):
     return {(each.label, each.colour): each.box for each in SceneDetector()(load_image(Path(file))[None])[0]}
 
 
-def test_it_is_small_and_of_safetensors_alone():
+def test_it_is_small_and_has_only_safetensors():
     files = [file for file in (ROOT / BUNDLED_MODEL).rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < LARGEST
+    assert sum(file.stat().st_size for file in files) < MOST_BYTES
     assert {file.suffix for file in files} <= {".safetensors", ".yaml", ".json", ".md"}
 
 
-def test_commands_draw_edit_and_change_with_it_from_any_folder(tmp_path, monkeypatch, capsys):
+def test_commands_generate_edit_and_change_with_it_from_any_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["generate", "a red circle to the left of a blue square", "--device", "cpu"])
-    drawn = seen("out/image.png")
-    assert drawn["circle", "red"][2] <= drawn["square", "blue"][0]
+    generated = detected("out/image.png")
+    assert generated["circle", "red"][2] <= generated["square", "blue"][0]
     main(["edit", "out/image.png", "change the circle to green", "--device", "cpu", "--output", "edited"])
-    assert set(seen("edited/image.png")) == {("circle", "green"), ("square", "blue")}
+    assert set(detected("edited/image.png")) == {("circle", "green"), ("square", "blue")}
     main(["generate", "", "--chain", "out/chain.txt", "--change", "replace 0 a yellow triangle", "--output", "changed"])
-    assert set(seen("changed/image.png")) == {("triangle", "yellow"), ("square", "blue")}
-    said = capsys.readouterr()
-    assert "(yellow)" in said.out
-    assert said.err == ""
+    assert set(detected("changed/image.png")) == {("triangle", "yellow"), ("square", "blue")}
+    output = capsys.readouterr()
+    assert "(yellow)" in output.out
+    assert output.err == ""
     main(["reason", "a dog on a bicycle"])
     assert "knows coloured circles, squares and triangles alone" in capsys.readouterr().err
 
 
 def test_it_keeps_its_scores(pipe):
-    """On 48 held-out requests: far below what was measured, far above what a broken file would have."""
+    """On 48 held-out requests: far below the measured scores, far above those of a broken file."""
     scenes = ScenesDataset(size=32, length=48, split="test", balanced=True, seed=1)
     samples, scores = [scenes[index] for index in range(48)], SceneScores()
     edits = [sample for sample in samples if sample.source is not None]
     captions = [sample for sample in samples if sample.source is None]
-    drawn = pipe([sample.prompt for sample in captions], output_type="pt", seed=1)
+    generated = pipe([sample.prompt for sample in captions], output_type="pt", seed=1)
     sources = [(sample.source + 1) / 2 for sample in edits]
     edited = pipe.edit(sources, [sample.prompt for sample in edits], output_type="pt", seed=1)
-    for group, output in ((captions, drawn), (edits, edited)):
+    for group, output in ((captions, generated), (edits, edited)):
         blank = torch.zeros(3, 32, 32)
         source = torch.stack([blank if sample.source is None else sample.source for sample in group])
         scores.update(output.images * 2 - 1, list(output.chains), [sample.meta for sample in group], source)
-    found = scores.compute()
-    assert found["chain_satisfies"] >= 0.95
-    assert found["mean_iou"] >= 0.85
-    assert found["edit_success"] >= 0.7
-    assert found["background_kept"] >= 0.95
+    results = scores.compute()
+    assert results["chain_satisfies"] >= 0.95
+    assert results["mean_iou"] >= 0.85
+    assert results["edit_success"] >= 0.7
+    assert results["background_kept"] >= 0.95
 
 
-def test_a_conversation_goes_on_from_what_was_said(pipe, tmp_path):
+def test_a_conversation_continues_from_earlier_requests(pipe, tmp_path):
     from got_core.pipelines.conversation import Conversation
 
-    talk = Conversation(pipe)
-    talk.say("a red circle and a blue square")
-    image = talk.say("remove it, the circle").image
+    conversation = Conversation(pipe)
+    conversation.say("a red circle and a blue square")
+    image = conversation.say("remove it, the circle").image
     assert isinstance(image, Image.Image)
-    assert talk.current.plan.earlier == ("a red circle and a blue square",)
+    assert conversation.current.plan.earlier == ("a red circle and a blue square",)

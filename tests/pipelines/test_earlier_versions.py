@@ -1,4 +1,4 @@
-"""What commit a8a5d36 has saved opens, and generates what it generated there."""
+"""Models saved at commit a8a5d36 open, and generate the same images as there."""
 
 import shutil
 from pathlib import Path
@@ -36,7 +36,7 @@ def with_objective(folder, **removed):
     return folder
 
 
-def test_arguments_that_are_gone_are_ignored_at_their_defaults_alone(tmp_path):
+def test_removed_arguments_are_ignored_only_at_their_defaults(tmp_path):
     folder = with_objective(tmp_path, snr_gamma=None, solver="dpm_solver")
     pipe = GoTPipeline.from_pretrained(folder, "cpu", (32, 32))
     assert isinstance(pipe.model.objective, EpsilonDiffusion)

@@ -1,4 +1,4 @@
-"""The pipeline: plans, drawings and edits as diffusers' users call them; saved, opened and pushed."""
+"""The pipeline: plans, images and edits as users of diffusers call them; saved, opened and pushed."""
 
 import json
 from itertools import pairwise
@@ -15,8 +15,10 @@ from small_system import small_settings, stirred_system
 from got_core.cli.main import main
 from got_core.diffusion.schedulers import scheduler_named
 from got_core.errors import UserError
-from got_core.pipelines import saving as pipeline_hub
-from got_core.pipelines.pipeline import GoTPipeline, seeds_of
+from got_core.pipelines import pipeline as pipeline_module
+from got_core.pipelines import saving
+from got_core.pipelines.arguments import one_seed_each
+from got_core.pipelines.pipeline import GoTPipeline
 
 CHAIN = "a red circle (94,188),(469,562) (red) and a blue square (500,562),(900,962) (blue)"
 PROMPTS = ["a red circle", "two blue squares", "a cross"]
@@ -28,12 +30,12 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
-def picture():
+def photo():
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
-def test_one_call_is_a_plan_and_a_drawing(pipe):
+def test_one_call_plans_and_generates(pipe):
     output = pipe(PROMPTS, output_type="pt", seed=3)
     plans = pipe.plan(PROMPTS)
     assert output.chains == tuple(plan.chain for plan in plans)
@@ -43,20 +45,20 @@ def test_one_call_is_a_plan_and_a_drawing(pipe):
     assert 0 <= output.images.min() < output.images.max() <= 1
 
 
-def test_a_batch_is_its_parts(pipe):
-    """Each image alone, under the seed that the batch's output names, is the same; so is each plan."""
+def test_a_batch_equals_its_images_one_by_one(pipe):
+    """Each image alone, under its seed in the batch's output, is the same; so is each plan."""
     output = pipe(PROMPTS, output_type="pt", seed=5)
-    for place, prompt in enumerate(PROMPTS):
-        alone = pipe(prompt, seed=[output.seeds[place]], output_type="pt")
-        assert alone.chains[0] == output.chains[place]
-        torch.testing.assert_close(alone.images[0], output.images[place], atol=1e-5, rtol=0)
+    for prompt, seed, chain, image in zip(PROMPTS, output.seeds, output.chains, output.images, strict=True):
+        alone = pipe(prompt, seed=[seed], output_type="pt")
+        assert alone.chains[0] == chain
+        torch.testing.assert_close(alone.images[0], image, atol=1e-5, rtol=0)
 
 
-def test_drawn_plans_are_their_own_whatever_stands_beside_them(pipe):
-    warm = pipe(PROMPTS, temperature=1.0, seed=7, output_type="pt")
-    again = pipe(PROMPTS[2], temperature=1.0, seed=[warm.seeds[2]], output_type="pt")
-    assert again.chains[0] == warm.chains[2]
-    torch.testing.assert_close(again.images[0], warm.images[2], atol=1e-5, rtol=0)
+def test_sampled_plans_do_not_depend_on_the_rest_of_the_batch(pipe):
+    sampled = pipe(PROMPTS, temperature=1.0, seed=7, output_type="pt")
+    again = pipe(PROMPTS[2], temperature=1.0, seed=[sampled.seeds[2]], output_type="pt")
+    assert again.chains[0] == sampled.chains[2]
+    torch.testing.assert_close(again.images[0], sampled.images[2], atol=1e-5, rtol=0)
     assert len({plan.chain for plan in pipe.plan([PROMPTS[0]] * 3, temperature=1.0)}) == 3
 
 
@@ -76,7 +78,7 @@ def test_drawn_plans_are_their_own_whatever_stands_beside_them(pipe):
         ({"best_of": 0}, "best_of must be a whole number"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_planned(pipe, monkeypatch, arguments, words):
+def test_wrong_arguments_are_refused_before_anything_is_planned(pipe, monkeypatch, arguments, words):
     monkeypatch.setattr(pipe.model, "plan", None)
     with pytest.raises((ValueError, TypeError), match=words):
         pipe("a cross", **arguments)
@@ -84,13 +86,13 @@ def test_what_cannot_be_is_said_before_anything_is_planned(pipe, monkeypatch, ar
 
 def test_seeds_are_whole_numbers():
     with pytest.raises(ValueError, match=r"a seed is a whole number, not 1\.5"):
-        seeds_of(1.5, 1)
+        one_seed_each(1.5, 1)
     with pytest.raises(ValueError, match="a seed is a whole number, not '12'"):
-        seeds_of("12", 2)
-    assert seeds_of(np.array([3, 4]), 2) == [3, 4]
+        one_seed_each("12", 2)
+    assert one_seed_each(np.array([3, 4]), 2) == [3, 4]
 
 
-def test_whole_numbers_of_any_kind_are_seeds(pipe):
+def test_integers_of_any_type_are_seeds(pipe):
     plan = pipe.given_plan(CHAIN)
     images = [pipe.generate(plan, seed=seed, output_type="pt").images for seed in (3, np.int64(3), 2**45)]
     assert torch.equal(images[0], images[1])
@@ -103,7 +105,7 @@ def test_several_images_of_a_prompt_differ_in_noise(pipe):
     assert len({image.sum().item() for image in images}) == 4
 
 
-def test_images_come_in_the_type_that_is_asked_for(pipe):
+def test_images_are_of_the_requested_type(pipe):
     plan = pipe.given_plan(CHAIN)
     tensor, array, (image,) = (pipe.generate(plan, output_type=kind).images for kind in ("pt", "np", "pil"))
     assert array.shape == (1, 32, 32, 3)
@@ -113,46 +115,46 @@ def test_images_come_in_the_type_that_is_asked_for(pipe):
         pipe.generate(plan, output_type="latent")
 
 
-def test_generators_are_drawn_from_in_turn(pipe):
+def test_generators_are_used_in_turn(pipe):
     plans = [pipe.given_plan(CHAIN, prompt) for prompt in PROMPTS]
 
-    def draw(generator):
+    def generate(generator):
         return pipe.generate(plans, generator=generator, output_type="pt")
 
-    one, other = draw(torch.Generator().manual_seed(1)), draw([torch.Generator().manual_seed(1) for _ in plans])
+    one, other = generate(torch.Generator().manual_seed(1)), generate([torch.Generator().manual_seed(1) for _ in plans])
     assert one.seeds is None
     torch.testing.assert_close(one.images[0], other.images[0])
     assert not torch.equal(one.images[1], other.images[1])
     assert torch.equal(other.images, pipe.generate(plans, seed=[1, 1, 1], output_type="pt").images)
     with pytest.raises(ValueError, match="2 generators for 3 plans"):
-        draw([torch.Generator()] * 2)
+        generate([torch.Generator()] * 2)
     with pytest.raises(ValueError, match="2 seeds for 3 samples"):
         pipe.generate(plans, seed=[1, 2])
 
 
-def test_an_edit_sees_its_image(pipe, picture):
-    both = pipe.edit(picture, ["remove the circle", "move the square"], output_type="pt", seed=[4, 4])
-    tensor = torch.from_numpy(np.asarray(picture.resize((32, 32), Image.Resampling.LANCZOS))).permute(2, 0, 1) / 255
+def test_an_edit_sees_its_image(pipe, photo):
+    both = pipe.edit(photo, ["remove the circle", "move the square"], output_type="pt", seed=[4, 4])
+    tensor = torch.from_numpy(np.asarray(photo.resize((32, 32), Image.Resampling.LANCZOS))).permute(2, 0, 1) / 255
     again = pipe.edit(tensor, "remove the circle", output_type="pt", seed=[4])
     torch.testing.assert_close(again.images[0], both.images[0], atol=1e-4, rtol=0)
     assert not torch.allclose(
         pipe.edit(tensor.flip(2), "remove the circle", output_type="pt", seed=[4]).images, again.images
     )
     with pytest.raises(ValueError, match="2 images for 1 plans"):
-        pipe.edit([picture, picture], "remove it")
+        pipe.edit([photo, photo], "remove it")
     with pytest.raises(ValueError, match=r"of floats in \[0, 1\], not in \[.*, 2"):
         pipe.edit(tensor * 255, "remove it")
 
 
 @pytest.mark.parametrize("kind", ["pil", "pt", "np"])
-def test_what_was_drawn_can_be_edited(pipe, kind):
-    drawn = pipe(PROMPTS[:2], output_type=kind).images
-    together = pipe.edit(drawn, ["remove it", "move it"], seed=[1, 2], output_type="pt").images
-    alone = pipe.edit(drawn[1], "move it", seed=[2], output_type="pt").images
+def test_generated_images_can_be_edited(pipe, kind):
+    images = pipe(PROMPTS[:2], output_type=kind).images
+    together = pipe.edit(images, ["remove it", "move it"], seed=[1, 2], output_type="pt").images
+    alone = pipe.edit(images[1], "move it", seed=[2], output_type="pt").images
     torch.testing.assert_close(alone[0], together[1], atol=1e-4, rtol=0)
 
 
-def test_scales_steps_and_size_are_the_calls(pipe):
+def test_scales_steps_and_size_can_be_given_in_a_call(pipe):
     plan = pipe.given_plan(CHAIN, size=(32, 64))
     usual = pipe.generate(plan, output_type="pt").images
     assert usual.shape == (1, 3, 32, 64)
@@ -182,7 +184,7 @@ def test_a_callback_sees_every_step_and_may_change_it(pipe):
     assert torch.equal(blank[0], torch.full((3, 32, 32), 0.5))
 
 
-def test_chains_are_heard_while_they_are_written(pipe):
+def test_a_listener_gets_chains_while_they_are_written(pipe):
     heard = []
     plans = pipe.plan(PROMPTS, listener=heard.append)
     assert heard[-1] == tuple(plan.chain for plan in plans)
@@ -205,13 +207,13 @@ def test_a_scheduler_that_fits_can_be_set(pipe):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float16])
-def test_a_saved_pipeline_is_opened_again(pipe, picture, tmp_path, dtype):
+def test_a_saved_pipeline_can_be_opened_again(pipe, photo, tmp_path, dtype):
     pipe.save_pretrained(tmp_path / "saved", dtype=dtype)
     again = GoTPipeline.from_pretrained(tmp_path / "saved", "cpu")
     assert again.size == (32, 32)
-    plan = pipe.given_plan(CHAIN, "swap", picture)
-    drawn, expected = (each.generate(plan, output_type="pt").images for each in (again, pipe))
-    torch.testing.assert_close(drawn, expected, atol=0.02 if dtype else 0, rtol=0)
+    plan = pipe.given_plan(CHAIN, "swap", photo)
+    images, expected = (each.generate(plan, output_type="pt").images for each in (again, pipe))
+    torch.testing.assert_close(images, expected, atol=0.02 if dtype else 0, rtol=0)
     assert sorted(str(file.relative_to(tmp_path / "saved")) for file in (tmp_path / "saved").rglob("*.*")) == [
         "README.md", "config.yaml", "model.safetensors", "reasoner/tokenizer.json",
     ]  # fmt: skip
@@ -248,7 +250,7 @@ def test_a_scheduler_that_was_set_is_saved(pipe, tmp_path):
 
 def test_only_schedulers_of_diffusers_are_saved(pipe, tmp_path):
     class Own(type(pipe.scheduler)):
-        """One that no other Python knows."""
+        """Defined here alone."""
 
     pipe.scheduler, own = Own.from_config(pipe.scheduler.config), pipe.scheduler
     try:
@@ -269,7 +271,7 @@ def test_only_schedulers_of_diffusers_are_saved(pipe, tmp_path):
         (("model:", "modell:"), "there is no model in it"),
     ],
 )
-def test_a_saved_folder_brings_no_code_and_reads_nothing_else(pipe, tmp_path, monkeypatch, change, words):
+def test_a_saved_folder_runs_no_code_and_reads_no_other_files(pipe, tmp_path, monkeypatch, change, words):
     pipe.save_pretrained(tmp_path / "saved")
     config = tmp_path / "saved" / "config.yaml"
     assert change[0] in config.read_text()
@@ -281,7 +283,7 @@ def test_a_saved_folder_brings_no_code_and_reads_nothing_else(pipe, tmp_path, mo
         GoTPipeline.from_pretrained(".", "cpu")
 
 
-def test_weights_are_saved_as_numbers_with_fractions(pipe, tmp_path):
+def test_weights_are_saved_as_floating_point_numbers(pipe, tmp_path):
     with pytest.raises(ValueError, match=r"not in torch\.int8"):
         pipe.save_pretrained(tmp_path / "saved", dtype=torch.int8)
     assert list(tmp_path.iterdir()) == []
@@ -294,7 +296,7 @@ def test_a_pipeline_without_settings_is_not_saved(pipe, tmp_path):
 
 
 class Hub:
-    """What of huggingface_hub's API is used, kept in a folder."""
+    """Stands in for huggingface_hub's API; keeps what is uploaded in a folder."""
 
     folder: Path
     calls: list[dict]
@@ -317,13 +319,13 @@ def test_a_hub_out_of_reach_is_one_line(pipe, monkeypatch):
         def create_repo(self, repository, **settings):
             raise RuntimeError("no network\nat all")
 
-    monkeypatch.setattr(pipeline_hub, "HfApi", Broken)
-    with pytest.raises(UserError, match="mine: the hub did not take it"):
+    monkeypatch.setattr(pipeline_module, "HfApi", Broken)
+    with pytest.raises(UserError, match="mine: the upload to the hub failed"):
         pipe.push_to_hub("mine")
 
 
 @pytest.mark.parametrize("name", ["FlowMatchLCMScheduler", "FlowMatchEulerDiscreteScheduler"])
-def test_noise_on_the_way_is_the_seeds(pipe, name):
+def test_noise_that_a_scheduler_adds_follows_from_the_seed(pipe, name):
     plan, own = pipe.given_plan(CHAIN), pipe.scheduler
     settings = {"stochastic_sampling": True} if name.startswith("FlowMatchEuler") else {}
     try:
@@ -337,46 +339,46 @@ def test_noise_on_the_way_is_the_seeds(pipe, name):
         pipe.scheduler = own
 
 
-def test_a_pipeline_goes_to_the_hub_and_comes_from_it(pipe, tmp_path, monkeypatch):
+def test_a_pipeline_is_pushed_to_the_hub_and_opened_from_it(pipe, tmp_path, monkeypatch):
     Hub.folder = tmp_path / "hub"
-    monkeypatch.setattr(pipeline_hub, "HfApi", Hub)
+    monkeypatch.setattr(pipeline_module, "HfApi", Hub)
     assert pipe.push_to_hub("mine", private=True, token="secret") == "the commit"
     assert Hub.calls == [
         {"token": "secret"}, {"repository": "mine", "private": True, "exist_ok": True}, {"repo_id": "owner/mine"},
     ]  # fmt: skip
-    fetched = []
+    downloads = []
 
-    def fetch(repository, **settings):
-        fetched.append((repository, settings["revision"]))
+    def download(repository, **settings):
+        downloads.append((repository, settings["revision"]))
         return str(Hub.folder)
 
-    monkeypatch.setattr(pipeline_hub, "snapshot_download", fetch)
+    monkeypatch.setattr(saving, "snapshot_download", download)
     again = GoTPipeline.from_pretrained("owner/mine", "cpu", revision="v1")
-    assert fetched == [("owner/mine", "v1")]
+    assert downloads == [("owner/mine", "v1")]
     plan = pipe.given_plan(CHAIN)
     assert torch.equal(again.generate(plan, output_type="pt").images, pipe.generate(plan, output_type="pt").images)
 
 
-def test_what_is_nowhere_is_said(monkeypatch):
+def test_a_missing_model_is_named(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match="nowhere: no such run folder, checkpoint or hub id"):
         GoTPipeline.from_pretrained("nowhere", "cpu")
-    with pytest.raises(FileNotFoundError, match="'no/where' is not a folder here, and could not be had from the hub"):
+    with pytest.raises(FileNotFoundError, match="'no/where' is not a folder here, and the hub did not provide it"):
         GoTPipeline.from_pretrained("no/where", "cpu")
 
 
-def test_commands_open_change_and_export_what_is_saved(pipe, tmp_path, capsys):
+def test_commands_open_change_and_export_a_saved_pipeline(pipe, tmp_path, capsys):
     pipe.save_pretrained(tmp_path / "saved")
     (tmp_path / "chain.txt").write_text(CHAIN)
-    asked = ["generate", "", "--checkpoint", str(tmp_path / "saved"), "--device", "cpu"]
-    asked += ["--chain", str(tmp_path / "chain.txt"), "--scheduler", "FlowMatchHeunDiscreteScheduler"]
-    main([*asked, "--output", str(tmp_path / "out"), "--change", "move 0 100 0", "--change", "remove 1"])
+    command = ["generate", "", "--checkpoint", str(tmp_path / "saved"), "--device", "cpu"]
+    command += ["--chain", str(tmp_path / "chain.txt"), "--scheduler", "FlowMatchHeunDiscreteScheduler"]
+    main([*command, "--output", str(tmp_path / "out"), "--change", "move 0 100 0", "--change", "remove 1"])
     assert capsys.readouterr().out == "a red circle (194,188),(569,562) (red)\n"
     assert (tmp_path / "out" / "chain.txt").read_text() == "a red circle (194,188),(569,562) (red)\n"
-    said = refused(capsys, *asked, "--output", str(tmp_path / "no"), "--change", "move 5 1 1")
-    assert "'move 5 1 1': the chain has no region 5" in said
-    said = refused(capsys, *asked[:-1], "DDIMScheduler", "--output", str(tmp_path / "no"))
-    assert "DDIMScheduler" in said
+    error = refused(capsys, *command, "--output", str(tmp_path / "no"), "--change", "move 5 1 1")
+    assert "'move 5 1 1': the chain has no region 5" in error
+    error = refused(capsys, *command[:-1], "DDIMScheduler", "--output", str(tmp_path / "no"))
+    assert "DDIMScheduler" in error
     assert not (tmp_path / "no").exists()
     export = [
         "export",

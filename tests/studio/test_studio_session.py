@@ -56,8 +56,8 @@ def test_a_redrawn_plan_is_another_version_beside_the_first(session, settings):
     assert session.pending
     session.draw(settings, unseen)
     first, second = session.talk.turns
-    assert first.before is None
-    assert second.before is None
+    assert first.previous is None
+    assert second.previous is None
     assert session.before is first
     assert session.redrawn == {1: 0}
     assert second.plan.regions[0].box == (0, 0, 300, 300)

@@ -20,7 +20,7 @@ from got_core.evaluation.results import OVERALL, Better, Item, Summary, scored_i
 from got_core.evaluation.scoring import Items, ItemScoring, Keeping
 from got_core.evaluation.suites.generation import take_settings, write_image
 from got_core.model import GoTModel
-from got_core.pipelines.inpainting import Previous
+from got_core.pipelines.inpainting import PreviousImages
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.plan import Plan
 from got_core.weights.files import write_whole
@@ -178,7 +178,7 @@ class CaseDrawing(LightningModule, ABC):
         self.draw_groups([self.wanted[place] for place in batch])
 
     def draw(
-        self, plans: Sequence[Plan], seeds: Sequence[int], names: Sequence[str], keep: Previous | None = None
+        self, plans: Sequence[Plan], seeds: Sequence[int], names: Sequence[str], keep: PreviousImages | None = None
     ) -> list[Float[Tensor, "3 H W"]]:
         """Draw plans, each from its own seed, and write their pictures; returns them in [0, 1]."""
         drawn: Any = self.pipeline.generate(
