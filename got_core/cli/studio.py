@@ -28,9 +28,9 @@ def studio(
 
     Args:
         model: Which model it is.
-        host: Address to listen at; by default only this machine's own.
+        host: Address to listen at; by default only reachable from this machine.
         port: Port to listen at.
-        password_from: Environment variable with a password that visitors have to give.
+        password_from: Environment variable with the password that visitors need; the user name is got.
         max_seconds: Seconds of the model's work on one request; 120 by default.
         max_queue: Requests that may wait; 32 by default.
         max_steps: Denoising steps of a request; 100 by default.
@@ -47,7 +47,7 @@ def studio(
     """
     if find_spec("gradio") is None:
         raise UserError('got studio needs Gradio: pip install "got-framework[studio]"')
-    from got_core.studio.server import Door, serve
+    from got_core.studio.server import served
     from got_core.studio.settings import Limits
 
     given = {
@@ -60,19 +60,9 @@ def studio(
         "prompt": max_characters,
     }
     limits = replace(Limits(), **{name: value for name, value in given.items() if value is not None})
-    door = Door(host, port, _password(password_from))
-    served = serve(open_pipeline(model), limits, door)
-    print(f"GoT Studio: {door.address}", flush=True)
-    try:
+    password = None if password_from is None else os.environ.get(password_from)
+    if password_from is not None and not password:
+        raise UserError(f"--password-from {password_from}: no such environment variable, or it is empty")
+    with served(open_pipeline(model), limits, host=host, port=port, password=password) as address:
+        print(f"GoT Studio: {address}", flush=True)
         Event().wait()
-    finally:
-        served.close()
-
-
-def _password(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    password = os.environ.get(variable)
-    if not password:
-        raise UserError(f"--password-from {variable}: there is no such environment variable, or it is empty")
-    return password

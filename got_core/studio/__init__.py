@@ -1,1 +1,1 @@
-"""`got studio`: a web page to plan, draw, change and edit pictures."""
+"""`got studio`: a web page to plan, generate, change and edit images."""

@@ -1,4 +1,4 @@
-"""What happens on the page's events: a session is found, does what is asked, and is shown again."""
+"""Handlers of the page's events: each changes the visitor's session and returns the page's new values."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -11,17 +11,16 @@ import gradio
 from got_core.chain.dialects import readable
 from got_core.errors import one_line
 from got_core.paths import LARGEST_SEED
-from got_core.studio.files import Saved, data_url, read_saved, sent_bytes, write_saved
+from got_core.studio.files import Saved, data_url, read_saved, uploaded_bytes, write_saved
 from got_core.studio.page import Page, canvas_value, notice_html, session_view, settings_view, working_view
-from got_core.studio.plan_actions import read_action
 from got_core.studio.session import Session, Sessions
-from got_core.studio.settings import Limits, Refused, Settings, checked_whole
-from got_core.studio.worker import Reporter, Workshop
+from got_core.studio.settings import Limits, Refused, Settings
+from got_core.studio.worker import Reporter, Worker
 
-FAILED = "Something went wrong here, and your request could not be served. What you had is still there: try again."
-"""Said of errors that are not the visitor's; what they were is in the server's log alone."""
+FAILED = "Something went wrong on the server. Nothing of yours was lost: try again."
+"""Shown for errors that are not the visitor's; details are only in the server's log."""
 
-Shown = dict[Any, Any]
+View = dict[Any, Any]
 """New values by component."""
 
 Values = Mapping[Any, object]
@@ -34,33 +33,39 @@ class Handlers:
     """The page's handlers.
 
     Args:
-        page: What they write to.
-        sessions: Whom they serve.
-        workshop: Does the model's work.
-        limits: What may be asked.
+        page: Its components.
+        sessions: Those of all visitors.
+        worker: Does the model's work.
+        limits: Of requests.
     """
 
-    def __init__(self, page: Page, sessions: Sessions, workshop: Workshop, limits: Limits) -> None:
+    def __init__(self, page: Page, sessions: Sessions, worker: Worker, limits: Limits) -> None:
         self._page = page
         self._sessions = sessions
-        self._workshop = workshop
+        self._worker = worker
         self._limits = limits
 
-    def draw(self, values: Values, request: gradio.Request) -> Iterator[Shown]:
-        """Plan what the prompt asks for, and draw it."""
-        yield from self._streamed(request, lambda session: self._asked(session, values, draws=True))
+    def generate(self, values: Values, request: gradio.Request) -> Iterator[View]:
+        """Plan the prompt and generate the image."""
 
-    def plan(self, values: Values, request: gradio.Request) -> Iterator[Shown]:
-        """Plan what the prompt asks for, to be looked at first."""
-        yield from self._streamed(request, lambda session: self._asked(session, values, draws=False))
+        def work(session: Session) -> Iterator[View]:
+            settings = self._settings(values)
+            yield from self._planned(session, values, settings)
+            yield from self._generated(session, settings)
 
-    def redraw(self, values: Values, request: gradio.Request) -> Iterator[Shown]:
-        """Draw the plan on the canvas."""
+        yield from self._streamed(request, work)
 
-        def work(session: Session) -> Iterator[Shown]:
+    def plan(self, values: Values, request: gradio.Request) -> Iterator[View]:
+        """Plan the prompt, without an image."""
+        yield from self._streamed(request, lambda session: self._planned(session, values, self._settings(values)))
+
+    def generate_plan(self, values: Values, request: gradio.Request) -> Iterator[View]:
+        """Generate an image from the plan on the canvas."""
+
+        def work(session: Session) -> Iterator[View]:
             settings = self._settings(values)
             session.catch_up(values[self._page.chain])
-            yield from self._drawn(session, settings)
+            yield from self._generated(session, settings)
 
         yield from self._streamed(request, work)
 
@@ -68,123 +73,108 @@ class Handlers:
         """End the work in progress."""
         self._sessions.of(request.session_hash).stop.set()
 
-    def type_chain(self, chain: object, request: gradio.Request) -> Shown:
-        """The plan's words were edited; the text box keeps what was typed."""
-        shown = self._changed(request, lambda session: session.type_chain(chain))
-        return {component: value for component, value in shown.items() if component is not self._page.chain}
+    def type_chain(self, chain: object, request: gradio.Request) -> View:
+        """Change the plan to its edited text, which the text box keeps as it is."""
+        return self._changed(request, lambda session: session.type_chain(chain)) | {self._page.chain: gradio.skip()}
 
-    def act(self, request: gradio.Request, event: gradio.EventData) -> Shown:
-        """Something was done on the canvas."""
-        return self._changed(request, lambda session: session.act(read_action(event._data)))
+    def edit_plan(self, request: gradio.Request, event: gradio.EventData) -> View:
+        """Change the plan as on the canvas."""
+        return self._changed(request, lambda session: session.act(event._data))
 
-    def repair(self, request: gradio.Request) -> Shown:
-        """Mend the plan as far as moving boxes does."""
+    def repair(self, request: gradio.Request) -> View:
+        """Repair the plan by moving boxes."""
         return self._changed(request, Session.repair)
 
-    def undo(self, request: gradio.Request) -> Shown:
-        """Take the last step back."""
+    def undo(self, request: gradio.Request) -> View:
+        """Undo the last step."""
         return self._changed(request, Session.undo)
 
-    def choose(self, request: gradio.Request, event: gradio.EventData) -> Shown:
-        """A turn of the history was chosen."""
+    def choose(self, request: gradio.Request, event: gradio.EventData) -> View:
+        """Go to a turn of the history."""
+        return self._changed(request, lambda session: session.go_to(_sent(event, "number")))
 
-        def go(session: Session) -> None:
-            session.go_to(checked_whole(_sent(event, "number"), 0, self._limits.turns, "the picture's number"))
-
-        return self._changed(request, go)
-
-    def start_over(self, request: gradio.Request) -> Shown:
-        """Forget everything."""
+    def start_over(self, request: gradio.Request) -> View:
+        """Begin again without an image."""
         return self._changed(request, Session.start_over)
 
-    def bring(self, request: gradio.Request, event: gradio.EventData) -> Shown:
-        """A picture or a saved drawing was opened."""
-        opened: list[Settings] = []
+    def open_file(self, request: gradio.Request, event: gradio.EventData) -> View:
+        """Begin again with an uploaded image, or one that was saved here."""
 
-        def begin(session: Session) -> None:
-            content = read_saved(sent_bytes(_sent(event, "file"), self._limits), self._limits)
-            if isinstance(content, Saved):
-                session.load(content)
-                opened.append(content.settings)
-            else:
-                session.bring(content)
+        def change(session: Session) -> View:
+            content = read_saved(uploaded_bytes(_sent(event, "file")), self._limits)
+            if not isinstance(content, Saved):
+                session.open_image(content)
+                return {}
+            session.load(content)
+            return settings_view(self._page, content.settings)
 
-        shown = self._changed(request, begin)
-        return shown | (settings_view(self._page, opened[0]) if opened else {})
+        return self._changed(request, change)
 
-    def save(self, request: gradio.Request) -> Shown:
-        """The current drawing as a file."""
-        name = f"got-{randbelow(10**6):06}"
-        contents: list[str] = []
-        shown = self._changed(request, lambda session: contents.append(data_url(write_saved(session.saved()))))
-        if not contents:
-            return shown
-        return {self._page.download: {"name": f"{name}.png", "content": contents[0], "serial": name}}
+    def save(self, request: gradio.Request) -> View:
+        """Send the current image as a file."""
 
-    def another_seed(self) -> int:
-        """A seed by chance."""
+        def change(session: Session) -> View:
+            name = f"got-{randbelow(10**6):06}"
+            content = data_url(write_saved(session.saved()))
+            return {self._page.download: {"name": f"{name}.png", "content": content, "serial": name}}
+
+        return self._changed(request, change)
+
+    def random_seed(self) -> int:
+        """Choose a seed at random."""
         return randbelow(LARGEST_SEED + 1)
 
     def leave(self, request: gradio.Request) -> None:
-        """A page was closed."""
-        self._sessions.forget(request.session_hash)
+        """Remove the session of a closed page."""
+        self._sessions.remove(request.session_hash)
 
     def _settings(self, values: Values) -> Settings:
-        return Settings.checked(
-            {name: values[part] for name, part in self._page.settings.by_name().items()}, self._limits
-        )
+        return Settings.checked({name: values[part] for name, part in self._page.settings.items()}, self._limits)
 
-    def _asked(self, session: Session, values: Values, draws: bool) -> Iterator[Shown]:
-        settings, page = self._settings(values), self._page
-
-        def task(report: Reporter) -> None:
-            session.ask(values[page.prompt], settings, report.written)
-
-        for progress in self._workshop.do(task, session.stop):
-            plan = session.pipeline.given_plan(progress.chain or "")
-            yield {
-                page.canvas: canvas_value(session, plan=plan, busy=True, note="Planning …"),
-                page.chain: readable(plan.chain),
-            }
-        if draws:
-            yield from self._drawn(session, settings)
-
-    def _drawn(self, session: Session, settings: Settings) -> Iterator[Shown]:
+    def _planned(self, session: Session, values: Values, settings: Settings) -> Iterator[View]:
         page = self._page
-        yield {page.canvas: canvas_value(session, busy=True, note="Caption …"), page.chain: session.chain}
-        for progress in self._workshop.do(lambda report: session.draw(settings, report.drawn), session.stop):
-            note = f"Caption: step {progress.step} of {settings.steps}"
+
+        def task(reporter: Reporter) -> None:
+            session.plan_request(values[page.prompt], settings, reporter.on_token)
+
+        for progress in self._worker.run(task, session.stop):
+            plan = session.pipeline.given_plan(progress.chain or "")
+            canvas = canvas_value(session, plan=plan, busy=True, note="Planning …")
+            yield {page.canvas: canvas, page.chain: readable(plan.chain)}
+
+    def _generated(self, session: Session, settings: Settings) -> Iterator[View]:
+        page = self._page
+        yield {page.canvas: canvas_value(session, busy=True, note="Generating …"), page.chain: session.chain}
+        for progress in self._worker.run(lambda reporter: session.generate(settings, reporter.on_step), session.stop):
+            note = f"Generating: step {progress.step} of {settings.steps}"
             yield {page.canvas: canvas_value(session, preview=progress.image, busy=True, note=note)}
         yield {page.prompt: ""}
 
-    def _streamed(self, request: gradio.Request, work: Callable[[Session], Iterator[Shown]]) -> Iterator[Shown]:
-        """Do work that takes a while; at its end, however it ends, the page shows the session as it is then."""
+    def _streamed(self, request: gradio.Request, work: Callable[[Session], Iterator[View]]) -> Iterator[View]:
+        """Do work that takes a while; afterwards, even after an error, the page shows the session as it is then."""
         notices: list[str] = []
-        with _told(notices):
+        with _errors_as_notices(notices):
             session = self._sessions.of(request.session_hash)
             with session.working():
                 yield {self._page.notice: ""} | working_view(self._page)
-                with _told(notices):
+                with _errors_as_notices(notices):
                     yield from work(session)
                 yield session_view(self._page, session) | {self._page.notice: notice_html(" ".join(notices))}
                 return
         yield {self._page.notice: notice_html(" ".join(notices))}
 
-    def _changed(self, request: gradio.Request, change: Callable[[Session], object]) -> Shown:
-        """Make a change that takes no time, and show the session after it."""
-        notices: list[str] = []
-        with _told(notices):
-            session = self._sessions.of(request.session_hash)
-            with session.working():
-                with _told(notices):
-                    change(session)
-                return session_view(self._page, session) | {self._page.notice: notice_html(" ".join(notices))}
-        return {self._page.notice: notice_html(" ".join(notices))}
+    def _changed(self, request: gradio.Request, change: Callable[[Session], View | None]) -> View:
+        """Make a change that takes no time; all new values come at once."""
+
+        def work(session: Session) -> Iterator[View]:
+            yield change(session) or {}
+
+        return {part: value for view in self._streamed(request, work) for part, value in view.items()}
 
 
 @contextmanager
-def _told(notices: list[str]) -> Iterator[None]:
-    """Turn errors into notices: those meant for the visitor in full, of others only that there was one."""
+def _errors_as_notices(notices: list[str]) -> Iterator[None]:
+    """Turn errors into notices: those for the visitor in full, of others only that there was one."""
     try:
         yield
     except Refused as refusal:
@@ -195,5 +185,5 @@ def _told(notices: list[str]) -> Iterator[None]:
 
 
 def _sent(event: gradio.EventData, name: str) -> object:
-    """A value of an event's message, or None."""
+    """Read a value of an event's message, or None."""
     return event._data.get(name) if isinstance(event._data, Mapping) else None

@@ -1,9 +1,10 @@
-"""What one visitor does: a conversation, the plan on the canvas, undo; and which page has which session."""
+"""The work of one visitor: a conversation, the plan on the canvas, undo; and the sessions of all open pages."""
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event, Lock
 
 from PIL import Image
@@ -18,29 +19,55 @@ from got_core.pipelines.pipeline import GoTPipeline, StepCallback
 from got_core.planning.check import PlanProblem, plan_problems, repaired
 from got_core.planning.plan import Plan
 from got_core.studio.files import Saved
-from got_core.studio.plan_actions import Action
-from got_core.studio.settings import Limits, Refused, Settings, checked_text
+from got_core.studio.settings import Limits, Refused, Settings, checked_integer, checked_text
 
-CHANGES_KEPT = 100
+MOST_UNDO = 100
 """Changes of a plan that can be undone."""
 
 PATIENCE = 0.5
-"""Seconds that a request waits for another of the same visitor's to end."""
+"""Seconds that a request waits for another one of the same visitor to end."""
+
+LONGEST_PHRASE = 80
+"""Characters of an object's name in a box."""
+
+NEW_BOX = (350, 350, 650, 650)
+"""Where an object is added, in thousandths."""
+
+
+def changed_plan(plan: Plan, message: object) -> Plan:
+    """Change a plan as a message of the canvas says.
+
+    Raises:
+        Refused: The message is not a change, or this plan cannot be changed so.
+    """
+    try:
+        match message:
+            case {"action": "resize", "region": int(index), "box": [*box]} if all(type(edge) is int for edge in box):
+                return plan.resize(index, box)
+            case {"action": "remove", "region": int(index)}:
+                return plan.remove(index)
+            case {"action": "replace", "region": int(index), "phrase": phrase}:
+                return plan.replace(index, checked_text(phrase, LONGEST_PHRASE, "object's name"))
+            case {"action": "add", "phrase": phrase}:
+                return plan.add(checked_text(phrase, LONGEST_PHRASE, "object's name"), NEW_BOX)
+    except ValueError as error:
+        raise Refused(one_line(error)) from error
+    raise Refused("this is not a change of a plan")
 
 
 class Session:
-    """One visitor's work; nothing of it is shared with another's.
+    """The work of one visitor; nothing of it is shared with others.
 
     Args:
-        pipeline: Plans and draws, for all visitors.
-        limits: What may be asked.
+        pipeline: Plans and generates, for all visitors.
+        limits: Of requests.
 
     Attributes:
-        talk: The turns so far.
-        plan: The one on the canvas, which may have been changed since it was written or drawn.
-        basis: The turn that plan goes on from; None for text-to-image.
-        settings: How each turn was drawn, by its number.
-        redrawn: Which turn a turn is another version of, by number.
+        conversation: The turns so far.
+        plan: The one on the canvas, which may have been changed since it was written or its image was generated.
+        edited: The turn whose image the plan edits; None for text-to-image.
+        settings: Those of each turn, by its number.
+        replaced: The turn that a turn is a new version of, by number.
         stop: Set to end the work in progress.
     """
 
@@ -49,24 +76,24 @@ class Session:
         self.limits = limits
         self.stop = Event()
         self.plan: Plan | None = None
-        self.basis: Turn | None = None
+        self.edited: Turn | None = None
         self._working = Lock()
         self._begin(Conversation(pipeline))
 
     @property
     def image(self) -> Image.Image | None:
-        """The picture as it stands."""
-        return self.talk.image
+        """The image after the current turn."""
+        return self.conversation.image
 
     @property
-    def kept_bytes(self) -> int:
-        """Memory of its pictures, roughly: one a turn, and one in floating point that it was made from."""
+    def image_bytes(self) -> int:
+        """Memory of its images, roughly: one a turn, and its source in floating point."""
         height, width = self.pipeline.size
-        return len(self.talk.turns) * height * width * 3 * (1 + 4)
+        return len(self.conversation.turns) * height * width * 3 * (1 + 4)
 
     @property
     def chain(self) -> str:
-        """The plan's words, for people."""
+        """The plan's text, for people."""
         return "" if self.plan is None else readable(self.plan.chain)
 
     @property
@@ -76,43 +103,43 @@ class Session:
 
     @property
     def pending(self) -> bool:
-        """Whether there is a plan that the picture does not show."""
+        """Whether there is a plan that the image does not show."""
         return self.plan is not None and (self._shown is None or self.plan.chain != self._shown.chain)
 
     @property
-    def before(self) -> Turn | None:
-        """What the picture is compared with: the version it replaces, or the picture it goes on from."""
-        turn = self.talk.current
+    def compared(self) -> Turn | None:
+        """The turn that the image is compared with: the version it replaces, or the turn it continues."""
+        turn = self.conversation.current
         if turn is None:
             return None
-        return self.talk.turns[self.redrawn[turn.number]] if turn.number in self.redrawn else turn.previous
+        return self.conversation.turns[self.replaced[turn.number]] if turn.number in self.replaced else turn.previous
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """While it lasts, whatever else would change the session is refused."""
+        """Refuse all other changes of the session inside."""
         if not self._working.acquire(timeout=PATIENCE):
-            raise Refused("your last request is still being worked on: wait for it, or stop it")
+            raise Refused("your last request is still running: wait for it, or stop it")
         try:
             self.stop = Event()
             yield
         finally:
             self._working.release()
 
-    def ask(self, prompt: object, settings: Settings, listener: ChainListener) -> None:
-        """Have the next turn planned."""
-        asked = checked_text(prompt, self.limits.prompt, "prompt")
-        if not asked:
-            raise Refused("say what to draw" if self.image is None else "say what to change")
-        plan = self.talk.plan(asked, seed=settings.seed, temperature=settings.temperature, listener=listener)
-        self._put(plan, self.talk.current, None)
+    def plan_request(self, prompt: object, settings: Settings, listener: ChainListener) -> None:
+        """Plan the next turn."""
+        request = checked_text(prompt, self.limits.prompt, "prompt")
+        if not request:
+            raise Refused("say what to generate" if self.image is None else "say what to change")
+        plan = self.conversation.plan(request, seed=settings.seed, temperature=settings.temperature, listener=listener)
+        self._put(plan, self.conversation.current, None)
 
-    def draw(self, settings: Settings, callback: StepCallback) -> None:
-        """Draw the plan on the canvas as a turn; what it is another version of stays in the history."""
+    def generate(self, settings: Settings, callback: StepCallback) -> None:
+        """Generate the plan on the canvas as a turn; a turn that it replaces stays in the history."""
         if self.plan is None:
-            raise Refused("there is no plan to draw yet")
+            raise Refused("there is no plan yet")
         self._check_plan(self.plan)
-        if len(self.talk.turns) >= self.limits.turns:
-            raise Refused(f"this conversation has {self.limits.turns} pictures: download what you need and start over")
+        if len(self.conversation.turns) >= self.limits.turns:
+            raise Refused(f"this conversation has {self.limits.turns} images: download what you need and start over")
         settings = settings.fitting(self.pipeline, editing=self.plan.source is not None)
         (image,) = self.pipeline.generate(
             self.plan,
@@ -121,18 +148,18 @@ class Session:
             semantic_scale=settings.semantic,
             spatial_scale=settings.spatial,
             reference_scale=settings.reference,
-            keep=self._kept(self.plan) if settings.still else None,
+            keep=self._keep(self.plan) if settings.still else None,
             callback_on_step_end=callback,
         ).images
-        replaced, self.talk.current = self.talk.current, self.basis
-        turn = self.talk.append(self.plan, image, settings.seed)
+        replaced, self.conversation.current = self.conversation.current, self.edited
+        turn = self.conversation.append(self.plan, image, settings.seed)
         self.settings[turn.number] = settings
-        if replaced is not None and replaced is not self.basis:
-            self.redrawn[turn.number] = replaced.number
-        self._put(self.plan, self.basis, self.plan)
+        if replaced is not None and replaced is not self.edited:
+            self.replaced[turn.number] = replaced.number
+        self._put(self.plan, self.edited, self.plan)
 
     def type_chain(self, text: object) -> None:
-        """Take over a chain that was typed."""
+        """Take the chain from the text box."""
         typed = checked_text(text, self.limits.chain, "plan")
         if typed == self.chain.strip():
             return
@@ -142,93 +169,88 @@ class Session:
             return
         plan = self.pipeline.given_plan(chain, "", self.image)
         self._check_plan(plan)
-        self._put(plan, self.talk.current, None)
+        self._put(plan, self.conversation.current, None)
         self._typing = True
 
     def catch_up(self, text: object) -> None:
-        """Take over what the page shows, unless it is what was shown before the last changes arrived there."""
+        """Take the chain from the text box, unless the box still shows the text before the last changes."""
         if isinstance(text, str) and text.strip() not in self._sent:
             self.type_chain(text)
 
-    def act(self, action: Action) -> None:
-        """Change the plan on the canvas."""
+    def act(self, message: object) -> None:
+        """Change the plan on the canvas, as a message of the canvas says."""
         if self.plan is None:
             raise Refused("there is no plan to change yet")
-        try:
-            changed = action(self.plan)
-        except ValueError as error:
-            raise Refused(one_line(error)) from error
-        self._change(changed, typed=False)
+        self._change(changed_plan(self.plan, message), typed=False)
 
     def repair(self) -> None:
         """Move boxes so that the plan has fewer problems."""
         plan = None if self.plan is None else repaired(self.plan)
         if plan is None or plan == self.plan:
-            raise Refused("moving boxes does not mend this plan: edit its words instead")
+            raise Refused("moving boxes does not repair this plan: edit its text instead")
         self._change(plan, typed=False)
 
     def undo(self) -> None:
-        """Take back the last change of the plan, else the plan that was not drawn, else the last turn."""
+        """Undo the last change of the plan; without changes a plan without an image, without such a plan the turn."""
         if self._changes:
             self._set(self._changes.pop())
         elif self.pending:
-            self._show(self.talk.current)
+            self._show(self.conversation.current)
         else:
-            self._show(self.talk.undo())
+            self._show(self.conversation.undo())
 
-    def go_to(self, number: int) -> None:
+    def go_to(self, number: object) -> None:
         """Go back to any turn."""
-        try:
-            self._show(self.talk.go_to(number))
-        except ValueError as error:
-            raise Refused(one_line(error)) from error
+        last = len(self.conversation.turns) - 1
+        self._show(self.conversation.go_to(checked_integer(number, 0, last, "the image's number")))
 
     def start_over(self) -> None:
-        """Forget everything."""
+        """Begin again without an image."""
         self._begin(Conversation(self.pipeline))
 
-    def bring(self, image: Image.Image) -> None:
-        """Begin with a picture that is to be edited."""
+    def open_image(self, image: Image.Image) -> None:
+        """Begin again with an image to edit."""
         self._begin(Conversation(self.pipeline, image))
 
     def load(self, saved: Saved) -> None:
-        """Begin with a drawing that was saved, as if it had just been drawn."""
-        talk = Conversation(self.pipeline, saved.source)
+        """Begin again with a saved image, as if it had just been generated."""
+        conversation = Conversation(self.pipeline, saved.source)
         plan = self.pipeline.given_plan(saved.chain, saved.prompt, saved.source)
         self._check_plan(plan)
-        self._begin(talk)
-        turn = talk.append(plan, saved.image, saved.settings.seed)
+        self._begin(conversation)
+        turn = conversation.append(replace(plan, earlier=saved.earlier), saved.image, saved.settings.seed)
         self.settings[turn.number] = saved.settings
         self._show(turn)
 
     def saved(self) -> Saved:
-        """The current drawing, to be written into a file.
+        """The current image with all that it was generated from.
 
         Raises:
             Refused: There is none.
         """
-        turn = self.talk.current
+        turn = self.conversation.current
         if turn is None or turn.plan is None:
-            raise Refused("there is no drawing to save yet")
+            raise Refused("there is no generated image to save yet")
         source = None if turn.previous is None else turn.previous.image
-        return Saved(
-            turn.image, turn.plan.prompt, turn.plan.chain, self.settings[turn.number], source, turn.plan.earlier
-        )
+        settings = self.settings[turn.number]
+        return Saved(turn.image, turn.plan.prompt, turn.plan.chain, settings, source, turn.plan.earlier)
 
-    def _begin(self, talk: Conversation) -> None:
-        self.talk = talk
+    def _begin(self, conversation: Conversation) -> None:
+        self.conversation = conversation
         self.settings: dict[int, Settings] = {}
-        self.redrawn: dict[int, int] = {}
-        self._show(talk.current)
+        self.replaced: dict[int, int] = {}
+        self._show(conversation.current)
 
     def _show(self, turn: Turn | None) -> None:
-        plan = None if turn is None else turn.plan
-        self._put(plan, None if turn is None or plan is None else turn.previous, plan)
+        if turn is None or turn.plan is None:
+            self._put(None, None, None)
+        else:
+            self._put(turn.plan, turn.previous, turn.plan)
 
-    def _put(self, plan: Plan | None, basis: Turn | None, shown: Plan | None) -> None:
-        """Put a plan on the canvas; `shown` is what the picture was drawn from."""
+    def _put(self, plan: Plan | None, edited: Turn | None, shown: Plan | None) -> None:
+        """Put a plan on the canvas; `shown` is the one that the image was generated from."""
         self._shown = shown
-        self.basis = basis
+        self.edited = edited
         self._changes: list[Plan] = []
         self._typing = False
         self._sent: set[str] = {""} if plan is None else set()
@@ -242,34 +264,30 @@ class Session:
     def _change(self, plan: Plan, typed: bool) -> None:
         self._check_plan(plan)
         if self.plan is not None and not (typed and self._typing):
-            self._changes = [*self._changes[1 - CHANGES_KEPT :], self.plan]
+            self._changes = [*self._changes[1 - MOST_UNDO :], self.plan]
         self._typing = typed
         self._set(plan)
 
-    def _kept(self, plan: Plan) -> PreviousImages | None:
-        """What stays of the pictures before: of the version it replaces, else of the picture that is edited."""
-        turn = self.talk.current
-        former = None if turn is None or turn is self.basis else turn.plan
-        if turn is not None and former is not None and former.regions != plan.regions:
-            return GoTPipelineOutput([turn.image], (former,), None)
-        return self.basis.image if self.basis is not None and plan.regions else None
+    def _keep(self, plan: Plan) -> PreviousImages | None:
+        """Choose what is kept: the rest of the version that is replaced, else of the image that is edited."""
+        turn = self.conversation.current
+        previous = None if turn is None or turn is self.edited else turn.plan
+        if turn is not None and previous is not None and previous.regions != plan.regions:
+            return GoTPipelineOutput([turn.image], (previous,), None)
+        return self.edited.image if self.edited is not None and plan.regions else None
 
     def _check_plan(self, plan: Plan) -> None:
         if len(plan.regions) > self.limits.boxes:
-            raise Refused(f"the plan has {len(plan.regions)} boxes; at most {self.limits.boxes} are drawn")
-
-
-LONGEST_NAME = 100
-"""Characters of a page's name."""
+            raise Refused(f"the plan has {len(plan.regions)} boxes; at most {self.limits.boxes} are allowed")
 
 
 class Sessions:
-    """Sessions by the names of the pages they belong to.
+    """Sessions by the names of their pages.
 
     Args:
         new: Makes a session.
-        limits: How many are kept, and for how long.
-        clock: Tells the seconds.
+        limits: How many are held in memory, and for how long.
+        clock: Returns seconds.
     """
 
     def __init__(self, new: Callable[[], Session], limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -277,46 +295,42 @@ class Sessions:
         self._limits = limits
         self._clock = clock
         self._lock = Lock()
-        self._kept: OrderedDict[str, tuple[float, Session]] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[float, Session]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._sessions)
 
     def of(self, name: str | None) -> Session:
-        """The session of a page, which may be new.
+        """Look up the session of a page, or make one.
 
         Raises:
             Refused: The page has no name.
         """
-        if not name or len(name) > LONGEST_NAME:
+        if not name or len(name) > 100:
             raise Refused("this page has no name: load it again")
         with self._lock:
-            session = self._kept[name][1] if name in self._kept else self._new()
-            self._kept[name] = (self._clock(), session)
-            self._kept.move_to_end(name)
-            self._forget()
+            session = self._sessions[name][1] if name in self._sessions else self._new()
+            self._sessions[name] = (self._clock(), session)
+            self._sessions.move_to_end(name)
+            while len(self._sessions) > 1 and self._too_much():
+                _, (_, oldest) = self._sessions.popitem(last=False)
+                oldest.stop.set()
         return session
 
-    def forget(self, name: str | None) -> None:
-        """A page was closed."""
+    def remove(self, name: str | None) -> None:
+        """Remove the session of a closed page, and end its work."""
         with self._lock:
-            _, session = self._kept.pop(name or "", (0.0, None))
+            _, session = self._sessions.pop(name or "", (0.0, None))
         if session is not None:
             session.stop.set()
 
-    def forget_all(self) -> None:
-        """The server ends."""
-        for name in list(self._kept):
-            self.forget(name)
-
-    def _forget(self) -> None:
-        """The oldest go, down to the one that is being served, while there is too much."""
-        while len(self._kept) > 1 and self._too_much():
-            _, (_, session) = self._kept.popitem(last=False)
-            session.stop.set()
+    def remove_all(self) -> None:
+        """Remove all sessions, when the server ends."""
+        for name in list(self._sessions):
+            self.remove(name)
 
     def _too_much(self) -> bool:
-        used, _ = next(iter(self._kept.values()))
+        used, _ = next(iter(self._sessions.values()))
         idle = self._clock() - used > self._limits.idle_seconds
-        kept = sum(session.kept_bytes for _, session in self._kept.values())
-        return idle or len(self._kept) > self._limits.sessions or kept > self._limits.kept_bytes
+        total = sum(session.image_bytes for _, session in self._sessions.values())
+        return idle or len(self._sessions) > self._limits.sessions or total > self._limits.session_bytes

@@ -1,4 +1,4 @@
-"""How images are planned and generated, and the limits of what a request may ask for."""
+"""The settings of an image, the limits of a request, and checks of values that anyone may have sent."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -9,26 +9,26 @@ from got_core.pipelines.pipeline import GoTPipeline
 
 
 class Refused(UserError):
-    """A request that is not served; its text is shown to whoever asked."""
+    """A request that is refused; its text is shown to the visitor."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The bounds of one request and of the whole server.
+    """The limits of one request and of the whole server.
 
     Attributes:
         prompt: Characters of a prompt.
         chain: Characters of a reasoning chain.
         image_bytes: Of an uploaded file.
-        image_pixels: Width times height of an uploaded picture.
+        image_pixels: Width times height of an uploaded image.
         boxes: Regions of a plan.
         steps: Denoising steps.
         seconds: Of the model's work on one request.
         queue: Requests that may wait.
-        turns: OutputImages of one conversation.
-        sessions: Conversations that are kept; the one not used for longest goes first.
-        idle_seconds: After which a conversation is forgotten.
-        kept_bytes: Of the pictures of all conversations together; beyond it the oldest are forgotten.
+        turns: Images of one conversation.
+        sessions: Conversations in memory; the least recently used one is removed first.
+        idle_seconds: After which a conversation is removed.
+        session_bytes: Of the images of all conversations together; above it the least recently used are removed.
     """
 
     prompt: int = 500
@@ -42,77 +42,59 @@ class Limits:
     turns: int = 60
     sessions: int = 200
     idle_seconds: int = 3600
-    kept_bytes: int = 2_000_000_000
+    session_bytes: int = 2_000_000_000
 
     @property
     def body(self) -> int:
-        """Bytes of one HTTP request: a picture in base64, and some room."""
+        """Bytes of one HTTP request: an image in base64, and some room."""
         return self.image_bytes * 4 // 3 + 500_000
 
 
 def checked_text(value: object, longest: int, name: str) -> str:
-    """A text without white space around it.
+    """Check a text and strip white space around it.
 
     Raises:
-        Refused: It is none, is too long, or holds characters that cannot be written.
+        Refused: It is not a text, is too long, or has characters that cannot be written.
     """
     if not isinstance(value, str):
-        raise Refused(f"the {name} has to be text")
+        raise Refused(f"the {name} must be text")
     text = value.strip()
     if len(text) > longest:
-        raise Refused(f"the {name} has {len(text):,} characters; at most {longest:,} are taken")
+        raise Refused(f"the {name} has {len(text):,} characters; at most {longest:,} are allowed")
     if any((ord(letter) < ord(" ") and letter not in "\n\t\r") or "\ud800" <= letter <= "\udfff" for letter in text):
-        raise Refused(f"the {name} holds characters that cannot be read")
+        raise Refused(f"the {name} has characters that cannot be read")
     return text
 
 
 def checked_number(value: object, low: float, high: float, name: str) -> float:
-    """A number from `low` to `high`.
-
-    Raises:
-        Refused: It is none, or outside.
-    """
+    """Check that a value is a number from `low` to `high` (Refused otherwise)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise Refused(f"{name} has to be a number from {low:,} to {high:,}")
+        raise Refused(f"{name} must be a number from {low:,} to {high:,}")
     return value
 
 
-def checked_whole(value: object, low: int, high: int, name: str) -> int:
-    """A whole number from `low` to `high`, as `checked_number`."""
+def checked_integer(value: object, low: int, high: int, name: str) -> int:
+    """Check that a value is a whole number from `low` to `high` (Refused otherwise)."""
     number = checked_number(value, low, high, name)
     if number != int(number):
-        raise Refused(f"{name} has to be a whole number from {low:,} to {high:,}")
+        raise Refused(f"{name} must be a whole number from {low:,} to {high:,}")
     return int(number)
 
 
-def checked_choice(value: object, name: str) -> bool:
-    """Yes or no.
-
-    Raises:
-        Refused: It is neither.
-    """
-    if not isinstance(value, bool):
-        raise Refused(f"{name} has to be yes or no")
-    return value
-
-
 HIGHEST_SCALE = 20.0
-"""Of the guidance scales that can be set."""
-
 HIGHEST_TEMPERATURE = 2.0
-"""Of a plan's temperature."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one drawing.
+    """The settings of one image.
 
     Attributes:
         seed: Of noise and plan.
         steps: Denoising steps.
         semantic, spatial, reference: Guidance scales.
         temperature: Of the plan; 0 is greedy.
-        still: Whether what a changed plan or an edit does not touch stays as it is.
+        still: Whether the rest of the previous image is kept when a plan was changed, and of the source in an edit.
     """
 
     seed: int
@@ -124,45 +106,45 @@ class Settings:
     still: bool = True
 
     @classmethod
-    def own(cls, pipeline: GoTPipeline) -> "Settings":
-        """The system's own, for text-to-image."""
-        return cls(0, pipeline.model.sampling_steps, *own_scales(pipeline, editing=False))
+    def default(cls, pipeline: GoTPipeline) -> "Settings":
+        """Make the model's own settings for text-to-image."""
+        return cls(0, pipeline.model.sampling_steps, *default_scales(pipeline, editing=False))
 
     @classmethod
     def checked(cls, values: Mapping[str, object], limits: Limits) -> "Settings":
-        """From values that anyone may have sent.
+        """Read values that anyone may have sent.
 
         Raises:
-            Refused: One is missing, is no number, or goes beyond its bounds.
+            Refused: One is missing, of the wrong type, or out of bounds.
         """
-
-        def scale(name: str) -> float:
-            return checked_number(values.get(name), 0.0, HIGHEST_SCALE, f"the {name} scale")
-
+        scales = {
+            name: checked_number(values.get(name), 0.0, HIGHEST_SCALE, f"the {name} scale")
+            for name in ("semantic", "spatial", "reference")
+        }
+        still = values.get("still")
+        if not isinstance(still, bool):
+            raise Refused("whether the rest is kept must be true or false")
         return cls(
-            checked_whole(values.get("seed"), 0, LARGEST_SEED, "the seed"),
-            checked_whole(values.get("steps"), 1, limits.steps, "the number of steps"),
-            scale("semantic"),
-            scale("spatial"),
-            scale("reference"),
-            checked_number(values.get("temperature"), 0.0, HIGHEST_TEMPERATURE, "the temperature"),
-            checked_choice(values.get("still"), "whether the rest is held still"),
+            seed=checked_integer(values.get("seed"), 0, LARGEST_SEED, "the seed"),
+            steps=checked_integer(values.get("steps"), 1, limits.steps, "the number of steps"),
+            temperature=checked_number(values.get("temperature"), 0.0, HIGHEST_TEMPERATURE, "the temperature"),
+            still=still,
+            **scales,
         )
 
     def fitting(self, pipeline: GoTPipeline, *, editing: bool) -> "Settings":
-        """The same, but scales that are the system's own for the other kind of drawing become its own for this one."""
-        own, other = (own_scales(pipeline, editing=kind) for kind in (editing, not editing))
+        """Replace the scales if they are the model's own for the other kind of request: its own for this one fit."""
+        own, other = (default_scales(pipeline, editing=kind) for kind in (editing, not editing))
         if (self.semantic, self.spatial, self.reference) != other:
             return self
-        semantic, spatial, reference = own
-        return replace(self, semantic=semantic, spatial=spatial, reference=reference)
+        return replace(self, semantic=own[0], spatial=own[1], reference=own[2])
 
     def values(self) -> dict[str, float]:
-        """By name, as `checked` reads them."""
+        """List the values by name, as `checked` reads them."""
         return asdict(self)
 
 
-def own_scales(pipeline: GoTPipeline, *, editing: bool) -> tuple[float, float, float]:
-    """A system's own scales: semantic, spatial, reference."""
+def default_scales(pipeline: GoTPipeline, *, editing: bool) -> tuple[float, float, float]:
+    """Read a model's own guidance scales: semantic, spatial, reference."""
     scales = pipeline.model.editing_scales if editing else pipeline.model.generation_scales
     return float(scales.semantic), float(scales.spatial), float(scales.reference)

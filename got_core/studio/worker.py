@@ -1,4 +1,4 @@
-"""The model's work: one request at a time on a thread of its own, told step by step, bounded in time."""
+"""The model's work: one request at a time on a thread of its own, with progress reports and a time limit."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,21 +14,21 @@ from torch import Tensor
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.studio.settings import Refused
 
-APART = 0.05
+INTERVAL = 0.05
 """Seconds between two reports; what comes sooner is left out."""
 
-PREVIEW_SHARE = 4
-"""A preview waits for this many times as long as the last one took, so that previews cost a fifth of the time."""
+PREVIEW_PAUSE = 4
+"""After a preview, this many times its duration passes before the next, so that previews cost a fifth of the time."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the work has come.
+    """The present state of the work.
 
     Attributes:
         chain: The plan so far, while it is written.
-        image: The picture so far, while it is drawn.
-        step: Steps done.
+        image: The image so far, while it is generated.
+        step: Number of steps done.
     """
 
     chain: str | None = None
@@ -37,12 +37,12 @@ class Progress:
 
 
 class Reporter:
-    """What the work tells while it goes on, and where it is ended; a listener and a callback of `GoTPipeline`.
+    """Reports progress, and ends the work by an exception; its methods are callbacks of `GoTPipeline`.
 
     Args:
-        send: Takes each report.
+        send: Receives each report.
         stop: Ends the work when it is set.
-        seconds: Ends the work when they are over.
+        seconds: Time limit of the work.
     """
 
     def __init__(self, send: Callable[[Progress], None], stop: Event, seconds: float) -> None:
@@ -52,22 +52,21 @@ class Reporter:
         self._end = time.monotonic() + seconds
         self._next = 0.0
 
-    def written(self, chains: tuple[str, ...]) -> None:
-        """Hear a chain after each token."""
+    def on_token(self, chains: tuple[str, ...]) -> None:
+        """Report the chain after a token."""
         self._check()
         if time.monotonic() >= self._next:
             self._send(Progress(chain=chains[0]))
-            self._next = time.monotonic() + APART
+            self._next = time.monotonic() + INTERVAL
 
-    def drawn(self, pipeline: GoTPipeline, step: int, time_left: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
-        """See the latents after each step."""
+    def on_step(self, pipeline: GoTPipeline, step: int, time_of_step: Tensor, tensors: dict[str, Any]) -> None:
+        """Report a preview of the image after a denoising step."""
         self._check()
         begun = time.monotonic()
         if begun >= self._next:
             (image,) = pipeline.preview(tensors["latents"].clamp(-1e4, 1e4))
             self._send(Progress(image=image, step=step + 1))
-            self._next = time.monotonic() + max(APART, PREVIEW_SHARE * (time.monotonic() - begun))
-        return {}
+            self._next = time.monotonic() + max(INTERVAL, PREVIEW_PAUSE * (time.monotonic() - begun))
 
     def _check(self) -> None:
         if self._stop.is_set():
@@ -76,23 +75,19 @@ class Reporter:
             raise Refused(f"this took more than {self._seconds:g} seconds and was ended")
 
 
-Task = Callable[[Reporter], None]
-"""A piece of work; it hands what it reports to the reporter."""
-
-
-class Workshop:
-    """Does one task after the other on one thread, whoever asks.
+class Worker:
+    """Runs one task after the other on one thread, for all visitors.
 
     Args:
-        seconds: A task may take.
+        seconds: Time limit of a task.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="studio")
 
-    def do(self, task: Task, stop: Event) -> Iterator[Progress]:
-        """Do a task and tell how it goes; one whose reports are no longer read is stopped.
+    def run(self, task: Callable[[Reporter], None], stop: Event) -> Iterator[Progress]:
+        """Run a task and yield its progress; if the reports are no longer read, the task is stopped.
 
         Raises:
             Refused: It was stopped or took too long.

@@ -1,8 +1,8 @@
-"""A studio with a small stirred system for plumbing, and one with a model that draws for the browser."""
+"""A studio with a small untrained system, and one with a trained model for the browser."""
 
 import pytest
 from small_system import stirred_system
-from studio_server import CHROMIUM, CHROMIUM_OPTIONS, MODEL, drawing_model, served_studio
+from studio_server import CHROMIUM, CHROMIUM_OPTIONS, MODEL, served_studio, trained_model
 
 from got_core.pipelines.pipeline import GoTPipeline
 
@@ -10,8 +10,8 @@ SIZE = (32, 32)
 
 
 @pytest.fixture(scope="session")
-def plumbing():
-    """Draws at once, and nothing that means anything."""
+def untrained():
+    """Generates at once, but nothing meaningful."""
     return GoTPipeline(stirred_system().model, SIZE)
 
 
@@ -22,12 +22,12 @@ def gradio():
 
 @pytest.fixture(scope="module")
 def served(gradio):
-    """A studio whose model draws what is planned."""
+    """A studio whose model generates what is planned."""
     from got_core.studio.settings import Limits
 
-    folder = drawing_model()
+    folder = trained_model()
     if folder is None:
-        pytest.skip(f"there is no model that draws: name one by {MODEL}")
+        pytest.skip(f"there is no trained model: name one by {MODEL}")
     with served_studio(GoTPipeline.from_pretrained(folder, "cpu"), Limits()) as studio:
         yield studio
 
@@ -36,7 +36,7 @@ def served(gradio):
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     if CHROMIUM is None:
-        pytest.skip("there is no chromium: install it, or name it by CHROMIUM")
+        pytest.skip("chromium is not installed and CHROMIUM names none")
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
         yield browser

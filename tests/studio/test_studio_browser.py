@@ -1,10 +1,10 @@
-"""The studio as visitors use it, in a real browser and with a model that draws."""
+"""The studio as visitors use it, in a real browser and with a trained model."""
 
 import re
 
 import pytest
 from PIL import Image, ImageDraw
-from studio_server import batch_of, data_url_of, picture_of
+from studio_server import batch_of, data_url_of, image_of
 
 from got_core.chain.dialects import from_readable
 from got_core.chain.parser import parse
@@ -13,31 +13,31 @@ from got_core.detection.scenes import SceneDetector
 PROMPT = "a red circle to the left of a blue square"
 
 
-def ask(page, text):
-    """Draw or edit, and wait for the turn."""
+def request(page, text):
+    """Generate or edit, and wait for the turn."""
     before = turns(page)
     page.fill("#prompt textarea", text)
-    page.click("#draw")
+    page.click("#generate")
     settled(page, before + 1)
 
 
 def write_plan(page, text):
-    """Put a text in the plan's place as a person does who pastes it."""
+    """Replace the plan's text as a person does who pastes it."""
     page.click("#chain textarea")
     page.keyboard.press("Control+A")
     page.keyboard.insert_text(text)
     page.locator("#chain textarea").blur()
 
 
-def redraw(page):
+def generate_plan(page):
     before = turns(page)
-    page.click("#redraw")
+    page.click("#generate-plan")
     settled(page, before + 1)
 
 
 def settled(page, count):
     page.wait_for_function(f"document.querySelectorAll('#history li').length === {count}")
-    page.wait_for_selector("#draw:not([disabled])")
+    page.wait_for_selector("#generate:not([disabled])")
 
 
 def turns(page):
@@ -61,13 +61,13 @@ def shown_boxes(page):
     return [tuple(round(10 * edge) for edge in (x, y, x + w, y + h)) for x, y, w, h in styles]
 
 
-def picture(page):
-    return picture_of(page.get_attribute("#canvas .now img", "src"))
+def image(page):
+    return image_of(page.get_attribute("#canvas .now img", "src"))
 
 
-def found(page, colour):
-    """The box of the object of a colour in the picture, by the scenes' detector."""
-    objects = SceneDetector()(batch_of(picture(page)))[0]
+def detected(page, colour):
+    """The box of the object of a colour in the image, by the scenes' detector."""
+    objects = SceneDetector()(batch_of(image(page)))[0]
     return next(each.box for each in objects if each.colour == colour)
 
 
@@ -110,30 +110,30 @@ def _near(some, others):
     )
 
 
-def test_a_prompt_becomes_a_plan_with_boxes_and_a_picture(visit):
+def test_a_prompt_becomes_a_plan_with_boxes_and_an_image(visit):
     page = visit()
-    ask(page, PROMPT)
+    request(page, PROMPT)
     assert "red circle" in chain(page)
     assert shown_boxes(page) == boxes(page) != []
-    assert overlap(found(page, "red"), boxes(page)[0]) > 0.5
+    assert overlap(detected(page, "red"), boxes(page)[0]) > 0.5
     assert page.locator("#history li button").get_attribute("aria-current") == "true"
     assert page.input_value("#prompt textarea") == ""
 
 
 def test_a_dragged_box_moves_the_object(visit):
     page = visit()
-    ask(page, PROMPT)
-    before, planned = found(page, "red"), boxes(page)
+    request(page, PROMPT)
+    before, planned = detected(page, "red"), boxes(page)
     x1, y1, x2, y2 = planned[0]
     dy = 999 - y2 if y1 < 300 else -y1
     drag(page, box_node(page, "red circle"), 0, dy)
     target = (x1, y1 + dy, x2, y2 + dy)
     expect_boxes(page, [target, *planned[1:]])
-    redraw(page)
-    after = found(page, "red")
+    generate_plan(page)
+    after = detected(page, "red")
     assert overlap(after, target) > 0.5
     assert overlap(after, target) > overlap(before, target) + 0.3
-    assert overlap(found(page, "blue"), planned[1]) > 0.5
+    assert overlap(detected(page, "blue"), planned[1]) > 0.5
 
 
 def test_a_dragged_corner_resizes_and_the_keyboard_does_too(visit):
@@ -156,12 +156,12 @@ def test_a_dragged_corner_resizes_and_the_keyboard_does_too(visit):
     expect_boxes(page, [(100, 100, 400, 400)])
 
 
-def test_the_keyboard_alone_draws(visit):
+def test_the_keyboard_is_enough_to_generate(visit):
     page = visit()
     page.focus("#prompt textarea")
     page.keyboard.type(PROMPT)
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.closest('button').id") == "draw"
+    assert page.evaluate("document.activeElement.closest('button').id") == "generate"
     page.keyboard.press("Enter")
     settled(page, 1)
     for _ in range(30):
@@ -175,22 +175,22 @@ def test_the_keyboard_alone_draws(visit):
 
 def test_edited_text_moves_and_adds_boxes(visit):
     page = visit()
-    ask(page, PROMPT)
+    request(page, PROMPT)
     write_plan(page, "A plain gray scene with [a green square](20,20),(330,330) (green).")
     expect_boxes(page, [(20, 20, 330, 330)])
     assert page.locator("#canvas .box .name").inner_text() == "a green square"
     page.fill("#canvas .object input", "a yellow triangle")
     page.keyboard.press("Enter")
     expect_boxes(page, [(20, 20, 330, 330), (350, 350, 650, 650)])
-    redraw(page)
-    assert overlap(found(page, "green"), (20, 20, 330, 330)) > 0.2
+    generate_plan(page)
+    assert overlap(detected(page, "green"), (20, 20, 330, 330)) > 0.2
 
 
 def test_a_plan_with_problems_says_so_and_is_repaired(visit):
     page = visit()
     page.fill("#prompt textarea", PROMPT)
     page.click("#plan-only")
-    page.wait_for_selector("#redraw:not([disabled])")
+    page.wait_for_selector("#generate-plan:not([disabled])")
     text = (
         "A plain gray scene with [a red circle](500,300),(900,700) (red) and [a blue square](100,300),(460,660) (blue)."
     )
@@ -203,21 +203,21 @@ def test_a_plan_with_problems_says_so_and_is_repaired(visit):
     assert left < right
 
 
-def test_an_uploaded_picture_is_edited(visit):
+def test_an_uploaded_image_is_edited(visit):
     page = visit()
-    image = Image.new("RGB", (64, 64), "gray")
-    ImageDraw.Draw(image).rectangle((8, 8, 36, 36), fill="red")
-    upload(page, "mine.png", image)
+    source = Image.new("RGB", (64, 64), "gray")
+    ImageDraw.Draw(source).rectangle((8, 8, 36, 36), fill="red")
+    upload(page, "mine.png", source)
     settled(page, 1)
-    assert picture(page).getpixel((10, 10))[0] > 200
-    ask(page, "change the square to green")
+    assert image(page).getpixel((10, 10))[0] > 200
+    request(page, "change the square to green")
     page.click("#canvas .toggle-compare")
     assert page.locator("#canvas .before img").is_visible()
-    assert picture_of(page.get_attribute("#canvas .before img", "src")).getpixel((10, 10))[0] > 200
+    assert image_of(page.get_attribute("#canvas .before img", "src")).getpixel((10, 10))[0] > 200
 
 
-def upload(page, name, image):
-    content = data_url_of(image)
+def upload(page, name, source):
+    content = data_url_of(source)
     page.set_input_files("#opener input", {"name": name, "mimeType": "image/png", "buffer": _bytes(content)})
 
 
@@ -227,19 +227,19 @@ def _bytes(data_url):
     return base64.b64decode(data_url.partition(";base64,")[2])
 
 
-def test_a_file_that_is_no_picture_is_refused_with_the_reason(visit):
+def test_a_file_that_is_not_an_image_is_refused_with_the_reason(visit):
     page = visit()
-    page.set_input_files("#opener input", {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"})
+    page.set_input_files("#opener input", {"name": "x.png", "mimeType": "image/png", "buffer": b"no image"})
     page.wait_for_selector("#notice .notice")
-    assert "no picture that can be read" in page.inner_text("#notice")
-    page.click("#draw")
-    page.wait_for_function("document.querySelector('#notice').innerText.includes('say what to draw')")
+    assert "not a readable image" in page.inner_text("#notice")
+    page.click("#generate")
+    page.wait_for_function("document.querySelector('#notice').innerText.includes('say what to generate')")
 
 
 def test_three_turns_undo_and_branches(visit):
     page = visit()
     for text in (PROMPT, "change the circle to green", "remove the square"):
-        ask(page, text)
+        request(page, text)
     third = page.get_attribute("#canvas .now img", "src")
     page.click("#undo")
     page.wait_for_function("document.querySelectorAll('#history [aria-current]')[0].innerText.startsWith('2.')")
@@ -247,24 +247,24 @@ def test_three_turns_undo_and_branches(visit):
     assert second != third
     page.locator("#history button").first.click()
     page.wait_for_function("document.querySelectorAll('#history [aria-current]')[0].innerText.startsWith('1.')")
-    ask(page, "change the square to yellow")
+    request(page, "change the square to yellow")
     assert turns(page) == 4
-    assert "goes on from 1" in page.locator("#history button").last.inner_text()
+    assert "continues 1" in page.locator("#history button").last.inner_text()
     page.locator("#history button").nth(2).click()
     page.wait_for_function(f"document.querySelector('#canvas .now img').src === '{third}'")
 
 
-def test_a_saved_drawing_loads_again(visit, tmp_path):
+def test_a_saved_image_loads_again(visit, tmp_path):
     page = visit()
     page.click("text=Settings")
     page.fill("#seed-row input", "7")
     page.keyboard.press("Tab")
     page.wait_for_timeout(300)
-    ask(page, PROMPT)
+    request(page, PROMPT)
     saved = page.get_attribute("#canvas .now img", "src"), chain(page)
     with page.expect_download() as download:
         page.click("#save")
-    file = tmp_path / "drawing.png"
+    file = tmp_path / "saved.png"
     download.value.save_as(file)
     page.reload()
     page.wait_for_selector("#canvas .now .frame")
@@ -274,22 +274,22 @@ def test_a_saved_drawing_loads_again(visit, tmp_path):
     assert (page.get_attribute("#canvas .now img", "src"), chain(page)) == saved
     page.click("text=Settings")
     page.wait_for_function("document.querySelector('#seed-row input')?.value === '7'")
-    redraw(page)
+    generate_plan(page)
     assert page.get_attribute("#canvas .now img", "src") == saved[0]
 
 
-def test_two_visitors_never_see_each_others_pictures(visit):
+def test_two_visitors_never_see_each_others_images(visit):
     first, second = visit(), visit()
     first.fill("#prompt textarea", "a red circle")
     second.fill("#prompt textarea", "a blue square")
-    first.click("#draw")
-    second.click("#draw")
+    first.click("#generate")
+    second.click("#generate")
     settled(first, 1)
     settled(second, 1)
     assert "a red circle" in first.inner_text("#history")
     assert "a blue square" in second.inner_text("#history")
-    assert found(first, "red")
-    assert found(second, "blue")
+    assert detected(first, "red")
+    assert detected(second, "blue")
     assert not {"a blue square", "a red circle"} <= {first.inner_text("body"), second.inner_text("body")}
     third = visit()
     assert turns(third) == 0
@@ -299,7 +299,7 @@ def test_two_visitors_never_see_each_others_pictures(visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_in_dark_and_light(visit, scheme):
     page = visit(width=390, height=844, color_scheme=scheme, has_touch=True)
-    ask(page, PROMPT)
+    request(page, PROMPT)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     background, text = (
         sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle(document.body).{name}"))[:3]))
@@ -313,10 +313,10 @@ def test_a_phone_in_dark_and_light(visit, scheme):
     assert not small
 
 
-def test_what_visitors_write_is_never_run(visit):
+def test_text_of_visitors_is_never_run(visit):
     page = visit()
     evil = '<img src=x onerror="window.ran = 1">${window.ran = 2}{{window}}'
-    ask(page, evil)
+    request(page, evil)
     write_plan(page, f"with [{evil[:20]}](200,300),(500,600) and {evil}")
     page.wait_for_timeout(300)
     assert page.evaluate("window.ran") is None

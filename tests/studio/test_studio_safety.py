@@ -1,4 +1,4 @@
-"""The studio left running: what it refuses and why, what no address gives away, and how it bears a crowd."""
+"""The studio as a public server: what it refuses and why, what no address reveals, and many visitors at once."""
 
 import json
 import random
@@ -33,8 +33,8 @@ LOOKS_INSIDE = ("Traceback", "site-packages", 'File "/', "root:x:")
 
 
 @pytest.fixture(scope="module")
-def open_studio(gradio, plumbing):
-    with served_studio(plumbing, SMALL) as studio:
+def open_studio(gradio, untrained):
+    with served_studio(untrained, SMALL) as studio:
         yield studio
 
 
@@ -44,7 +44,7 @@ def client(open_studio):
         yield client
 
 
-def test_no_address_reads_a_file_or_tells_of_the_server(client):
+def test_no_address_reads_a_file_or_reveals_the_server(client):
     for path in PATHS:
         for answer in (client.get(path), client.post(path, json={})):
             assert answer.status_code in (403, 404, 405), path
@@ -55,53 +55,53 @@ def test_no_address_reads_a_file_or_tells_of_the_server(client):
     assert "//" not in page.headers["content-security-policy"]
 
 
-def test_what_is_too_large_is_refused(client):
+def test_a_request_that_is_too_large_is_refused(client):
     answer = client.post("/gradio_api/queue/join", content=b"x" * (SMALL.body + 1))
     assert answer.status_code == 413
     assert "larger than" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
-    ("ask", "words"),
+    ("request_of", "words"),
     [
-        (lambda s: s.ask("x" * 41, None, None), "the prompt has 41 characters; at most 40"),
-        (lambda s: s.ask(7, None, None), "the prompt has to be text"),
+        (lambda s: s.plan_request("x" * 41, None, None), "the prompt has 41 characters; at most 40"),
+        (lambda s: s.plan_request(7, None, None), "the prompt must be text"),
         (lambda s: s.type_chain("x" * 401), "the plan has 401 characters; at most 400"),
         (lambda s: s.type_chain("a dog (1,2),(30,40) " * 4), "4 boxes"),
-        (lambda s: read_saved(b"no picture", SMALL), "picture"),
-        (lambda s: s.draw(None, None), "there is no plan to draw yet"),
+        (lambda s: read_saved(b"no image", SMALL), "not a readable image"),
+        (lambda s: s.generate(None, None), "there is no plan yet"),
     ],
 )
-def test_limits_are_said(plumbing, ask, words):
+def test_limits_are_named(untrained, request_of, words):
     with pytest.raises(Refused, match=words):
-        ask(Session(plumbing, SMALL))
+        request_of(Session(untrained, SMALL))
 
 
-def test_a_picture_of_too_many_pixels_is_refused(plumbing, tmp_path):
+def test_an_image_of_too_many_pixels_is_refused(untrained, tmp_path):
     Image.new("RGB", (200, 200)).save(tmp_path / "large.png")
     with pytest.raises(Refused, match="pixels"):
         read_saved((tmp_path / "large.png").read_bytes(), SMALL)
 
 
-def test_a_password_is_asked_for(gradio, plumbing):
-    with served_studio(plumbing, SMALL, password="secret") as studio, http.Client(base_url=studio.url) as visitor:
+def test_a_password_is_required(gradio, untrained):
+    with served_studio(untrained, SMALL, password="secret") as studio, http.Client(base_url=studio.url) as visitor:
         assert visitor.get("/config").status_code == 401
         assert visitor.post("/login", data={"username": "got", "password": "wrong"}).status_code == 400
         assert visitor.post("/login", data={"username": "got", "password": "secret"}).status_code == 200
         assert visitor.get("/config").status_code == 200
 
 
-def nonsense(chance):
+def nonsense(rng):
     """A value that a request may hold."""
     values = (None, True, -1, 1e308, "", "\ud7ff" * 9, "../../etc/passwd", [], {}, {"path": "/etc/passwd"}, "<b>" * 200)
-    value = chance.choice(values)
-    return [value, nonsense(chance)] if chance.random() < 0.2 else value
+    value = rng.choice(values)
+    return [value, nonsense(rng)] if rng.random() < 0.2 else value
 
 
 def fuzz(client, number):
-    """So many requests of any kind; the numbers of their answers by status."""
-    chance, seen = random.Random(0), {}
-    picture = data_url_of(Image.new("RGB", (8, 8)))
+    """Send this many random requests; returns the numbers of their answers by status."""
+    rng, seen = random.Random(0), {}
+    image = data_url_of(Image.new("RGB", (8, 8)))
     addresses = (
         "/gradio_api/run/predict",
         "/gradio_api/queue/join",
@@ -110,17 +110,15 @@ def fuzz(client, number):
         "/login",
     )
     for _ in range(number):
-        data = [nonsense(chance) for _ in range(chance.randrange(12))]
-        event = chance.choice(
-            [None, {"action": "resize", "region": nonsense(chance)}, {"file": picture}, nonsense(chance)]
-        )
-        body = {"data": data, "fn_index": chance.choice([*range(16), nonsense(chance)]), "event_data": event}
-        body["session_hash"] = chance.choice(["alpha", "beta", "", nonsense(chance)])
+        data = [nonsense(rng) for _ in range(rng.randrange(12))]
+        event = rng.choice([None, {"action": "resize", "region": nonsense(rng)}, {"file": image}, nonsense(rng)])
+        body = {"data": data, "fn_index": rng.choice([*range(16), nonsense(rng)]), "event_data": event}
+        body["session_hash"] = rng.choice(["alpha", "beta", "", nonsense(rng)])
         text = json.dumps(body)
-        if chance.random() < 0.1:
-            text = text[: chance.randrange(len(text))]
+        if rng.random() < 0.1:
+            text = text[: rng.randrange(len(text))]
         try:
-            answer = client.post(chance.choice(addresses), content=text, headers={"content-type": "application/json"})
+            answer = client.post(rng.choice(addresses), content=text, headers={"content-type": "application/json"})
         except http.TransportError:
             seen["closed"] = seen.get("closed", 0) + 1
             continue
@@ -129,46 +127,46 @@ def fuzz(client, number):
     return seen
 
 
-def test_nonsense_brings_no_traceback(client):
+def test_nonsense_reveals_no_traceback(client):
     assert sum(fuzz(client, 200).values()) == 200
-    assert ask_event(client, "afterwards", "a circle")
+    assert request_image(client, "afterwards", "a circle")
 
 
 @pytest.mark.slow
-def test_ten_thousand_requests_bring_no_traceback(client):
+def test_ten_thousand_requests_reveal_no_traceback(client):
     print(fuzz(client, 10_000))
-    assert ask_event(client, "afterwards", "a circle")
+    assert request_image(client, "afterwards", "a circle")
 
 
 def crowd(served, clients, each):
-    """Have so many visitors draw as often; the pictures that came and the server's memory before and after, in MB."""
+    """Let visitors generate images at once; returns the answers and the server's memory in MB before and after."""
     memory = psutil.Process().memory_info
-    drawn, before = [], memory().rss
+    answers, before = [], memory().rss
 
     def visit(number):
         session = f"crowd{number}"
         with http.Client(base_url=served.url, timeout=300) as visitor:
             for turn in range(each):
-                values = ask_event(visitor, session, f"a circle {turn}")
-                drawn.append(values)
+                values = request_image(visitor, session, f"a circle {turn}")
+                answers.append(values)
 
     visitors = [threading.Thread(target=visit, args=(number,)) for number in range(clients)]
     for visitor in visitors:
         visitor.start()
     for visitor in visitors:
         visitor.join()
-    return drawn, before / 1e6, memory().rss / 1e6
+    return answers, before / 1e6, memory().rss / 1e6
 
 
-def ask_event(visitor, session, prompt):
-    """Ask for a picture through the queue; how the request ended."""
+def request_image(visitor, session, prompt):
+    """Request an image through the queue; returns whether it succeeded."""
     config = visitor.get("/config").json()
-    draw = next(each for each in config["dependencies"] if len(each["inputs"]) > 5)
+    handler = next(each for each in config["dependencies"] if len(each["inputs"]) > 5)
     kinds = {each["id"]: each for each in config["components"]}
-    data = [kinds[place]["props"].get("value") for place in draw["inputs"]]
-    names = [kinds[place]["props"].get("elem_id") for place in draw["inputs"]]
+    data = [kinds[component]["props"].get("value") for component in handler["inputs"]]
+    names = [kinds[component]["props"].get("elem_id") for component in handler["inputs"]]
     data[names.index("prompt")] = prompt
-    body = {"data": data, "fn_index": draw["id"], "session_hash": session, "trigger_id": None}
+    body = {"data": data, "fn_index": handler["id"], "session_hash": session, "trigger_id": None}
     assert visitor.post("/gradio_api/queue/join", json=body).status_code == 200
     with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as lines:
         for line in lines.iter_lines():
@@ -179,23 +177,23 @@ def ask_event(visitor, session, prompt):
     return False
 
 
-def test_visitors_wait_in_line_and_none_is_lost(open_studio):
-    drawn, _, _ = crowd(open_studio, 3, 2)
-    assert drawn == [True] * 6
+def test_visitors_wait_in_a_queue_and_none_is_lost(open_studio):
+    answers, _, _ = crowd(open_studio, 3, 2)
+    assert answers == [True] * 6
 
 
 @pytest.mark.slow
 def test_fifty_requests_of_five_visitors_leave_memory_flat(open_studio):
     crowd(open_studio, 5, 2)
-    drawn, before, after = crowd(open_studio, 5, 10)
-    print(f"{len(drawn)} requests, {before:.0f} MB before and {after:.0f} MB after")
-    assert drawn == [True] * 50
+    answers, before, after = crowd(open_studio, 5, 10)
+    print(f"{len(answers)} requests, {before:.0f} MB before and {after:.0f} MB after")
+    assert answers == [True] * 50
     assert after < 1.1 * before
 
 
 @pytest.mark.parametrize("name", ["", None, 5, "A", "x" * 41, "../.."])
-def test_a_message_without_a_name_ends_nobodys_waiting(open_studio, name):
-    """Gradio's queue would come to its end over the empty name, for all who wait."""
+def test_a_message_without_a_name_ends_no_other_request(open_studio, name):
+    """Gradio's queue would end at an empty name, for all who wait."""
     body = {"data": [], "fn_index": 0, "session_hash": name}
     with http.Client(base_url=open_studio.url, timeout=60) as visitor:
         waiting = threading.Thread(target=crowd, args=(open_studio, 2, 2))
@@ -204,7 +202,7 @@ def test_a_message_without_a_name_ends_nobodys_waiting(open_studio, name):
         waiting.join(60)
         assert not waiting.is_alive()
         assert {answer.status_code for answer in answers} == {400}
-        assert ask_event(visitor, "another", "a circle")
+        assert request_image(visitor, "another", "a circle")
 
 
 @pytest.mark.parametrize(
@@ -234,5 +232,5 @@ def test_a_crash_ends_no_other_request(open_studio, monkeypatch):
     with http.Client(base_url=open_studio.url, timeout=60) as visitor:
         with monkeypatch.context() as patch:
             patch.setattr(open_studio.pipeline.model, "plan", broken)
-            ask_event(visitor, "first", "a circle")
-        assert ask_event(visitor, "second", "a circle")
+            request_image(visitor, "first", "a circle")
+        assert request_image(visitor, "second", "a circle")

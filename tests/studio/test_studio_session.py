@@ -1,4 +1,4 @@
-"""What one visitor does, without a page: turns, changes, undo, saving and the limits of it all."""
+"""The session of one visitor, without a page: turns, changes, undo, saving and limits."""
 
 import io
 import json
@@ -9,8 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from got_core.chain.dialects import from_readable, readable
-from got_core.studio.files import KEY, Saved, checked_image, png, read_saved, sent_bytes, write_saved
-from got_core.studio.plan_actions import read_action
+from got_core.studio.files import KEY, Saved, checked_image, png, read_saved, uploaded_bytes, write_saved
 from got_core.studio.session import Session, Sessions
 from got_core.studio.settings import Limits, Refused, Settings
 
@@ -18,25 +17,25 @@ PLAN = "A plain gray scene with [a red circle](100,100),(400,400) (red) and [a b
 LIMITS = Limits()
 
 
-def unseen(*_):
+def ignore(*_):
     return {}
 
 
 @pytest.fixture
-def session(plumbing):
-    return Session(plumbing, LIMITS)
+def session(untrained):
+    return Session(untrained, LIMITS)
 
 
 @pytest.fixture
-def settings(plumbing):
-    return Settings.own(plumbing)
+def settings(untrained):
+    return Settings.default(untrained)
 
 
 def pixels(image):
     return image.convert("RGB").tobytes()
 
 
-def test_readable_chains_turn_back_exactly():
+def test_readable_chains_are_read_back_exactly():
     chain = from_readable(PLAN)
     assert "<|object_ref_start|>a red circle<|object_ref_end|><|box_start|>(100,100),(400,400)<|box_end|>" in chain
     assert readable(chain) == PLAN
@@ -47,32 +46,32 @@ def test_readable_chains_turn_back_exactly():
         assert from_readable(readable(other)) == other
 
 
-def test_a_redrawn_plan_is_another_version_beside_the_first(session, settings):
+def test_a_changed_plan_becomes_a_new_version_beside_the_first(session, settings):
     session.type_chain(PLAN)
     assert session.pending
-    session.draw(settings, unseen)
+    session.generate(settings, ignore)
     assert not session.pending
-    session.act(read_action({"action": "resize", "region": 0, "box": [0, 0, 300, 300]}))
+    session.act({"action": "resize", "region": 0, "box": [0, 0, 300, 300]})
     assert session.pending
-    session.draw(settings, unseen)
-    first, second = session.talk.turns
+    session.generate(settings, ignore)
+    first, second = session.conversation.turns
     assert first.previous is None
     assert second.previous is None
-    assert session.before is first
-    assert session.redrawn == {1: 0}
+    assert session.compared is first
+    assert session.replaced == {1: 0}
     assert second.plan.regions[0].box == (0, 0, 300, 300)
 
 
-def test_undo_takes_back_changes_then_plans_then_turns(session, settings):
+def test_undo_reverts_changes_then_plans_then_turns(session, settings):
     session.type_chain(PLAN)
-    session.draw(settings, unseen)
+    session.generate(settings, ignore)
     for x in (10, 20):
-        session.act(read_action({"action": "resize", "region": 0, "box": [x, 0, 300, 300]}))
+        session.act({"action": "resize", "region": 0, "box": [x, 0, 300, 300]})
     session.undo()
     assert session.plan.regions[0].box == (10, 0, 300, 300)
     session.undo()
     assert session.chain == PLAN
-    session.ask("anything", settings, unseen)
+    session.plan_request("anything", settings, ignore)
     assert session.pending
     session.undo()
     assert session.chain == PLAN
@@ -84,37 +83,37 @@ def test_undo_takes_back_changes_then_plans_then_turns(session, settings):
     assert session.chain == PLAN
 
 
-def test_typing_is_one_step_of_undo_and_late_text_is_not_typed(session, settings):
+def test_typing_is_one_step_of_undo_and_late_text_is_ignored(session, settings):
     session.type_chain(PLAN)
-    session.draw(settings, unseen)
+    session.generate(settings, ignore)
     for text in ("a dog", "a dog [x](1,2)", "a dog [x](1,2),(30,40)"):
         session.type_chain(text)
     session.undo()
     assert session.chain == PLAN
-    session.act(read_action({"action": "remove", "region": 0}))
+    session.act({"action": "remove", "region": 0})
     session.catch_up(PLAN)
     assert len(session.plan.regions) == 1
 
 
-def test_what_is_asked_too_much_is_refused_with_the_reason(plumbing, settings):
-    session = Session(plumbing, Limits(prompt=10, boxes=1, turns=1, chain=200))
-    for prompt, reason in ((" ", "say what to draw"), ("x" * 11, "11 characters"), (3, "text"), ("a\x00", "read")):
+def test_requests_beyond_the_limits_are_refused_with_the_reason(untrained, settings):
+    session = Session(untrained, Limits(prompt=10, boxes=1, turns=1, chain=200))
+    for prompt, reason in ((" ", "say what to generate"), ("x" * 11, "11 characters"), (3, "text"), ("a\x00", "read")):
         with pytest.raises(Refused, match=reason):
-            session.ask(prompt, settings, unseen)
+            session.plan_request(prompt, settings, ignore)
     with pytest.raises(Refused, match="2 boxes; at most 1"):
         session.type_chain(PLAN)
-    with pytest.raises(Refused, match="no plan to draw"):
-        session.draw(settings, unseen)
+    with pytest.raises(Refused, match="there is no plan yet"):
+        session.generate(settings, ignore)
     session.type_chain("a [dog](1,2),(30,40)")
-    session.draw(settings, unseen)
+    session.generate(settings, ignore)
     with pytest.raises(Refused, match="start over"):
-        session.draw(settings, unseen)
-    with pytest.raises(Refused, match="no turn 7"):
+        session.generate(settings, ignore)
+    with pytest.raises(Refused, match="the image's number must be a number from 0 to 0"):
         session.go_to(7)
 
 
 def test_one_request_of_a_visitor_at_a_time(session):
-    with session.working(), pytest.raises(Refused, match="still being worked on"), session.working():
+    with session.working(), pytest.raises(Refused, match="still running"), session.working():
         pass
     with session.working():
         pass
@@ -138,10 +137,10 @@ def test_one_request_of_a_visitor_at_a_time(session):
         {"action": "remove", "region": -1},
     ],
 )
-def test_changes_that_are_none_are_refused_and_leave_the_plan(session, message):
+def test_messages_that_are_not_changes_are_refused_and_leave_the_plan(session, message):
     session.type_chain(PLAN)
     with pytest.raises(Refused):
-        session.act(read_action(message))
+        session.act(message)
     assert session.chain == PLAN
 
 
@@ -155,32 +154,32 @@ def test_settings_out_of_bounds_are_refused(settings, name, value):
         Settings.checked({**settings.values(), name: value}, LIMITS)
 
 
-def test_a_saved_drawing_loads_again_with_all_it_was_drawn_from(plumbing, session, settings):
-    session.bring(Image.new("RGB", (40, 60), "green"))
+def test_a_saved_image_loads_again_with_all_it_was_generated_from(untrained, session, settings):
+    session.open_image(Image.new("RGB", (40, 60), "green"))
     session.type_chain(PLAN)
-    session.draw(replace(settings, seed=5), unseen)
+    session.generate(replace(settings, seed=5), ignore)
     content = write_saved(session.saved())
-    loaded = Session(plumbing, LIMITS)
+    loaded = Session(untrained, LIMITS)
     saved = read_saved(content, LIMITS)
     loaded.load(saved)
     assert saved.settings.seed == 5
     assert loaded.chain == PLAN
     assert pixels(loaded.image) == pixels(session.image)
-    loaded.draw(saved.settings, unseen)
+    loaded.generate(saved.settings, ignore)
     assert pixels(loaded.image) == pixels(session.image)
 
 
-def test_what_is_damaged_in_a_saved_file_is_named(settings):
+def test_damaged_parts_of_a_saved_file_are_named(settings):
     image = Image.new("RGB", (8, 8))
     good = json.loads(Image.open(io.BytesIO(write_saved(Saved(image, "p", "c", settings)))).text[KEY])
     for change, reason in (
         ({"version": 2}, "version"),
         ({"extra": 1}, "version"),
-        ({"settings": []}, "no settings"),
-        ({"settings": {}}, "seed"),
+        ({"settings": []}, "damaged"),
+        ({"settings": {}}, "semantic scale"),
         ({"chain": "x" * 10**5}, "saved plan"),
         ({"source": "%%"}, "damaged"),
-        ({"source": "aGVsbG8="}, "no picture"),
+        ({"source": "aGVsbG8="}, "not a readable image"),
         ({"earlier": "x"}, "damaged"),
         ({"earlier": [1]}, "text"),
     ):
@@ -197,23 +196,23 @@ def test_what_is_damaged_in_a_saved_file_is_named(settings):
         read_saved(buffer.getvalue(), LIMITS)
 
 
-def test_pictures_that_are_too_large_or_none_are_refused():
+def test_files_that_are_too_large_or_not_images_are_refused():
     small = Limits(image_bytes=1000, image_pixels=100)
     assert checked_image(png(Image.new("RGB", (10, 10))), small).size == (10, 10)
     with pytest.raises(Refused, match="11 x 10 pixels"):
         checked_image(png(Image.new("RGB", (11, 10))), small)
     with pytest.raises(Refused, match="larger"):
         checked_image(b"x" * 1001, small)
-    with pytest.raises(Refused, match="no picture"):
+    with pytest.raises(Refused, match="not a readable image"):
         checked_image(b"GIF89a", small)
     for value in (None, "x", "data:image/png;base64,%%%", "data:;base64,", "data:x;base64," + "A" * 10**4):
         with pytest.raises(Refused):
-            sent_bytes(value, small)
+            checked_image(uploaded_bytes(value), small)
 
 
-def test_sessions_are_apart_bounded_and_forgotten(plumbing):
+def test_sessions_are_separate_limited_and_removed(untrained):
     now = [0.0]
-    sessions = Sessions(lambda: Session(plumbing, LIMITS), Limits(sessions=2, idle_seconds=10), lambda: now[0])
+    sessions = Sessions(lambda: Session(untrained, LIMITS), Limits(sessions=2, idle_seconds=10), lambda: now[0])
     first = sessions.of("a")
     assert sessions.of("b") is not first
     assert sessions.of("a") is first
@@ -224,9 +223,9 @@ def test_sessions_are_apart_bounded_and_forgotten(plumbing):
     assert sessions.of("d") is not first
     assert len(sessions) == 1
     assert first.stop.is_set()
-    few = Sessions(lambda: Session(plumbing, LIMITS), Limits(kept_bytes=40_000))
+    few = Sessions(lambda: Session(untrained, LIMITS), Limits(session_bytes=40_000))
     for name in ("a", "b", "c"):
-        few.of(name).bring(Image.new("RGB", (8, 8)))
+        few.of(name).open_image(Image.new("RGB", (8, 8)))
     few.of("d")
     assert len(few) == 3
     for name in (None, "", "x" * 200):

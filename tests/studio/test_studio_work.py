@@ -1,4 +1,4 @@
-"""The model's work: one task at a time, stopped when asked to or when it takes too long; a crash ends no other."""
+"""The model's work: one task at a time, stopped on request or when it takes too long; a crash ends no other."""
 
 import time
 from threading import Event, Thread
@@ -6,60 +6,60 @@ from threading import Event, Thread
 import pytest
 
 from got_core.studio.settings import Refused
-from got_core.studio.worker import Workshop
+from got_core.studio.worker import Worker
 
 
-def slow(report):
+def slow(reporter):
     for number in range(10_000):
         time.sleep(0.002)
-        report.written((f"token {number}",))
+        reporter.on_token((f"token {number}",))
 
 
-def test_work_tells_how_far_it_is():
-    told = [progress.chain for progress in Workshop(9).do(lambda report: report.written(("a dog",)), Event())]
-    assert told == ["a dog"]
+def test_work_reports_its_progress():
+    chains = [progress.chain for progress in Worker(9).run(lambda reporter: reporter.on_token(("a dog",)), Event())]
+    assert chains == ["a dog"]
 
 
 def test_work_that_takes_too_long_is_ended():
     begun = time.monotonic()
     with pytest.raises(Refused, match=r"more than 0\.2 seconds"):
-        list(Workshop(0.2).do(slow, Event()))
+        list(Worker(0.2).run(slow, Event()))
     assert time.monotonic() - begun < 5
 
 
 def test_work_is_stopped_and_what_nobody_reads_too():
-    workshop, stop = Workshop(60), Event()
-    reports = workshop.do(slow, stop)
+    worker, stop = Worker(60), Event()
+    reports = worker.run(slow, stop)
     next(reports)
     stop.set()
     with pytest.raises(Refused, match="stopped"):
         list(reports)
-    abandoned = workshop.do(slow, left := Event())
+    abandoned = worker.run(slow, left := Event())
     next(abandoned)
     abandoned.close()
     assert left.is_set()
     begun = time.monotonic()
-    assert list(workshop.do(lambda report: None, Event())) == []
+    assert list(worker.run(lambda reporter: None, Event())) == []
     assert time.monotonic() - begun < 5
 
 
 def test_one_task_at_a_time_and_a_crash_ends_no_other():
-    workshop, running, most = Workshop(60), [], []
+    worker, running, most = Worker(60), [], []
 
-    def counted(report):
+    def counted(reporter):
         running.append(1)
         most.append(len(running))
         time.sleep(0.01)
         running.pop()
 
-    def crash(report):
+    def crash(reporter):
         raise RuntimeError("out of memory")
 
     failed = []
 
     def ask(task):
         try:
-            list(workshop.do(task, Event()))
+            list(worker.run(task, Event()))
         except RuntimeError as error:
             failed.append(error)
 

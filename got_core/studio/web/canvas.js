@@ -1,10 +1,10 @@
-// The canvas: a picture under boxes that are moved and resized by pointer, touch and keyboard.
-// The server holds the plan; what is done here is sent to it as "act", and what it answers is drawn.
+// The canvas: an image under boxes that are moved and resized by pointer, touch and keyboard.
+// The server holds the plan: changes made here are sent to it as "edit_plan", and its answer is shown.
 const SIDE = 1000, LEAST = 20, STEP = 10, PAUSE = 250;
 const find = (selector) => element.querySelector(selector);
-const layer = find('.boxes'), picture = find('.now img'), earlier = find('.before img');
-const object = find('.object input'), send = (message) => trigger('act', message);
-let boxes = [], selected = -1, held = null, waiting = null, comparing = false;
+const layer = find('.boxes'), current = find('.now img'), before = find('.before img');
+const object = find('.object input'), send = (message) => trigger('edit_plan', message);
+let boxes = [], selected = -1, dragged = null, waiting = null, comparing = false;
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const percent = (value) => `${(value / SIDE) * 100}%`;
@@ -15,10 +15,10 @@ function place(node, [x1, y1, x2, y2]) {
   node.classList.toggle('low', y1 < 70);
 }
 
-function spoken({ phrase, box: [x1, y1, x2, y2], problem }) {
-  const share = (value) => Math.round(value / 10);
-  return `${phrase || 'an object'}: ${share(x1)} % from the left, ${share(y1)} % from the top, ` +
-    `${share(x2 - x1)} % wide, ${share(y2 - y1)} % high${problem ? ', has a problem' : ''}. ` +
+function description({ phrase, box: [x1, y1, x2, y2], problem }) {
+  const percent = (value) => Math.round(value / 10);
+  return `${phrase || 'an object'}: ${percent(x1)} % from the left, ${percent(y1)} % from the top, ` +
+    `${percent(x2 - x1)} % wide, ${percent(y2 - y1)} % high${problem ? ', has a problem' : ''}. ` +
     'Arrow keys move it, Shift with arrows resizes it, Delete removes it.';
 }
 
@@ -43,7 +43,7 @@ function drawBoxes() {
     node.classList.toggle('problem', Boolean(each.problem));
     node.classList.toggle('selected', index === selected);
     node.querySelector('.name').textContent = each.phrase || '?';
-    node.setAttribute('aria-label', spoken(each));
+    node.setAttribute('aria-label', description(each));
     node.setAttribute('aria-pressed', String(index === selected));
   });
 }
@@ -52,7 +52,7 @@ function select(index) {
   selected = index;
   const chosen = boxes[index];
   object.value = chosen ? chosen.phrase : '';
-  object.setAttribute('aria-label', chosen ? 'What stands in the chosen box' : 'Object to add');
+  object.setAttribute('aria-label', chosen ? 'Object in the selected box' : 'Object to add');
   find('.object [type=submit]').textContent = chosen ? 'Rename' : 'Add box';
   find('.remove').hidden = !chosen;
   drawBoxes();
@@ -80,29 +80,29 @@ layer.addEventListener('pointerdown', (event) => {
   node.setPointerCapture(event.pointerId);
   const index = Number(node.dataset.region);
   select(index);
-  held = { node, index, from: boxes[index].box, x: event.clientX, y: event.clientY, corner: event.target.dataset.corner };
+  dragged = { node, index, from: boxes[index].box, x: event.clientX, y: event.clientY, corner: event.target.dataset.corner };
 });
 
 layer.addEventListener('pointermove', (event) => {
-  if (!held) return;
+  if (!dragged) return;
   const { width, height } = layer.getBoundingClientRect();
-  const dx = Math.round(((event.clientX - held.x) / width) * SIDE);
-  const dy = Math.round(((event.clientY - held.y) / height) * SIDE);
-  boxes[held.index].box = held.corner ? resized(held.from, dx, dy, held.corner) : moved(held.from, dx, dy);
-  place(held.node, boxes[held.index].box);
+  const dx = Math.round(((event.clientX - dragged.x) / width) * SIDE);
+  const dy = Math.round(((event.clientY - dragged.y) / height) * SIDE);
+  boxes[dragged.index].box = dragged.corner ? resized(dragged.from, dx, dy, dragged.corner) : moved(dragged.from, dx, dy);
+  place(dragged.node, boxes[dragged.index].box);
 });
 
-function letGo(event) {
-  if (!held) return;
-  const { index, from } = held;
-  held = null;
+function endDrag(event) {
+  if (!dragged) return;
+  const { index, from } = dragged;
+  dragged = null;
   const box = event.type === 'pointercancel' ? from : boxes[index].box;
   boxes[index].box = box;
   drawBoxes();
   if (String(box) !== String(from)) send({ action: 'resize', region: index, box });
 }
-layer.addEventListener('pointerup', letGo);
-layer.addEventListener('pointercancel', letGo);
+layer.addEventListener('pointerup', endDrag);
+layer.addEventListener('pointercancel', endDrag);
 layer.addEventListener('focusin', (event) => select(Number(event.target.dataset.region)));
 
 const ARROWS = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
@@ -156,7 +156,7 @@ function put(image, source, words) {
   image.alt = words;
   if (source && image.getAttribute('src') !== source) image.src = source;
 }
-for (const image of [picture, earlier]) {
+for (const image of [current, before]) {
   image.addEventListener('load', () => image.classList.toggle('coarse', image.naturalWidth < 256));
 }
 
@@ -165,8 +165,8 @@ function show() {
   element.classList.toggle('busy', value.busy);
   element.classList.toggle('comparing', Boolean(compared));
   element.style.setProperty('--aspect', value.aspect);
-  put(picture, value.image, value.words);
-  put(earlier, value.before ? value.before.image : '', value.before ? value.before.words : '');
+  put(current, value.image, value.words);
+  put(before, value.before ? value.before.image : '', value.before ? value.before.words : '');
   find('.before').hidden = !compared;
   find('.before figcaption').textContent = value.before ? value.before.words : '';
   find('.now figcaption').hidden = !compared;
@@ -174,7 +174,7 @@ function show() {
   find('.toggle-compare').disabled = !value.before;
   find('.empty').hidden = Boolean(value.image || value.boxes.length || value.busy);
   find('.note').textContent = value.note;
-  if (held || waiting) return;
+  if (dragged || waiting) return;
   boxes = value.boxes.map((each) => ({ ...each, box: [...each.box] }));
   if (selected >= boxes.length) select(-1);
   drawBoxes();

@@ -1,4 +1,4 @@
-// Opens a file: it is read here and sent inside a message, so that the server never stores it.
+// Opens a file: it is read here and sent inside a message, so that the server never stores it as a file.
 const input = element.querySelector('input'), zone = element.querySelector('label');
 const note = element.querySelector('p');
 function open(file) {
@@ -9,7 +9,7 @@ function open(file) {
   }
   note.textContent = '';
   const reader = new FileReader();
-  reader.addEventListener('load', () => trigger('bring', { file: reader.result }));
+  reader.addEventListener('load', () => trigger('open_file', { file: reader.result }));
   reader.readAsDataURL(file);
 }
 input.addEventListener('change', () => {
