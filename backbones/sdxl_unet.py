@@ -22,9 +22,9 @@ TIME_IDS = 6
 class SDXLUNet(DenoisingBackbone):
     """A diffusers UNet of SDXL's kind and any size, as GoT uses it (section 4.2).
 
-    The tokens replace the text embeddings in cross-attention, the pooled vector the pooled text embedding. Reference and
-    spatial latents are concatenated to the noisy latent, [noisy | reference | spatial]; the weights of `conv_in` for
-    the new channels start at zero, so the UNet's function does not change at first.
+    The tokens replace the text embeddings in cross-attention, the pooled vector the pooled text embedding. Reference
+    and spatial latents are concatenated to the noisy latent, [noisy | reference | spatial]; the weights of `conv_in`
+    for the new channels start at zero, so the UNet's function does not change at first.
 
     Args:
         pretrained: Folder or hub id in diffusers' layout, in one file or sharded; give this or `config`.

@@ -1,1 +1,1 @@
-"""Reasoners: one file each, with the processor and the vocabulary that go with it."""
+"""Reasoners, with their processors and tokenizers."""

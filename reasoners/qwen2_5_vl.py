@@ -23,53 +23,52 @@ from reasoners.tokenizer import Vocabulary, copy_files, model_file
 
 
 def spread(states: Float[Tensor, "b l d"], chosen: Bool[Tensor, "b l"], number: int) -> Float[Tensor, "b n d"]:
-    """The chosen states of each row, in order, spread evenly over `number` places.
+    """Resample the selected states of each row evenly to `number` states, in order.
 
-    Place i of n has the state i * k // n of the row's k: each of them at least once where k is at most n, an even
-    choice of them where it is more.
+    State i of n is the selected state i * k // n of the row's k: each at least once if k is at most n.
 
     Args:
         states: Of whole sequences.
-        chosen: At least one in each row.
-        number: Number n of places.
+        chosen: Mask of the selected states, at least one in each row.
+        number: Number n of states.
     """
     counts = rearrange(chosen.sum(dim=1), "b -> b 1")
     chosen_first = (~chosen).to(torch.uint8).argsort(dim=1, stable=True)
-    picked = chosen_first.gather(1, torch.arange(number, device=states.device) * counts // number)
-    return states.gather(1, repeat(picked, "b n -> b n d", d=states.shape[-1]))
+    index = chosen_first.gather(1, torch.arange(number, device=states.device) * counts // number)
+    return states.gather(1, repeat(index, "b n -> b n d", d=states.shape[-1]))
 
 
 def choose(logits: Float[Tensor, "b v"], temperature: float, generator: Generators | None) -> Int[Tensor, " b"]:
-    """A token for each row: the likeliest at temperature 0, else one drawn."""
+    """Return a token for each row: the most likely at temperature 0, else a sampled one."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = (logits / temperature).softmax(dim=-1)
     if generator is None or isinstance(generator, Generator):
-        return _drawn(probabilities, generator)
+        return _sampled(probabilities, generator)
     rows = zip(probabilities.split(1), generator, strict=True)
-    return torch.cat([_drawn(row, its_own) for row, its_own in rows])
+    return torch.cat([_sampled(row, own) for row, own in rows])
 
 
-def _drawn(probabilities: Float[Tensor, "b v"], generator: Generator | None) -> Int[Tensor, " b"]:
+def _sampled(probabilities: Float[Tensor, "b v"], generator: Generator | None) -> Int[Tensor, " b"]:
     device = probabilities.device if generator is None else generator.device
-    drawn = torch.multinomial(probabilities.to(device), 1, generator=generator)
-    return rearrange(drawn.to(probabilities.device), "b 1 -> b")
+    tokens = torch.multinomial(probabilities.to(device), 1, generator=generator)
+    return rearrange(tokens.to(probabilities.device), "b 1 -> b")
 
 
 def without_padding(written: Sequence[Int[Tensor, " b"]]) -> list[list[int]]:
-    """The tokens of each row, from those written at each place, which are -1 behind a row's end."""
+    """Return the tokens of each row, from those written at each step, which are -1 after a row's end."""
     return [[token for token in row if token >= 0] for row in torch.stack(list(written), dim=1).tolist()]
 
 
-def axes(places: Int[Tensor, "b l"]) -> Int[Tensor, "b 3 l"]:
-    """Text's rotary positions, the same on all three axes."""
-    return repeat(places, "b l -> b three l", three=3)
+def axes(positions: Int[Tensor, "b l"]) -> Int[Tensor, "b 3 l"]:
+    """Return the rotary positions of text, the same on all three axes."""
+    return repeat(positions, "b l -> b three l", three=3)
 
 
 def align_right(
     ids: Int[Tensor, "b l"], positions: Int[Tensor, "b 3 l"], lengths: Int[Tensor, " b"]
 ) -> tuple[Int[Tensor, "b p"], Int[Tensor, "b 3 p"], Bool[Tensor, "b p"]]:
-    """The first `lengths` tokens of each row with padding on the left, their positions, and which are not padding."""
+    """Return the first `lengths` tokens of each row, padded on the left, their positions, and which are not padding."""
     longest = int(lengths.max())
     index = torch.arange(longest, device=ids.device) - rearrange(longest - lengths, "b -> b 1")
     first = index.clamp(min=0)
@@ -77,7 +76,7 @@ def align_right(
 
 
 BESIDE_WEIGHTS = ("preprocessor_config.json", "chat_template.json")
-"""What of a model's folder is exported as it was."""
+"""Files of a model's folder that are exported unchanged."""
 
 
 class Qwen2_5_VLReasoner(Reasoner):
@@ -87,22 +86,22 @@ class Qwen2_5_VLReasoner(Reasoner):
     tokens. One causal pass gives the chain's loss and the states.
 
     Args:
-        config: Values of `Qwen2_5_VLConfig` for a model with random weights; either this or `pretrained`.
+        config: Values of `Qwen2_5_VLConfig` for a model with random weights; give this or `pretrained`.
         pretrained: Local folder or hub id of a trained model, in transformers' layout, in one file or sharded.
         tokenizer: A `tokenizer.json`, or a folder or hub id that has one; that of `pretrained` when None.
-        num_tokens: Number N of states, and of image tokens where there are any.
+        num_tokens: Number N of states, and of image tokens if there are any.
         summary: The states are those at N learned image tokens after the chain ("learned"), or those at the chain's own
-            tokens and the `<|im_gen_start|>` behind them, spread evenly over N places ("chain": a chain of thought in
-            text alone, without image tokens).
+            tokens and the `<|im_gen_start|>` after them, resampled evenly to N ("chain": a chain of thought in text
+            only, without image tokens).
         image_size: Side of the square that source images are resized to for the vision tower, in pixels.
-        coordinates: The vision tower is also shown where each pixel is (see `PatchLayout`); for small new towers.
+        coordinates: The vision tower also gets the position of each pixel (see `PatchLayout`); for small new towers.
         tune: "lora" trains adapters on the language decoder and the added tokens' embeddings; "full" trains everything,
-            the vision tower too; "frozen" nothing.
+            also the vision tower; "frozen" nothing.
         lora_rank, lora_alpha, lora_dropout: Adapter settings, read when `tune` is "lora".
         generation_template, editing_template: All text before the chain, with `{prompt}` and, for editing, `{image}`.
-        max_chain_tokens: Longer chains are cut to so many tokens in training and in `summarize`.
-        length_groups: The decoder reads a batch in so many groups of rows of similar length, which saves padding and
-            changes no result. Worth it where lengths differ much and a group is still enough work for the device.
+        max_chain_tokens: Longer chains are cut to this number of tokens in training and in `summarize`.
+        length_groups: The decoder reads a batch in this number of groups of rows of similar length, which saves padding
+            and changes no result. Useful if lengths differ much and a group is still enough work for the device.
         dtype: Precision of the weights.
 
     Raises:
@@ -157,7 +156,7 @@ class Qwen2_5_VLReasoner(Reasoner):
             pretrained and (lambda: load_whole(Qwen2_5_VLForConditionalGeneration, locate(pretrained), dtype=weights)),
         )
         net.grow_embedding(model, vocabulary)
-        if tune != "lora":  # Adapters hold the new rows apart; otherwise the matrices are not their origin's any more.
+        if tune != "lora":  # Adapters hold the new rows; otherwise the matrices are no longer their origin's.
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
                 mark_changed(layer.weight)
         self.mllm = net.tuned(model, tune, vocabulary.added, lora_rank, lora_alpha, lora_dropout)
@@ -171,33 +170,33 @@ class Qwen2_5_VLReasoner(Reasoner):
 
     @property
     def qwen(self) -> Qwen2_5_VLForConditionalGeneration:
-        """The library's model, with adapters in place when there are any."""
+        """Return the library's model, with adapters if there are any."""
         return net.untuned(self.mllm)
 
     def blocks(self) -> Iterable[nn.Module]:
-        """The vision tower's blocks, then the decoder's layers."""
+        """Return the vision tower's blocks, then the decoder's layers."""
         return [*self.qwen.model.visual.blocks, *self.qwen.model.language_model.layers]
 
     def export(self, folder: Path) -> None:
         """Write the model, adapters merged, and the tokenizer with the added tokens in transformers' layout.
 
-        The base's own image processor's settings and chat template go with them, where it has any.
+        The base's settings of its image processor and its chat template are copied if it has them.
         """
         net.merged(self.mllm).save_pretrained(folder)
         PreTrainedTokenizerFast(tokenizer_object=self.processor.vocabulary.tokenizer).save_pretrained(folder)
         copy_files(self._pretrained, BESIDE_WEIGHTS, folder)
 
     def standalone(self, folder: Path) -> dict[str, Any]:
-        """The tokenizer's file, and the model's configuration where that is not among the arguments."""
+        """Write the tokenizer's file, and the model's configuration if it is not among the arguments."""
         folder.mkdir(parents=True)
         copy_files(self._pretrained, ("config.json", *BESIDE_WEIGHTS), folder)
-        named = {"tokenizer": shutil.copy(self._tokenizer, folder / "tokenizer.json")}
-        return named if self._pretrained is None else {**named, "pretrained": folder}
+        arguments = {"tokenizer": shutil.copy(self._tokenizer, folder / "tokenizer.json")}
+        return arguments if self._pretrained is None else {**arguments, "pretrained": folder}
 
     def forward(self, batch: Batch) -> Reasoning:
-        """Chain loss (mean cross-entropy over all chain tokens of the batch) and states, teacher-forced in one pass.
+        """Return the chain loss (mean cross-entropy over all chain tokens of the batch) and the states.
 
-        Logits are computed only where a chain token is predicted.
+        One teacher-forced pass computes both; logits only where a chain token is predicted.
         """
         ids, mask = batch.inputs["input_ids"], batch.inputs["chain_mask"]
         hidden = self._read(batch.inputs)
@@ -207,14 +206,14 @@ class Qwen2_5_VLReasoner(Reasoner):
 
     @property
     def question_processor(self) -> Qwen2_5_VLProcessor:
-        """Makes batches of plain questions, as Qwen is asked them in its chat, and answers in the place of chains."""
+        """Return what makes batches of plain questions, in Qwen's chat format, with answers in place of chains."""
         own = self.processor
         plain = (CHAT.replace("{turn}", turn) for turn in ("{prompt}", "{image}{prompt}"))
         return Qwen2_5_VLProcessor(own.vocabulary, own.layout, *plain, max_chain_tokens=own.max_chain_tokens)
 
     @torch.no_grad()
     def likelihood(self, batch: Batch) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
-        """The log-likelihood in nats of each chain, without the token that ends it, and its number of tokens."""
+        """Return the log-likelihood in nats of each chain, without the token that ends it, and its number of tokens."""
         ids, mask = batch.inputs["input_ids"], batch.inputs["chain_mask"]
         words = mask & (ids != self.processor.vocabulary.start)
         logits = self.qwen.lm_head(self._read(batch.inputs)[:, :-1][words[:, 1:]])
@@ -223,7 +222,10 @@ class Qwen2_5_VLReasoner(Reasoner):
         return -torch.zeros(len(ids), device=spent.device).index_add(0, rows, spent), words.sum(dim=1)
 
     def summarize(self, batch: Batch, chains: Sequence[str]) -> Reasoning:
-        """States after given chains, one a sample; those of `generate` if it was written as the tokenizer cuts it."""
+        """Return the states after given chains, one for each sample.
+
+        They equal those of `generate` if the tokenizer splits a chain as it was written.
+        """
         inputs = self.processor(batch.to("cpu").samples(chains)).to(batch.source.device).inputs
         return Reasoning(self._summary(self._read(inputs), inputs), tuple(chains))
 
@@ -242,10 +244,10 @@ class Qwen2_5_VLReasoner(Reasoner):
         A chain ends at `<|im_gen_start|>`, `<|vision_start|>` or `<|endoftext|>`.
 
         Args:
-            batch: Prompts and source images; its chains are not looked at.
-            temperature: Divides the logits before sampling; 0 takes the likeliest token.
-            max_new_tokens: Chains are cut here when the model does not stop.
-            generator: Of drawn tokens, one or one for each sample; torch's default generator when None.
+            batch: Prompts and source images; its chains are not used.
+            temperature: Divides the logits before sampling; 0 takes the most likely token.
+            max_new_tokens: Chains are cut at this length if the model does not stop.
+            generator: Of sampled tokens, one or one for each sample; torch's default generator when None.
             listener: Called with the chains so far after each token.
         """
         rows, states = self.write(batch.inputs, temperature, max_new_tokens, generator, listener)
@@ -260,17 +262,17 @@ class Qwen2_5_VLReasoner(Reasoner):
         generator: Generators | None,
         listener: ChainListener | None = None,
     ) -> tuple[list[list[int]], Float[Tensor, "b n d"]]:
-        """The work of `generate`: the chains' token ids, without what ended them, and the states.
+        """Return the chains' token ids, without what ended them, and the states; see `generate`.
 
-        Prompts are aligned on the right (padding on the left). A row that has ended is fed padding that no later token
-        may attend to, and its positions stand still until the image tokens.
+        Prompts are aligned on the right (padding on the left). A row that has ended gets padding that no later token
+        attends to, and its positions do not advance until the image tokens.
         """
         ids, positions, seen = align_right(inputs["input_ids"], inputs["position_ids"], inputs["prompt_length"])
         embed = self.qwen.get_input_embeddings()
         cache = DynamicCache(config=self.qwen.config.text_config)
-        hidden = self._decode(self._see(ids, inputs), positions, seen, cache)
-        place = positions[:, 0, -1] + 1
-        running = torch.ones_like(place, dtype=torch.bool)
+        hidden = self._decode(self._embed(ids, inputs), positions, seen, cache)
+        position = positions[:, 0, -1] + 1
+        running = torch.ones_like(position, dtype=torch.bool)
         written: list[Tensor] = []
         read: list[Tensor] = []
         for _ in range(max_new_tokens):
@@ -282,13 +284,13 @@ class Qwen2_5_VLReasoner(Reasoner):
             if listener is not None:
                 listener(self._decoded(without_padding(written)))
             seen = torch.cat([seen, rearrange(running, "b -> b 1")], dim=1)
-            hidden = self._decode(embed(rearrange(token, "b -> b 1")), axes(place[:, None]), seen, cache)
+            hidden = self._decode(embed(rearrange(token, "b -> b 1")), axes(position[:, None]), seen, cache)
             read.append(hidden)
-            place = place + running
+            position = position + running
         tail = repeat(self._tail, "l -> b l", b=len(ids))
         seen = torch.cat([seen, torch.ones_like(tail, dtype=torch.bool)], dim=1)
-        places = place[:, None] + torch.arange(tail.shape[1], device=tail.device)
-        read.append(self._decode(embed(tail), axes(places), seen, cache))
+        after = position[:, None] + torch.arange(tail.shape[1], device=tail.device)
+        read.append(self._decode(embed(tail), axes(after), seen, cache))
         if self.summary == "chain":
             columns = torch.stack(written, dim=1) if written else ids[:, :0]
             states = spread(torch.cat(read, dim=1), functional.pad(columns >= 0, (0, 1), value=True), self.num_tokens)
@@ -299,13 +301,13 @@ class Qwen2_5_VLReasoner(Reasoner):
     def _decoded(self, rows: Sequence[list[int]]) -> tuple[str, ...]:
         return tuple(self.processor.vocabulary.decode(row) for row in rows)
 
-    def _see(self, ids: Int[Tensor, "b l"], inputs: Mapping[str, Tensor]) -> Float[Tensor, "b l d"]:
-        """Token embeddings, with the vision tower's output where an image stands."""
+    def _embed(self, ids: Int[Tensor, "b l"], inputs: Mapping[str, Tensor]) -> Float[Tensor, "b l d"]:
+        """Return token embeddings, with the vision tower's output at the image tokens."""
         embeddings = self.qwen.get_input_embeddings()(ids)
         visual = self.qwen.model.visual
         features = visual(inputs["pixel_values"].to(visual.dtype), grid_thw=inputs["image_grid_thw"]).pooler_output
-        places = rearrange(ids == self.processor.vocabulary.image_place, "b l -> b l 1")
-        return embeddings.masked_scatter(places, features.to(embeddings.dtype))
+        visible = rearrange(ids == self.processor.vocabulary.image_pad, "b l -> b l 1")
+        return embeddings.masked_scatter(visible, features.to(embeddings.dtype))
 
     def _decode(
         self,
@@ -314,9 +316,9 @@ class Qwen2_5_VLReasoner(Reasoner):
         seen: Bool[Tensor, "b s"] | None = None,
         cache: DynamicCache | None = None,
     ) -> Float[Tensor, "b l d"]:
-        """Last hidden states, after the final norm.
+        """Return the last hidden states, after the final norm.
 
-        `seen` marks the tokens, cached ones first, that may be attended to; all of them when None.
+        `seen` marks the tokens, cached ones first, that may be attended to; None for all.
         """
         return self.qwen.model.language_model(
             inputs_embeds=embeddings,
@@ -327,8 +329,8 @@ class Qwen2_5_VLReasoner(Reasoner):
         ).last_hidden_state
 
     def _read(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "b l d"]:
-        """Hidden states of whole sequences; padding is on the right, so the causal order alone hides it."""
-        embeddings, positions = self._see(inputs["input_ids"], inputs), inputs["position_ids"]
+        """Return the hidden states of whole sequences; padding is on the right, so the causal order hides it."""
+        embeddings, positions = self._embed(inputs["input_ids"], inputs), inputs["position_ids"]
         if self.length_groups == 1:
             return self._decode(embeddings, positions)
         order = inputs["length"].argsort()
@@ -345,5 +347,5 @@ class Qwen2_5_VLReasoner(Reasoner):
         return rearrange(hidden[inputs["summary_mask"]], "(b n) d -> b n d", n=self.num_tokens)
 
     def _logits(self, hidden: Float[Tensor, "b d"]) -> Float[Tensor, "b v"]:
-        """Of the next token: text, an object or box token, or one that ends the chain."""
+        """Return logits of the next token: text, an object or box token, or one that ends the chain."""
         return self.qwen.lm_head(hidden).float().masked_fill(self._unwritable, -torch.inf)

@@ -1,4 +1,4 @@
-"""How the Qwen2.5-VL network of a reasoner comes to be: configuration, weights, new embedding rows, what is trained."""
+"""Builds the Qwen2.5-VL network of a reasoner: configuration, new embedding rows, and what is trained."""
 
 import inspect
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from reasoners.tokenizer import Vocabulary, model_file
 Tune = Literal["lora", "full", "frozen"]
 
 CACHE = "cache" if "cache" in inspect.signature(Qwen2_5_VLTextModel.forward).parameters else "past_key_values"
-"""What the decoder calls its cache; newer releases of transformers have another name for it."""
+"""The decoder's argument for its cache, which newer releases of transformers have renamed."""
 
 DECODER_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""The linear layers of the language decoder; the vision tower has some of the same names, so the path is part of it."""
+"""The linear layers of the language decoder; the path excludes those of the vision tower with the same names."""
 
 ID_FIELDS = {
     "image_token_id": "<|image_pad|>",
@@ -31,13 +31,13 @@ ID_FIELDS = {
 
 
 def small_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> Qwen2_5_VLConfig:
-    """A model configuration from plain values; ids and vocabulary size follow from the tokenizer.
+    """Build a model configuration from plain values; ids and vocabulary size follow from the tokenizer.
 
-    Where they are not given, the vision tower's output width is the text width, every head has its own key and value,
-    and the rotary sections have Qwen's proportions (2 : 3 : 3 of half a head's width).
+    By default the vision tower's output width is the text width, every head has its own key and value, and the rotary
+    sections have Qwen's proportions (2 : 3 : 3 of half a head's width).
 
     Raises:
-        ValueError: A key that Qwen2.5-VL's configuration does not have, or widths that do not fit.
+        ValueError: Qwen2.5-VL's configuration has no such key, or widths do not fit.
     """
     text = {"vocab_size": len(vocabulary), "bos_token_id": None, "eos_token_id": None, **config.get("text_config", {})}
     vision = {**config.get("vision_config", {})}
@@ -66,7 +66,7 @@ def small_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> Qwen2_5_V
 
 
 def pretrained_config(pretrained: str) -> Qwen2_5_VLConfig:
-    """The configuration of a model in a local folder or on the hub, without its weights.
+    """Read the configuration of a model in a local folder or on the hub, without its weights.
 
     Raises:
         FileNotFoundError: No such model.
@@ -77,15 +77,15 @@ def pretrained_config(pretrained: str) -> Qwen2_5_VLConfig:
         raise ValueError(
             f"'{pretrained}' holds a model of type {values.get('model_type')}, not {Qwen2_5_VLConfig.model_type}"
         )
-    # What is private there, such as the implementation of attention, is not for a folder to say.
+    # A folder must not set what is private, such as the implementation of attention.
     return Qwen2_5_VLConfig.from_dict({name: value for name, value in values.items() if not name.startswith("_")})
 
 
 def grow_embedding(model: Qwen2_5_VLForConditionalGeneration, vocabulary: Vocabulary) -> None:
-    """Make room for added tokens and initialise the new rows: mean of the old ones plus noise of the model's own scale.
+    """Add rows for added tokens: the mean of the old rows plus noise of the model's own scale.
 
-    The noise keeps the N image tokens apart; it comes from torch's default generator, like all initialisation. Qwen's
-    full-size matrices have spare rows beyond its tokenizer, which are used first.
+    The noise makes the N image tokens differ; it comes from torch's default generator, like all initialisation. Qwen's
+    full-size matrices have spare rows after its tokenizer's, which are used first.
     """
     if len(vocabulary) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
@@ -104,7 +104,7 @@ def grow_embedding(model: Qwen2_5_VLForConditionalGeneration, vocabulary: Vocabu
 def tuned(
     model: Qwen2_5_VLForConditionalGeneration, tune: Tune, added: list[int], rank: int, alpha: int, dropout: float
 ) -> nn.Module:
-    """The model with everything trained, nothing, or LoRA on its decoder together with the added tokens' rows."""
+    """Return the model with everything trained, nothing, or LoRA on its decoder and the added tokens' rows."""
     if tune != "lora":
         return model.requires_grad_(tune == "full")
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
@@ -122,12 +122,12 @@ def tuned(
 
 
 def merged(model: nn.Module) -> Qwen2_5_VLForConditionalGeneration:
-    """The Qwen2.5-VL model with its adapters in its weights; a copy where there are any."""
+    """Return the Qwen2.5-VL model with its adapters merged into its weights; a copy if there are any."""
     return deepcopy(model).merge_and_unload() if isinstance(model, PeftModel) else model
 
 
 def untuned(model: nn.Module) -> Qwen2_5_VLForConditionalGeneration:
-    """The Qwen2.5-VL model inside, adapters in place."""
+    """Return the Qwen2.5-VL model inside, with its adapters."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 

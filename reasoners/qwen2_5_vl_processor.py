@@ -1,4 +1,4 @@
-"""Samples to Qwen2.5-VL's token sequences and image patches, in the loader's workers; holds no weights."""
+"""Makes Qwen2.5-VL's token sequences and image patches from samples, in the loader's workers; without weights."""
 
 import re
 from collections.abc import Sequence
@@ -12,24 +12,24 @@ from torch.nn import functional
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from got_core.types import Batch, Sample
-from reasoners.tokenizer import IMAGE_PLACE, VISION_END, VISION_START, Vocabulary
+from reasoners.tokenizer import IMAGE_PAD, VISION_END, VISION_START, Vocabulary
 
 
 @dataclass(frozen=True)
 class PatchLayout:
-    """How the vision tower cuts up an image.
+    """How an image is cut into patches for the vision tower.
 
     Attributes:
         image_size: Side of the square that source images are resized to, in pixels.
         patch_size: Side of a patch in pixels.
         merge_size: Patches, along each side, that become one visual token.
-        temporal_patch_size: Frames a patch spans; a still image is repeated that often.
+        temporal_patch_size: Frames of a patch; a still image is repeated.
         coordinates: The last frame holds the column and row of each pixel, from -1 to 1, instead of the image again.
-            The tower's rotary positions are relative: where something stands in the image it has to make out from the
-            edges, which takes more training than a small tower gets.
+            The tower's rotary positions are relative, so it must learn absolute positions from the edges, which takes
+            more training than a small tower gets.
 
     Raises:
-        ValueError: The side is no whole number of visual tokens, or there is no second frame for coordinates.
+        ValueError: The side is not a multiple of a visual token's, or there is no second frame for coordinates.
     """
 
     image_size: int
@@ -49,11 +49,11 @@ class PatchLayout:
 
     @property
     def side(self) -> int:
-        """Visual tokens along each side of an image."""
+        """Return the number of visual tokens along each side of an image."""
         return self.image_size // (self.patch_size * self.merge_size)
 
     def patches(self, images: Float[Tensor, "i 3 H W"]) -> Float[Tensor, "p c"]:
-        """Images in [-1, 1] resized, normalised and cut as `Qwen2VLImageProcessor` does it.
+        """Resize, normalise and cut images in [-1, 1] as `Qwen2VLImageProcessor` does.
 
         Each image gives (side * merge_size)^2 rows.
         """
@@ -64,8 +64,8 @@ class PatchLayout:
         std = rearrange(torch.tensor(OPENAI_CLIP_STD), "c -> c 1 1")
         frames = repeat(((images + 1) / 2 - mean) / std, "i c h w -> t i c h w", t=self.temporal_patch_size).clone()
         if self.coordinates:
-            places = torch.linspace(-1, 1, self.image_size)
-            frames[-1] = torch.stack([*torch.meshgrid(places, places, indexing="xy"), torch.zeros_like(images[0, 0])])
+            pixels = torch.linspace(-1, 1, self.image_size)
+            frames[-1] = torch.stack([*torch.meshgrid(pixels, pixels, indexing="xy"), torch.zeros_like(images[0, 0])])
         return rearrange(
             frames,
             "t i c (gh mh ph) (gw mw pw) -> (i gh gw mh mw) (c t ph pw)",
@@ -76,24 +76,24 @@ class PatchLayout:
         )
 
     def blank(self) -> Float[Tensor, "p c"]:
-        """Patches of one visual token without content."""
+        """Return the patches of one visual token without content."""
         channels = len(OPENAI_CLIP_MEAN) * self.temporal_patch_size * self.patch_size**2
         return torch.zeros(self.merge_size**2, channels)
 
     def blank_grid(self) -> Int[Tensor, "1 3"]:
-        """The grid of `blank`."""
+        """Return the grid of `blank`."""
         return torch.tensor([[1, self.merge_size, self.merge_size]])
 
     def grids(self, number: int) -> Int[Tensor, "i 3"]:
-        """(frames, rows, columns) of patches for a number of images."""
+        """Return (frames, rows, columns) of patches for a number of images."""
         rows = self.side * self.merge_size
         return torch.tensor([[1, rows, rows]]).expand(number, 3)
 
     def positions(self, length: int, image_start: int | None) -> Int[Tensor, "3 l"]:
-        """Qwen's three-axis rotary positions of a sequence with an image from token `image_start` on, or without one.
+        """Return Qwen's three-axis rotary positions of a sequence, with an image from token `image_start` or without.
 
-        Text counts up on all three axes; an image's tokens share one time step and carry their row and column; the text
-        after it goes on from the largest of these.
+        Text counts up on all three axes; an image's tokens have one time step and their row and column; the text after
+        it continues from the largest of these.
         """
         positions = repeat(torch.arange(length), "l -> three l", three=3).clone()
         if image_start is not None:
@@ -111,10 +111,10 @@ CHAT = (
     "<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
 )
 EARLIER = "Earlier: {request}\n"
-"""How a request of an earlier turn stands where a template has `{earlier}`."""
+"""A request of an earlier turn, as a template's `{earlier}` is filled in."""
 
-PLACES = re.compile(r"\{(prompt|earlier)\}")
-"""What is filled in for each sample; splitting by it leaves the names at the odd places."""
+FIELDS = re.compile(r"\{(prompt|earlier)\}")
+"""What is filled in for each sample; splitting by it leaves the names at odd indices."""
 
 GENERATION_TEMPLATE = CHAT.replace(
     "{turn}", "Follow the caption to generate an image through a chain of thought process: {prompt}"
@@ -128,7 +128,7 @@ EDITING_TEMPLATE = CHAT.replace(
 class Qwen2_5_VLProcessor:
     """Makes batches for `Qwen2_5_VLReasoner`. A sequence is prompt, chain, `<|im_gen_start|>`, N image tokens, padding.
 
-    What Qwen would read after the image tokens (`<|im_gen_end|>` and on) is left out: under causal attention nothing
+    What Qwen would read after the image tokens (`<|im_gen_end|>` and so on) is left out: under causal attention nothing
     that is trained depends on it. Sequences are padded on the right, so causal attention needs no mask.
 
     `Batch.inputs` holds:
@@ -143,12 +143,12 @@ class Qwen2_5_VLProcessor:
     Args:
         vocabulary: Tokenizer and ids.
         layout: How the vision tower cuts up images.
-        generation_template, editing_template: All text before the chain; `{prompt}` and, for editing, `{image}` stand
-            for what is filled in. Where the latter also has `{earlier}`, the requests of earlier turns stand there.
-        max_chain_tokens: Longer chains are cut to so many tokens; the image tokens still follow.
+        generation_template, editing_template: All text before the chain; `{prompt}` and, for editing, `{image}` are
+            filled in, and `{earlier}`, if the latter has it, by the requests of earlier turns.
+        max_chain_tokens: Longer chains are cut to this number of tokens; the image tokens still follow.
 
     Raises:
-        ValueError: A template without its places.
+        ValueError: A template lacks a field.
     """
 
     def __init__(
@@ -168,14 +168,14 @@ class Qwen2_5_VLProcessor:
         self.vocabulary = vocabulary
         self.layout = layout
         self.max_chain_tokens = max_chain_tokens
-        image = VISION_START + IMAGE_PLACE * layout.side**2 + VISION_END
+        image = VISION_START + IMAGE_PAD * layout.side**2 + VISION_END
         self._templates = {False: generation_template, True: editing_template.replace("{image}", image)}
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """A batch with sequences and patches; samples with and without a source image may be mixed."""
+        """Make a batch with sequences and patches; samples with and without a source image may be mixed."""
         batch = Batch.collate(samples)
-        asked = zip(batch.prompts, batch.has_source, batch.earlier, strict=True)
-        prompts = [self.prompt_ids(text, bool(edit), earlier) for text, edit, earlier in asked]
+        requests = zip(batch.prompts, batch.has_source, batch.earlier, strict=True)
+        prompts = [self.prompt_ids(text, bool(edit), earlier) for text, edit, earlier in requests]
         inputs = self.sequences(prompts, [self.chain_ids(chain) for chain in batch.chains])
         images = int(batch.has_source.sum())
         patches = self.layout.patches(batch.source[batch.has_source]) if images else self.layout.blank()
@@ -183,33 +183,33 @@ class Qwen2_5_VLProcessor:
         return replace(batch, inputs={**inputs, "pixel_values": patches, "image_grid_thw": grids})
 
     def prompt_ids(self, prompt: str, edit: bool, earlier: Sequence[str] = ()) -> list[int]:
-        """Everything before the chain; control tokens in the user's words count as blanks."""
+        """Return the tokens before the chain; control tokens in the user's words become blanks."""
         turns = "".join(EARLIER.replace("{request}", request) for request in earlier)
         filled = {"prompt": prompt, "earlier": turns}
-        parts = PLACES.split(self._templates[edit])
+        parts = FIELDS.split(self._templates[edit])
         words = (self.vocabulary.without_controls(filled[part]) if n % 2 else part for n, part in enumerate(parts))
         return self.vocabulary.encode("".join(words))
 
     def chain_ids(self, chain: str) -> list[int]:
-        """A chain's tokens, cut at `max_chain_tokens`."""
+        """Return a chain's tokens, cut at `max_chain_tokens`."""
         return self.vocabulary.encode(self.vocabulary.without_controls(chain))[: self.max_chain_tokens]
 
     def sequences(self, prompts: Sequence[list[int]], chains: Sequence[list[int]]) -> dict[str, Tensor]:
-        """The token tensors of `Batch.inputs` for prompts and chains already in ids."""
+        """Return the token tensors of `Batch.inputs` for prompts and chains given as ids."""
         vocabulary, layout = self.vocabulary, self.layout
         tail = [vocabulary.start, *vocabulary.image_tokens]
         rows = [[*prompt, *chain, *tail] for prompt, chain in zip(prompts, chains, strict=True)]
         length = max(len(row) for row in rows)
-        starts = [row.index(vocabulary.image_place) if vocabulary.image_place in row else None for row in rows]
+        starts = [row.index(vocabulary.image_pad) if vocabulary.image_pad in row else None for row in rows]
         lengths, prompt_length = (torch.tensor([len(ids) for ids in parts]) for parts in (rows, prompts))
         summary_stop = rearrange(lengths, "b -> b 1")
         summary_start = summary_stop - len(vocabulary.image_tokens)
-        place = torch.arange(length)
+        index = torch.arange(length)
         return {
             "input_ids": torch.tensor([row + [vocabulary.padding] * (length - len(row)) for row in rows]),
             "position_ids": torch.stack([layout.positions(length, start) for start in starts]),
             "length": lengths,
             "prompt_length": prompt_length,
-            "chain_mask": (place >= rearrange(prompt_length, "b -> b 1")) & (place < summary_start),
-            "summary_mask": (place >= summary_start) & (place < summary_stop),
+            "chain_mask": (index >= rearrange(prompt_length, "b -> b 1")) & (index < summary_start),
+            "summary_mask": (index >= summary_start) & (index < summary_stop),
         }

@@ -1,4 +1,4 @@
-"""Trains the tokenizer that the scene recipes ship: `python -m reasoners.scenes_tokenizer [path]`."""
+"""Trains the tokenizer of the scene recipes: `python -m reasoners.scenes_tokenizer [path]`."""
 
 import re
 import sys
@@ -20,16 +20,16 @@ WORDS_AND_NUMBERS = Regex(
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, path: str | Path, whole: Sequence[str] = ()) -> Tokenizer:
-    """Train a byte-level BPE on some texts and write it as one `tokenizer.json`.
+    """Train a byte-level BPE on texts and write it as one `tokenizer.json`.
 
-    Any text stays encodable, byte by byte if need be. Qwen's control tokens follow the trained entries, as in Qwen's
+    Any text can be encoded, if necessary byte by byte. Qwen's control tokens follow the trained entries, as in Qwen's
     own vocabulary, and are never part of a merge.
 
     Args:
-        texts: The texts to be written later; control tokens in them are recognised.
-        vocab_size: Entries in all, control tokens included.
-        path: Where to write; its folder is made when it is missing.
-        whole: Words or numbers that must be single tokens whether or not they are frequent in `texts`.
+        texts: Texts like those that will be written; control tokens in them are recognised.
+        vocab_size: Number of entries, including control tokens.
+        path: Of the file; its folder is made if needed.
+        whole: Words or numbers that must be single tokens, however rare in `texts`.
 
     Raises:
         ValueError: The size leaves no room for every piece in `whole`.
@@ -62,16 +62,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: str | Path, who
 
 PATH = "recipes/assets/scenes_tokenizer.json"
 VOCAB_SIZE = 600
-DEFAULT_SAMPLES, VARIED_SAMPLES = 4_000, 2_000
-GRID = 32
-COORDINATES = tuple(str(min(SIDE - 1, round(step * SIDE / GRID))) for step in range(GRID + 1))
+COORDINATES = tuple(str(min(SIDE - 1, round(step * SIDE / 32))) for step in range(33))
 """Every coordinate that a 32-pixel scene can have."""
 
 
 def texts() -> Iterator[str]:
-    """Prompts and chains of the default scenes, and of scenes with every shape, colour and background there is."""
-    yield from corpus(DEFAULT_SAMPLES)
-    yield from corpus(VARIED_SAMPLES, shapes=tuple(SHAPES), colours=tuple(COLOURS), backgrounds=tuple(BACKGROUNDS))
+    """Yield prompts and chains of the default scenes, and of scenes with all shapes, colours and backgrounds."""
+    yield from corpus(4_000)
+    yield from corpus(2_000, shapes=tuple(SHAPES), colours=tuple(COLOURS), backgrounds=tuple(BACKGROUNDS))
 
 
 if __name__ == "__main__":

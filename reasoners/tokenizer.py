@@ -1,4 +1,4 @@
-"""Qwen's control tokens, the image tokens added to them, and what a reasoner needs to know of its tokenizer."""
+"""Qwen's control tokens, the added image tokens, and what a reasoner needs from its tokenizer."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from got_core.paths import locate
 
 PADDING = "<|endoftext|>"
-IMAGE_PLACE = "<|image_pad|>"
+IMAGE_PAD = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 GROUNDING_TOKENS = (
     "<|object_ref_start|>",
@@ -31,26 +31,26 @@ QWEN_TOKENS = (
     VISION_START,
     VISION_END,
     "<|vision_pad|>",
-    IMAGE_PLACE,
+    IMAGE_PAD,
     "<|video_pad|>",
 )
 """Qwen2.5-VL's own control tokens, in the order of their ids (151643 to 151656 in the full vocabulary)."""
 
 GENERATION_START, GENERATION_END = "<|im_gen_start|>", "<|im_gen_end|>"
 STOP_TOKENS = (GENERATION_START, VISION_START, PADDING)
-"""What ends a chain."""
+"""Tokens that end a chain."""
 
 
 def image_tokens(number: int) -> list[str]:
-    """The names of the N image tokens."""
+    """Return the names of the N image tokens."""
     return [f"<|im_gen_{index:04d}|>" for index in range(number)]
 
 
 def model_file(source: str, filename: str) -> Path:
-    """The path of a file of a model, given as a folder or a hub id; a path to a `.json` file is that file.
+    """Return the path of a file of a model, given as a folder or a hub id; a path to a `.json` file is that file.
 
     Raises:
-        FileNotFoundError: Neither here nor on the hub.
+        FileNotFoundError: It is neither on this machine nor on the hub.
     """
     path = Path(locate(source))
     if path.exists():
@@ -68,14 +68,14 @@ def model_file(source: str, filename: str) -> Path:
 
 
 def copy_files(source: str | None, names: Sequence[str], folder: Path) -> None:
-    """Copy those files of a model that it has into a folder; none without a model."""
+    """Copy the named files of a model that exist into a folder; nothing without a model."""
     for name in names if source else ():
         with suppress(FileNotFoundError):
             shutil.copy(model_file(str(source), name), folder)
 
 
 class Vocabulary:
-    """A tokenizer with Qwen's control tokens, and the N image tokens appended to it. Picklable.
+    """A picklable tokenizer with Qwen's control tokens and N appended image tokens.
 
     Args:
         tokenizer: Any byte-level tokenizer that has Qwen's control tokens; it is changed in place.
@@ -83,9 +83,9 @@ class Vocabulary:
 
     Attributes:
         added: Ids of `<|im_gen_start|>`, `<|im_gen_end|>`, then the image tokens (the reference's order).
-        new: Those of them that the tokenizer did not have yet.
+        new: Those that the tokenizer did not have.
         stops: Ids that end a chain.
-        writable: Ids a chain may consist of: ordinary text and Qwen's object, box and quad tokens.
+        writable: Ids that a chain may have: ordinary text and Qwen's object, box and quad tokens.
 
     Raises:
         ValueError: The tokenizer lacks one of Qwen's control tokens.
@@ -102,7 +102,7 @@ class Vocabulary:
         self.new = [id_ for id_ in self.added if id_ >= before]
         self.stops = [tokenizer.token_to_id(token) for token in STOP_TOKENS]
         self.padding = tokenizer.token_to_id(PADDING)
-        self.image_place = tokenizer.token_to_id(IMAGE_PLACE)
+        self.image_pad = tokenizer.token_to_id(IMAGE_PAD)
         self.start = tokenizer.token_to_id(GENERATION_START)
         self.image_tokens = [tokenizer.token_to_id(token) for token in image_tokens(num_tokens)]
         controls = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
@@ -114,17 +114,17 @@ class Vocabulary:
         return int(self.tokenizer.get_vocab_size())
 
     def id(self, token: str) -> int:
-        """The id of a token that is known to exist."""
+        """Return the id of a token that exists."""
         return int(self.tokenizer.token_to_id(token))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text whose control tokens are meant."""
+        """Return the ids of a text, with control tokens in it recognised."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids, with Qwen's object and box tokens written out."""
+        """Return the text of ids, including Qwen's object and box tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def without_controls(self, text: str) -> str:
-        """A text in which control tokens that a user may have typed are blanks; object, box and quad tokens stay."""
+        """Replace control tokens that a user may have typed by blanks; object, box and quad tokens stay."""
         return self._control.sub(" ", text)

@@ -79,8 +79,8 @@ def lexemes(text: str) -> list[Lexeme]:
         start, end = here.start, here.end
         for opening, closing in _BRACKETS if here.kind == "box" else ():
             start, end = _with_brackets(text, (start, end), (before.end, after.start), opening, closing)
-        opened = before.kind == "box_start" and _blank(text, before.end, start)
-        closed = after.kind == "box_end" and _blank(text, end, after.start)
+        opened = before.kind == "box_start" and not text[before.end : start].strip()
+        closed = after.kind == "box_end" and not text[end : after.start].strip()
         if opened:
             joined.pop()
         joined.append(
@@ -124,10 +124,6 @@ def _with_brackets(
     if before.endswith(opening) and after.startswith(closing):
         return limits[0] + len(before) - len(opening), limits[1] - len(after) + len(closing)
     return span
-
-
-def _blank(text: str, start: int, end: int) -> bool:
-    return not text[start:end].strip()
 
 
 Box = tuple[int, int, int, int]

@@ -1,9 +1,11 @@
-"""`got evaluate`: one function a suite, each with its own options; nothing heavy is imported before a suite runs."""
+"""`got evaluate`, one function a suite, and `got compare`; nothing heavy is imported before one runs."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 from got_core.cli.options import Count, Seed, Size, Whole
@@ -20,12 +22,6 @@ GROUNDING_DINO = "IDEA-Research/grounding-dino-tiny"
 
 DINO = "facebook/dinov2-base"
 """Compares images, unless another folder or hub id is given."""
-
-NONE = "none"
-"""Leaves out the scores of a model."""
-
-SCENES = "scenes"
-"""In place of a path: drawn scenes, which need no files."""
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """That images can be generated in, as Lightning calls them; detectors always run in the first."""
@@ -114,7 +110,7 @@ def geneval(
     devices: Devices,
     *,
     per_prompt: Count | None = None,
-    detector: str | None = None,
+    detector: str = MASK2FORMER,
     clip: str = CLIP,
 ) -> None:
     """Score GenEval's prompts by a detector.
@@ -139,7 +135,7 @@ def layout(
     devices: Devices,
     *,
     per_prompt: Count | None = None,
-    detector: str | None = None,
+    detector: str = GROUNDING_DINO,
 ) -> None:
     """Score how well images keep to their planned boxes.
 
@@ -325,18 +321,46 @@ def conversation(cases: Cases, sampling: Sampling, devices: Devices, *, keep_res
     _run("conversation", locals())
 
 
-_ELSEWHERE = {"precision": None, "reference_scale": None, "best_of": 4, "temperature": 1.0, "keep_rest": False}
-"""What suites that share code read of each other's options."""
+def compare(a: str, b: str) -> None:
+    """Say whether one results.json is better than another, item by item.
 
-_SHARED = dict.fromkeys(("interaction", "plans", "conversation"), "case")
-"""Suites that are one module."""
+    Args:
+        a: Results of got evaluate.
+        b: Results of the same suite.
+
+    Raises:
+        UserError: They cannot be compared.
+
+    Example:
+        got compare first/results.json second/results.json
+    """
+    from got_core.evaluation.compare import difference_table, differences, same_evaluator, what_differs
+    from got_core.evaluation.results import OVERALL, print_table, read_results
+
+    first, second = (read_results(Path(file)) for file in (a, b))
+    found = differences(first, second)
+    comparable = same_evaluator(first, second)
+    for metric, parts in found.items():
+        print_table(difference_table(parts, first, second, metric, comparable))
+        common = parts[OVERALL].items
+        if common < max(len(first.items), len(second.items)):
+            print(f"compared over the {common} items of both: A has {len(first.items)}, B {len(second.items)}")
+    tested = sum(len(parts) - 1 for parts in found.values())
+    print(
+        f"p-value: how likely so large a difference is if A and B do not differ (sign-flip test), corrected for the "
+        f"number of tests (Holm): {tested} of categories, {len(found)} overall"
+    )
+    for line in what_differs(first, second):
+        print(f"A and B differ in {line}")
+    if not comparable:
+        print("got: A and B were scored by different evaluators: no difference is called significant", file=sys.stderr)
 
 
 def _run(suite: str, given: Mapping[str, Any]) -> None:
-    """Hand the arguments of a suite's function, groups of them spread out, to the module that does it."""
-    options = {"suite": suite, **_ELSEWHERE}
+    """Hand the arguments of a suite's function, groups of them spread out, to the suite's module."""
+    options: dict[str, Any] = {}
     for name, value in given.items():
         options |= asdict(value) if isinstance(value, Images | Sampling | Devices | Cases) else {name: value}
-    module = import_module(f"got_core.cli.{_SHARED.get(suite, suite)}_evaluation")
+    module = import_module(f"got_core.evaluation.suites.{suite}")
     hide_expected()
-    module.evaluate(Namespace(**options), ())
+    module.evaluate(Namespace(**options))

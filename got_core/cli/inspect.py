@@ -55,7 +55,7 @@ def inspect(
     size = size or trained_size(recipe.as_dict())
     if size is None:
         raise UserError("the recipe does not say how large its images are: give --size HEIGHTxWIDTH")
-    setup = Setup.of(recipe, nodes * devices, size, not text_to_image, tflops, bandwidth)
+    setup = Setup.of(recipe, nodes * devices, size, edits=not text_to_image, tflops=tflops, bandwidth=bandwidth)
     console = Console()
     for part in report(recipe, setup, memory, price):
         console.print(part, highlight=False)

@@ -23,7 +23,7 @@ COMMANDS = {
     "fit": Command("train", "fit", "Train a recipe, then score it."),
     "validate": Command("train", "validate", "Score a checkpoint on its recipe's validation set."),
     "inspect": Command("inspect", "inspect", "Print what training a recipe costs, without weights or data."),
-    "study": Command("study", "study", "Train and score variants x backbones x seeds, or what is left of them."),
+    "study": Command("train", "study", "Train and score variants x backbones x seeds, or what is left of them."),
     "generate": Command("generate", "generate", "Generate an image from a prompt."),
     "edit": Command("generate", "edit", "Edit an image by an instruction."),
     "reason": Command("generate", "reason", "Print only the reasoning chain."),
@@ -37,10 +37,10 @@ COMMANDS = {
     "evaluate interaction": Command("evaluate", "interaction", "Check that a change changes nothing else."),
     "evaluate plans": Command("evaluate", "plans", "Measure what checks of plans add."),
     "evaluate conversation": Command("evaluate", "conversation", "Score edits in several turns."),
-    "compare": Command("compare", "compare", "Say whether one results.json is better than another, item by item."),
+    "compare": Command("evaluate", "compare", "Say whether one results.json is better than another, item by item."),
     "import-official": Command("weights", "import_official", "Turn the released GoT checkpoint into a folder of ours."),
     "export": Command("weights", "export", "Write a run's components in the layouts of transformers and diffusers."),
-    "completion": Command("completion", "completion", "Print a script that completes `got` in a shell."),
+    "completion": Command("parsing", "completion", "Print a script that completes `got` in a shell."),
 }
 """Each command by the words that call it."""
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from got_core.cli.main import HELP
+from got_core.cli.main import COMMANDS, HELP, function_of
 from got_core.cli.options import read_by
 from got_core.errors import UserError, did_you_mean
 
@@ -160,3 +160,25 @@ def _explain(text: str, name: str, function: Callable[..., None], words: Sequenc
         given = [word.partition("=")[2] or after for word, after in pairs if word.partition("=")[0] == flag]
         return f"{flag}: expected {expected}" + (f", got '{given[-1]}'" if given else "")
     return text.removeprefix("argument ")
+
+
+def completion(shell: Literal["bash", "zsh"]) -> None:
+    """Print a script that completes `got` in a shell.
+
+    Args:
+        shell: bash or zsh.
+
+    Example:
+        got completion bash > ~/.local/share/bash-completion/completions/got
+    """
+    top, groups = ArgumentParser(prog="got"), {}
+    commands = top.add_subcommands()
+    for name, command in COMMANDS.items():
+        group, _, member = name.rpartition(" ")
+        if group and group not in groups:
+            parser = ArgumentParser(prog=f"got {group}")
+            commands.add_subcommand(group, parser, help=group)
+            groups[group] = parser.add_subcommands()
+        siblings = groups[group] if group else commands
+        siblings.add_subcommand(member, parser_of(name, function_of(name)), help=command.help)
+    print(top.get_completion_script(f"shtab-{shell}"))

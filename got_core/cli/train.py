@@ -1,10 +1,13 @@
-"""`got fit` and `got validate`."""
+"""`got fit`, `got validate` and `got study`."""
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from got_core.cli.options import Count
 from got_core.errors import UserError, as_user_error, hide_expected
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ def fit(
         raise UserError("got fit needs a recipe: --config FILE")
     if weights and ckpt_path:
         raise UserError("--weights begins a new run and --ckpt_path resumes one: give one of the two")
-    from got_core.evaluation.suites.callbacks import FinalScores
+    from got_core.evaluation.callbacks import FinalScores
     from got_core.training.run_folder import check_replaced, occupied, replacing
     from got_core.training.running import running
 
@@ -133,3 +136,25 @@ def _score(recipe: "Recipe") -> None:
     recipe.trainer.validate(
         recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, verbose=False, weights_only=True
     )
+
+
+def study(file: str, *, jobs: Count | None = None, output: str = "runs") -> None:
+    """Train and score variants x backbones x seeds, or what is left of them.
+
+    Args:
+        file: A study, such as recipes/studies/components.yaml.
+        jobs: Runs at a time; by default one a GPU, else one a core.
+        output: Folder that gets a folder for each study.
+
+    Raises:
+        UserError: The study or one of its recipes is wrong, another study works on one of its runs, or some runs
+            failed.
+
+    Example:
+        got study recipes/studies/components.yaml --jobs 2
+    """
+    if find_spec("matplotlib") is None:
+        raise UserError("a study's diagrams need matplotlib: pip install 'got-framework[study]'")
+    from got_core.studies.study import run_study
+
+    run_study(file, jobs, Path(output))

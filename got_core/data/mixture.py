@@ -77,8 +77,6 @@ class Mixture(Dataset[Sample]):
                 raise ValueError(f"source {number} ({kind}) has weight {source.weight}; a weight is above zero")
             if not len(source.dataset):  # type: ignore[arg-type]
                 raise ValueError(f"source {number} ({kind}) is empty")
-        if length < 1:
-            raise ValueError(f"a mixture needs a length of at least 1, not {length}")
         self.sources = tuple(sources)
         self.length = length
         self.seed = seed

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import (
     AutoConfig,
     AutoProcessor,
+    CLIPModel,
+    CLIPProcessor,
     GroundingDinoForObjectDetection,
     Mask2FormerForUniversalSegmentation,
     Mask2FormerImageProcessor,
@@ -27,12 +29,14 @@ from got_core.detection.base import (
     load_frozen,
     weight_files,
 )
-from got_core.detection.mask2former import Mask2FormerDetector
+from got_core.detection.mask2former import ClipColours, Mask2FormerDetector
 from got_core.detection.open_vocabulary import GroundingDinoDetector, OwlDetector
 from got_core.detection.scenes import SCENE_RULES, SceneDetector
 from got_core.errors import UserError, one_line
 from got_core.paths import locate
 from got_core.weights.files import checksum
+
+D = TypeVar("D")
 
 SCENES = "scenes"
 """Name of the detector of rendered scenes, which has no weights."""
@@ -81,7 +85,9 @@ def load_geneval_detector(detector: str, clip: str) -> GenEvalDetector:
     if detector == SCENES:
         return GenEvalDetector(SceneDetector(), SCENE_RULES, {"detector": SCENES})
     sources = {"detector": detector, "colours": clip}
-    loaded = Mask2FormerDetector.from_saved(detector, clip)
+    model = load_frozen(Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, detector)
+    colours = ClipColours(*load_frozen(CLIPModel, CLIPProcessor, clip))
+    loaded = _built(Mask2FormerDetector, detector, *model, colours)
     files = {f"{part}/{file.name}": file for part, source in sources.items() for file in weight_files(source)}
     return GenEvalDetector(loaded, MASK2FORMER, sources, files, loaded.input)
 
@@ -143,11 +149,16 @@ def load_layout_detector(source: str) -> LayoutDetector:
         raise UserError(f"{source} cannot be loaded as a detector: {one_line(error)}") from error
     for family, processor, detector in FAMILIES:
         if isinstance(config, family.config_class):
-            try:
-                made = detector(*load_frozen(family, processor, source))
-            except ValueError as error:
-                raise UserError(f"{source}: {one_line(error)}") from error
+            made = _built(detector, source, *load_frozen(family, processor, source))
             files = {f"detector/{file.name}": file for file in weight_files(source)}
             return LayoutDetector(made, source, config.model_type, files)
     kinds = ", ".join(family.__name__ for family, _, _ in FAMILIES)
     raise UserError(f"{source} is a {config.model_type}, not one of {kinds}, nor `{SCENES}`")
+
+
+def _built(detector: Callable[..., D], source: str, *parts: Any) -> D:
+    """A detector of its parts; a UserError where they do not fit."""
+    try:
+        return detector(*parts)
+    except ValueError as error:
+        raise UserError(f"{source}: {one_line(error)}") from error

@@ -11,8 +11,7 @@ from torch.nn.functional import interpolate, normalize, pad
 from transformers import CLIPModel, CLIPProcessor, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
 
 from got_core.chain.parser import SIDE
-from got_core.detection.base import MASK2FORMER, Detection, Detector, load_frozen
-from got_core.errors import UserError
+from got_core.detection.base import MASK2FORMER, Detection, Detector
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 """Pixels."""
@@ -104,15 +103,6 @@ class ClipColours(nn.Module):
         self.model = model
         self.processor: Any = processor
         self._captions: dict[str, Float[Tensor, "colours d"]] = {}
-
-    @classmethod
-    def from_saved(cls, source: str) -> "ClipColours":
-        """Load it from a folder in transformers' layout or a hub id.
-
-        Raises:
-            UserError: There is no complete CLIP.
-        """
-        return cls(*load_frozen(CLIPModel, CLIPProcessor, source))
 
     @torch.no_grad()
     def forward(self, image: UInt8[Tensor, "3 H W"], masks: Bool[Tensor, "n H W"], labels: Sequence[str]) -> list[str]:
@@ -218,19 +208,6 @@ class Mask2FormerDetector(nn.Module, Detector):
         config: Any = model.config
         self.classes = geneval_names(config.id2label)
         self.colour_words = COLOUR_WORDS if colours is not None else ()
-
-    @classmethod
-    def from_saved(cls, source: str, clip: str) -> "Mask2FormerDetector":
-        """Load both models from folders in transformers' layout or hub ids.
-
-        Raises:
-            UserError: One of them cannot be loaded, or its labels are not COCO's.
-        """
-        saved = load_frozen(Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, source)
-        try:
-            return cls(*saved, ClipColours.from_saved(clip))
-        except ValueError as error:
-            raise UserError(f"{source}: {error}") from error
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> list[list[Detection]]:
         """Detect the objects of each image with their colours, images in [-1, 1]; the most probable classes first."""

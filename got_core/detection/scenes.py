@@ -21,18 +21,6 @@ from got_core.detection.base import UNKNOWN, Detection, Detector, Rules
 SAME_COLOUR = 60.0
 """Colours within this distance count as the same when the background is separated from objects."""
 
-FARTHEST = 90.0
-"""A pixel at a greater distance than this from every mixture has no colour."""
-
-COVERED = 0.5
-"""A pixel belongs to an object when at least this fraction of it is covered."""
-
-FULL_COLOUR_PREFERENCE = 0.1
-"""Weight of the distance to the pure colour relative to that to the mixture; it decides between two mixtures."""
-
-BORDER_PIXELS = 256
-"""Most pixels of the border that are compared with one another."""
-
 
 @dataclass(frozen=True)
 class ColourMap:
@@ -55,7 +43,7 @@ def border_colour(pixels: Float[ndarray, "h w 3"]) -> Float[ndarray, " 3"]:
     """Find the dominant colour of an image's border: the mean of its largest group of similar pixels."""
     sides = [pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]]
     border = np.concatenate(sides)
-    border = border[:: -(-len(border) // BORDER_PIXELS)]
+    border = border[:: -(-len(border) // 256)]  # at most 256 pixels are compared with one another
     differences = rearrange(border, "n c -> n 1 c") - rearrange(border, "m c -> 1 m c")
     similar = np.linalg.norm(differences, axis=-1) < SAME_COLOUR
     return border[similar[similar.sum(axis=1).argmax()]].mean(axis=0)
@@ -73,10 +61,11 @@ def colour_map(
     coverage = np.clip(np.einsum("hwc,kc->khw", offset, directions) / lengths, 0, 1)
     mixtures = np.einsum("khw,kc->khwc", coverage, directions)
     off_mixture = reduce((rearrange(offset, "h w c -> 1 h w c") - mixtures) ** 2, "k h w c -> k h w", "sum")
-    label = (off_mixture + FULL_COLOUR_PREFERENCE * (1 - coverage) ** 2 * lengths).argmin(axis=0)
+    to_pure_colour = (1 - coverage) ** 2 * lengths  # its small weight decides between two mixtures
+    label = (off_mixture + 0.1 * to_pure_colour).argmin(axis=0)
     best = rearrange(label, "h w -> 1 h w")
-    near = np.take_along_axis(off_mixture, best, axis=0)[0] <= FARTHEST**2
-    covered = near & (np.take_along_axis(coverage, best, axis=0)[0] >= COVERED)
+    near = np.take_along_axis(off_mixture, best, axis=0)[0] <= 90.0**2  # farther pixels have no colour
+    covered = near & (np.take_along_axis(coverage, best, axis=0)[0] >= 0.5)
     return ColourMap(colours=tuple(offsets), coverage=coverage, label=label, covered=covered)
 
 
@@ -96,12 +85,6 @@ FINEST = 128
 INWARDS, OUTWARDS = 1, 2
 """Pixels by which each side of the best box may differ from that of the covered pixels: it may leave out one pixel that
 sticks out, and include tips that are too thin to cover half of a pixel."""
-
-LONGEST = 4 / 3
-"""Shapes are as wide as high; a box with a greater ratio of its sides is no shape."""
-
-FULL_QUANTILE = 0.8
-"""An object's full colour is this quantile of its pixels, so that a dull colour does not make it seem thin."""
 
 NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
@@ -191,7 +174,7 @@ def eight_bit(images: Float[Tensor, "b 3 H W"]) -> Float[ndarray, "b h w 3"]:
 
 def object_coverage(colours: ColourMap, index: int, patch: Bool[ndarray, "h w"]) -> Float[ndarray, "h w"]:
     """Compute the fraction of each pixel that an object covers: of its patch, and of partly covered ones around it."""
-    full = np.quantile(colours.coverage[index][patch], FULL_QUANTILE)
+    full = np.quantile(colours.coverage[index][patch], 0.8)  # an object of a dull colour is not thin
     own = patch | (ndimage.binary_dilation(patch, structure=NEIGHBOURS) & ~colours.covered)
     return np.where(own, np.minimum(colours.coverage[index] / full, 1), 0)
 
@@ -199,8 +182,10 @@ def object_coverage(colours: ColourMap, index: int, patch: Bool[ndarray, "h w"])
 def fit_shape(coverage: Float[ndarray, "h w"], own: PixelBox, shapes: tuple[str, ...]) -> tuple[str, PixelBox, float]:
     """Find the shape and the box in pixels, near the object's own, that overlap best with its coverage.
 
+    Shapes are as wide as high, so boxes whose sides differ by more than a third are left out.
+
     Returns:
-        Shape, box and overlap. The overlap is 0 where no near box has sides within the ratio `LONGEST`.
+        Shape, box and overlap; the overlap is 0 where no box is left.
     """
     x1, y1, x2, y2 = own
     total = coverage.sum()
@@ -208,7 +193,7 @@ def fit_shape(coverage: Float[ndarray, "h w"], own: PixelBox, shapes: tuple[str,
     for height, width in product(_sides(y1, y2), _sides(x1, x2)):
         top, bottom = _starts(y1, y2, height, coverage.shape[0])
         left, right = _starts(x1, x2, width, coverage.shape[1])
-        if bottom < top or right < left or max(height, width) > LONGEST * min(height, width):
+        if bottom < top or right < left or max(height, width) > 4 / 3 * min(height, width):
             continue
         masks, areas = _templates(shapes, height, width)
         windows = sliding_window_view(coverage[top : bottom + height, left : right + width], (height, width))

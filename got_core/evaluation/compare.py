@@ -1,6 +1,7 @@
-"""Two results of a suite held against each other, item by item."""
+"""Compares two results of a suite, item by item: paired differences with intervals and tests."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,16 +9,17 @@ from jaxtyping import Float
 from numpy import ndarray
 from rich.table import Table
 
+from got_core.detection.base import FROM
 from got_core.errors import UserError
-from got_core.evaluation.results import OVERALL, Better, Key, SuiteResults
+from got_core.evaluation.results import OVERALL, SEED, Better, Results, shown
 from got_core.evaluation.statistics import (
     AGREE,
     FEWEST,
     SIGNIFICANT,
     Interval,
-    chance,
     holm,
     interval,
+    p_value,
     resampled,
     stratified,
 )
@@ -25,16 +27,22 @@ from got_core.evaluation.statistics import (
 UNNAMED = "(no category)"
 """Stands for the category of items that have none, where others do."""
 
+SHOWN = 80
+"""Characters of a value that `what_differs` shows."""
+
+Key = tuple[str, str, int]
+"""Category and key of an item, and how many items before it in the same file have the same two."""
+
 
 @dataclass(frozen=True)
 class PairedDifference:
     """How much higher the second result is than the first on the items of both.
 
     Attributes:
-        first, second: Their scores; overall the plain means of the categories.
+        first, second: Their means; overall the plain means of the categories.
         interval: 95% bootstrap interval of second - first, over items; None for fewer than `FEWEST` items, or where
-            all differ alike, which says nothing of others.
-        chance: How likely such a difference is by chance, corrected for how many were tested.
+            all differences agree, which says nothing of other items.
+        p_value: Of the sign-flip test, corrected for the number of tests.
         items: How many both have.
         smallest: How many there are in the smallest category.
     """
@@ -42,15 +50,15 @@ class PairedDifference:
     first: float
     second: float
     interval: Interval | None
-    chance: float
+    p_value: float
     items: int
     smallest: int
 
-    def verdict(self, better: Better) -> str:
-        """Whether the difference is more than chance, and if so what it means."""
+    def conclusion(self, better: Better) -> str:
+        """Say whether the difference is significant, and if so which result is better."""
         if self.smallest < FEWEST:
             return "too few items"
-        if self.chance >= SIGNIFICANT:
+        if self.p_value >= SIGNIFICANT:
             return "not significant"
         if better is None:
             return "significant"
@@ -58,23 +66,27 @@ class PairedDifference:
 
 
 Differences = dict[str, dict[str, PairedDifference]]
-"""By figure and category, `OVERALL` last."""
+"""By metric and category, `OVERALL` last."""
 
 
-def differences(first: SuiteResults, second: SuiteResults, seed: int = 0) -> Differences:
-    """Paired differences over the items that both have; the same for a seed.
+def differences(first: Results, second: Results) -> Differences:
+    """Return paired differences over the items that both have; the same for the same results.
 
-    Chances are corrected for their number (Holm): those of categories among themselves, and those overall.
+    P-values are corrected for their number (Holm): those of categories among themselves, and those overall.
 
     Raises:
         UserError: The results are of different suites, or have no scored item in common.
     """
     if first.suite != second.suite:
         raise UserError(f"{first.name} is of suite {first.suite}, {second.name} of {second.suite}: nothing to compare")
-    found = {}
-    for figure in first.figures:
-        if shared := _shared(first, second, figure):
-            found[figure] = _by_category(first, second, figure, shared, seed)
+    scores = [_keyed(results) for results in (first, second)]
+    common = sorted(scores[0].keys() & scores[1].keys())
+    found: Differences = {}
+    for metric in first.metrics:
+        pairs = {key: (scores[0][key].get(metric), scores[1][key].get(metric)) for key in common}
+        pairs = {key: pair for key, pair in pairs.items() if None not in pair}
+        if pairs:
+            found[metric] = _by_category(pairs)
     if not found:
         raise UserError(
             f"{first.name} and {second.name} have no scored item in common ({len(first.items)} and {len(second.items)})"
@@ -82,29 +94,34 @@ def differences(first: SuiteResults, second: SuiteResults, seed: int = 0) -> Dif
     return _corrected(found)
 
 
+def same_evaluator(first: Results, second: Results) -> bool:
+    """Whether both were scored by the same evaluator, wherever it was loaded from."""
+    return _evaluator(first) == _evaluator(second)
+
+
 def difference_table(
-    found: Mapping[str, PairedDifference], first: SuiteResults, second: SuiteResults, figure: str, judged_alike: bool
+    found: Mapping[str, PairedDifference], first: Results, second: Results, metric: str, comparable: bool
 ) -> Table:
-    """Differences in a figure for people to read; without verdicts where other judges gave the scores."""
-    better = first.figures[figure]
-    title = f"{figure}{f' ({better} is better)' if better else ''}\nA: {first.name}\nB: {second.name}"
+    """Return a table of the differences in a metric; without conclusions where the evaluators differ."""
+    better = first.metrics[metric]
+    title = f"{metric}{f' ({better} is better)' if better else ''}\nA: {first.name}\nB: {second.name}"
     table = Table("category", title=title, title_justify="left")
-    for heading in ("items", "A", "B", "B - A", "95% interval", "by chance", "difference"):
+    for heading in ("items", "A", "B", "B - A", "95% interval", "p-value", "difference"):
         table.add_column(heading, justify="right")
     for name, entry in found.items():
-        figures = (f"{entry.first:.3f}", f"{entry.second:.3f}", f"{entry.second - entry.first:+.3f}")
-        span = "-" if entry.interval is None else f"{entry.interval[0]:+.3f} to {entry.interval[1]:+.3f}"
-        verdict = entry.verdict(better) if judged_alike else "judged otherwise"
-        table.add_row(name, str(entry.items), *figures, span, f"{entry.chance:.4f}", verdict)
+        means = (shown(entry.first), shown(entry.second), shown(entry.second - entry.first, "+"))
+        span = "-" if entry.interval is None else " to ".join(shown(end, "+") for end in entry.interval)
+        conclusion = entry.conclusion(better) if comparable else "different evaluators"
+        table.add_row(name, str(entry.items), *means, span, f"{entry.p_value:.4f}", conclusion)
     return table
 
 
-def what_differs(first: SuiteResults, second: SuiteResults) -> Iterator[str]:
-    """What else differs between two results than their scores, one line each."""
+def what_differs(first: Results, second: Results) -> Iterator[str]:
+    """Yield what else differs between two results than their scores, one line each."""
     for kind, of_first, of_second in (
-        ("judge", first.judge or {}, second.judge or {}),
+        ("evaluator", _evaluator(first), _evaluator(second)),
         ("counts", first.counts, second.counts),
-        ("seeds", first.seeds, second.seeds),
+        ("seeds", first.origin["seeds"], second.origin["seeds"]),
     ):
         for name in sorted(of_first.keys() | of_second.keys()):
             one, other = of_first.get(name), of_second.get(name)
@@ -112,40 +129,44 @@ def what_differs(first: SuiteResults, second: SuiteResults) -> Iterator[str]:
                 yield f"{kind}, {name}: A {_short(one)}, B {_short(other)}"
 
 
-def _short(value: object, most: int = 80) -> str:
+def _evaluator(results: Results) -> dict[str, object]:
+    return {name: value for name, value in results.origin["evaluator"].items() if name != FROM}
+
+
+def _short(value: object) -> str:
     text = str(value)
-    return text if len(text) <= most else text[:most] + " ..."
+    return text if len(text) <= SHOWN else text[:SHOWN] + " ..."
 
 
-def _shared(first: SuiteResults, second: SuiteResults, figure: str) -> list[Key]:
-    """Items that have a figure in both."""
-    both = first.items.keys() & second.items.keys()
-    scored = (first, second)
-    return sorted(key for key in both if all(results.items[key].get(figure) is not None for results in scored))
+def _keyed(results: Results) -> dict[Key, Mapping[str, float | None]]:
+    counts: Counter[tuple[str, str]] = Counter()
+    scores: dict[Key, Mapping[str, float | None]] = {}
+    for item in results.items:
+        pair = item.category or "", item.key
+        scores[*pair, counts[pair]] = item.scores
+        counts[pair] += 1
+    return scores
 
 
-def _by_category(
-    first: SuiteResults, second: SuiteResults, figure: str, shared: Sequence[Key], seed: int
-) -> dict[str, PairedDifference]:
+def _by_category(pairs: Mapping[Key, tuple[float | None, float | None]]) -> dict[str, PairedDifference]:
     found: dict[str, PairedDifference] = {}
     gaps: dict[str, Float[ndarray, " items"]] = {}
     means: dict[str, Float[ndarray, " draws"]] = {}
-    for place, category in enumerate(sorted({key[0] for key in shared})):
-        keys = [key for key in shared if key[0] == category]
-        pairs = np.array([[results.items[key][figure] for key in keys] for results in (first, second)], dtype=float)
-        name = category or UNNAMED
-        gaps[name] = pairs[1] - pairs[0]
-        means[name] = resampled(gaps[name], np.ones(len(keys)), seed + place)
-        span = _interval(means[name], gaps[name], len(keys))
-        one, other = (float(mean) for mean in pairs.mean(axis=1))
-        found[name] = PairedDifference(one, other, span, chance([gaps[name]], seed + place), len(keys), len(keys))
+    for index, category in enumerate(sorted({key[0] for key in pairs})):
+        own = np.array([pair for key, pair in pairs.items() if key[0] == category], dtype=float)
+        name, seed = category or UNNAMED, SEED + index
+        gaps[name] = own[:, 1] - own[:, 0]
+        means[name] = resampled(gaps[name], np.ones(len(own)), seed)
+        span = _interval(means[name], gaps[name], len(own))
+        first, second = own.mean(axis=0).tolist()
+        found[name] = PairedDifference(first, second, span, p_value([gaps[name]], seed), len(own), len(own))
     parts, smallest = list(found.values()), min(map(len, gaps.values()))
     overall = PairedDifference(
         first=float(np.mean([part.first for part in parts])),
         second=float(np.mean([part.second for part in parts])),
         interval=_interval(stratified(means), np.concatenate(list(gaps.values())), smallest),
-        chance=chance(list(gaps.values()), seed),
-        items=len(shared),
+        p_value=p_value(list(gaps.values()), SEED),
+        items=len(pairs),
         smallest=smallest,
     )
     return {OVERALL: overall} if list(found) == [UNNAMED] else {**found, OVERALL: overall}
@@ -156,10 +177,10 @@ def _interval(means: Float[ndarray, " draws"], gaps: Float[ndarray, " items"], s
 
 
 def _corrected(found: Differences) -> Differences:
-    """The same with chances that count how many differences were tested."""
-    places = [(figure, name) for figure, parts in found.items() for name in parts]
-    for family in ([place for place in places if (place[1] == OVERALL) == overall] for overall in (True, False)):
-        adjusted = holm([found[figure][name].chance for figure, name in family])
-        for (figure, name), value in zip(family, adjusted, strict=True):
-            found[figure][name] = replace(found[figure][name], chance=value)
+    """The same with p-values that are corrected for the number of tests."""
+    tests = [(metric, name) for metric, parts in found.items() for name in parts]
+    for family in ([test for test in tests if (test[1] == OVERALL) == overall] for overall in (True, False)):
+        adjusted = holm([found[metric][name].p_value for metric, name in family])
+        for (metric, name), value in zip(family, adjusted, strict=True):
+            found[metric][name] = replace(found[metric][name], p_value=value)
     return found

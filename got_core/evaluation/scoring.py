@@ -1,314 +1,339 @@
-"""Scores the items of a dataset under a Trainer, each rank a part of them, and resumes where it was interrupted."""
+"""The scorer of all suites: scores items under a Trainer, each rank a part of them; can be interrupted and resumed."""
 
 import hashlib
 import json
+import os
+import sys
 from abc import ABC, abstractmethod
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics import Metric
 
 from got_core.data.images import load_image
 from got_core.detection.base import FROM
+from got_core.errors import UserError, one_line
 
-Loaded = tuple[int, Float[Tensor, "3 _ _"] | None, str]
-"""An image's place, the image in [-1, 1] where it can be read, and why where it cannot; sizes differ in a batch."""
+Image = Float[Tensor, "3 _ _"]
+"""An image in [-1, 1], of any size."""
 
 
-class FigureTable(Metric):
-    """One row an item, one column a figure; NaN where an item has no such figure.
+class ScoreTable(Metric):
+    """One row an item, one column a metric; NaN where an item has no such score.
 
-    Ranks hold the figures of different items. An item that several ranks have looked at counts once: its figures are
-    the same, and the highest is kept.
+    Ranks hold the scores of different items. An item that several ranks have scored counts once: its scores are the
+    same, and the highest is used.
 
     Args:
-        items: How many there are.
-        names: Of the figures.
+        items: Number of items.
+        metrics: Names of the columns.
         **settings: torchmetrics' own settings.
     """
 
     full_state_update = False
     values: Tensor
 
-    def __init__(self, items: int, names: Sequence[str], **settings: Any) -> None:
+    def __init__(self, items: int, metrics: Sequence[str], **settings: Any) -> None:
         super().__init__(**settings)
-        self.names = tuple(names)
-        self.add_state("values", torch.full((items, len(self.names)), -torch.inf), dist_reduce_fx="max")
+        self.add_state("values", torch.full((items, len(metrics)), -torch.inf), dist_reduce_fx="max")
 
-    def update(self, places: Int[Tensor, " k"], values: Float[Tensor, "k figures"]) -> None:
-        """Note the figures of the items at some places; NaN leaves what is there.
+    def update(self, indices: Int[Tensor, " k"], values: Float[Tensor, "k metrics"]) -> None:
+        """Write the scores of some items; NaN leaves a score as it is.
 
         Raises:
-            ValueError: A figure is infinite.
+            ValueError: A score is infinite.
         """
         if values.isinf().any():
-            raise ValueError(f"figures must be finite or NaN, got {values.tolist()}")
-        self.values[places] = torch.where(values.isnan(), self.values[places], values.to(self.values))
+            raise ValueError(f"scores must be finite or NaN, got {values.tolist()}")
+        self.values[indices] = torch.where(values.isnan(), self.values[indices], values.to(self.values))
 
-    def compute(self) -> Float[Tensor, "items figures"]:
-        """All figures, in order."""
+    def compute(self) -> Float[Tensor, "items metrics"]:
+        """Return all scores, in the order of the items."""
         return torch.where(self.values.isinf(), torch.nan, self.values)
 
 
-FILE = "verdicts-{}.jsonl"
-"""Of a rank."""
+CACHE = "cache"
+"""Folder beside `results.json` that holds the scores of single items."""
 
-Said = Mapping[str, Any]
-"""A verdict, as JSON."""
-
-
-def verdict_key(content: bytes, asked: Any) -> str:
-    """Stands for a file's bytes and what is asked of it, which must fit into JSON."""
-    question = json.dumps(asked, sort_keys=True)
-    return hashlib.sha256(hashlib.sha256(content).digest() + question.encode()).hexdigest()
+Entry = Mapping[str, Any]
+"""Scores and details of an item, as JSON."""
 
 
-class VerdictStore:
-    """Verdicts of one judge in a folder; each rank reads those of all, and adds to a file of its own.
+def cache_key(content: bytes, question: Any) -> str:
+    """Return a hash of a file's bytes and of what is scored in it, which must be valid JSON."""
+    text = json.dumps(question, sort_keys=True)
+    return hashlib.sha256(hashlib.sha256(content).digest() + text.encode()).hexdigest()
+
+
+class ScoreCache:
+    """Scores by one evaluator, in a folder; each rank reads the files of all ranks and appends to its own.
 
     Args:
-        folder: That of `results.json`.
-        judge: The judge's description, thresholds and checksums of weights included.
-        rank: Of this process.
-
-    Attributes:
-        known: Verdicts of this judge that were there when the store was opened, by `verdict_key`.
-    """
-
-    def __init__(self, folder: Path, judge: Mapping[str, Any], rank: int = 0) -> None:
-        described = {name: value for name, value in judge.items() if name != FROM}
-        self.judge = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        self.file = folder / FILE.format(rank)
-        self.known: dict[str, Said] = {}
-        for file in sorted(folder.glob(FILE.format("*"))):
-            for line in file.read_text(encoding="utf-8").split("\n"):
-                entry = _entry(line)
-                if entry.get("judge") == self.judge:
-                    self.known[entry["key"]] = entry["said"]
-        self._begin_line()
-
-    def add(self, key: str, said: Said) -> None:
-        """Write down a verdict before anything else is judged."""
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"judge": self.judge, "key": key, "said": dict(said)}) + "\n")
-
-    def _begin_line(self) -> None:
-        """End a line that an interruption has left half written."""
-        if self.file.exists() and self.file.read_bytes()[-1:] not in (b"", b"\n"):
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write("\n")
-
-
-def _entry(line: str) -> Mapping[str, Any]:
-    """What a line holds; nothing where it was written only in part."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return {}
-    return entry if isinstance(entry, dict) and {"key", "said"} <= entry.keys() else {}
-
-
-FOLDER = "verdicts"
-"""Beside `results.json`, where what was found of items is kept; apart, as sets of items may be tables in a folder."""
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """What was found of items is kept from one run to the next.
-
-    Attributes:
         output: The folder of `results.json`.
-        judge: The description of who scores them: what others have found is not taken.
+        evaluator: Description of the evaluator, thresholds and checksums of weights included; scores by others are
+            not used. The paths that it was loaded from (`FROM`) do not matter.
     """
 
-    output: Path
-    judge: Mapping[str, Any]
+    def __init__(self, output: Path, evaluator: Mapping[str, Any]) -> None:
+        described = {name: value for name, value in evaluator.items() if name != FROM}
+        self.evaluator = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        self.folder = output / CACHE
 
-    def open(self, rank: int) -> VerdictStore:
-        """The store of a rank."""
-        folder = self.output / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        return VerdictStore(folder, self.judge, rank)
+    def read(self) -> dict[str, Entry]:
+        """Return the entries of this evaluator by `cache_key`; lines that were written in part are skipped."""
+        entries: dict[str, Entry] = {}
+        for file in sorted(self.folder.glob("scores-*.jsonl")):
+            for text in file.read_text(encoding="utf-8").split("\n"):
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    continue
+                if isinstance(line, dict) and line.get("evaluator") == self.evaluator and "entry" in line:
+                    entries[line["key"]] = line["entry"]
+        return entries
+
+    def append(self, rank: int, key: str, entry: Entry) -> None:
+        """Write an entry into a rank's file, on a line of its own even if the last line was written in part."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / f"scores-{rank}.jsonl"
+        line = json.dumps({"evaluator": self.evaluator, "key": key, "entry": dict(entry)})
+        with file.open("a+b") as lines:
+            if lines.seek(0, os.SEEK_END):
+                lines.seek(-1, os.SEEK_END)
+                line = line if lines.read() == b"\n" else f"\n{line}"
+            lines.write(f"{line}\n".encode())
 
 
 class Items(Dataset[Any], ABC):
-    """What is scored: gives (place, ...) for each place, and says why where an item cannot be read."""
+    """What is scored. `items[index]` gives what `ItemScoring.score` needs, or raises OSError or ValueError."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def content(self, place: int) -> tuple[bytes, Any]:
-        """All that the figures of an item follow from: bytes, and what is asked of them, which must fit into JSON.
+    def content(self, index: int) -> tuple[bytes, Any]:
+        """Return everything that an item's scores depend on: bytes, and a question that must be valid JSON.
 
         Raises:
             OSError, ValueError: It cannot be read.
         """
 
 
-class ItemRead(NamedTuple):
-    """An item on its way to `score`.
-
-    Attributes:
-        place: Among the items.
-        key: Stands for its content; empty where that cannot be read, or nothing is kept.
-        said: What is known of it.
-        item: None where something is known.
-    """
-
-    place: int
-    key: str
-    said: Said | None
-    item: Any
-
-
-class _Known(Dataset[ItemRead]):
-    """Items, or what is known of them; these are not decoded."""
-
-    def __init__(self, items: Items, known: Mapping[str, Said] | None) -> None:
-        self.items, self.known = items, known
-
-    def __getitem__(self, place: int) -> ItemRead:
-        if self.known is None:
-            return ItemRead(place, "", None, self.items[place])
-        try:
-            key = verdict_key(*self.items.content(place))
-        except (OSError, ValueError):
-            return ItemRead(place, "", None, self.items[place])
-        said = self.known.get(key)
-        return ItemRead(place, key, said, self.items[place] if said is None else None)
-
-
-class ItemScoring(LightningModule, ABC):
-    """`trainer.test` scores every item; the ranks' figures are joined when all have done their share.
-
-    What is found of an item is kept when it is there, and known items are not scored again. One with a remark is, as
-    that says that something could not be found out.
-
-    Args:
-        items: What is scored.
-        names: Of the figures.
-        batch_size: Items that `score` is given at a time.
-        num_workers: Processes that read items.
-        keeping: Where what was found is kept; None keeps nothing.
-
-    Attributes:
-        found: After the test, the figures of each item, NaN where it has none.
-        details: What else was said of an item, by its place.
-        notes: What there is to say of an item, by its place; of one without figures, why.
-    """
-
-    found: Float[Tensor, "items figures"]
-
-    def __init__(
-        self,
-        items: Items,
-        names: Sequence[str],
-        batch_size: int = 8,
-        num_workers: int = 0,
-        keeping: Keeping | None = None,
-    ) -> None:
-        super().__init__()
-        self.items = items
-        self.names = tuple(names)
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.keeping = keeping
-        self.store: VerdictStore | None = None
-        self.table = FigureTable(len(items), names)
-        self.details: dict[int, dict[str, Any]] = {}
-        self.notes: dict[int, str] = {}
-        self.fresh: dict[int, dict[str, Any]] = {}
-
-    @abstractmethod
-    def score(self, batch: list[Any]) -> None:
-        """Look at some items and `note` what was found."""
-
-    def recall(self, place: int, said: Said) -> None:
-        """Take what is known of an item."""
-        self.note(place, said)
-
-    def note(self, place: int, figures: Mapping[str, Any]) -> None:
-        """Keep figures of an item, and what else is said of it in JSON; figures left out stay as they are."""
-        self.fresh.setdefault(place, {}).update(figures)
-        self.details[place] = {name: said for name, said in figures.items() if name not in self.names}
-        values = torch.tensor([[float(figures.get(name, torch.nan)) for name in self.names]], device=self.device)
-        self.table.update(torch.tensor([place], device=self.device), values)
-
-    def readable(self, batch: Sequence[Loaded]) -> Iterator[tuple[list[int], Float[Tensor, "k 3 H W"]]]:
-        """Images that could be read, stacked by size, with their places; of the others it is remarked why not."""
-        alike: dict[torch.Size, list[tuple[int, Tensor]]] = {}
-        for place, image, problem in batch:
-            if image is None:
-                self.remark(place, problem)
-            else:
-                alike.setdefault(image.shape, []).append((place, image.to(self.device)))
-        for group in alike.values():
-            places, images = zip(*group, strict=True)
-            yield list(places), torch.stack(images)
-
-    def remark(self, place: int, text: str) -> None:
-        """Keep a remark on an item."""
-        self.notes[place] = f"{self.notes[place]}; {text}" if place in self.notes else text
-
-    def test_dataloader(self) -> DataLoader:
-        """This rank's share, every so many items; one that is scored twice where there is none left for it."""
-        rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        self.store = self.keeping.open(rank) if self.keeping else None
-        share = list(range(len(self.items))[rank::ranks] or range(1))
-        read = Subset(_Known(self.items, self.store.known if self.store else None), share)
-        return DataLoader(read, batch_size=self.batch_size, collate_fn=list, num_workers=self.num_workers)
-
-    def test_step(self, batch: list[ItemRead], batch_idx: int) -> None:
-        """Score what nothing is known of, in full precision whatever the Trainer's, and keep what is found."""
-        new = [read for read in batch if read.said is None]
-        for read in batch:
-            if read.said is not None:
-                self.recall(read.place, read.said)
-        self.fresh = {}
-        if new:
-            with torch.autocast(self.device.type, enabled=False):
-                self.score([read.item for read in new])
-        for read in new:
-            if self.store and read.key and read.place not in self.notes:
-                self.store.add(read.key, self.fresh[read.place])
-
-    def on_test_epoch_end(self) -> None:
-        """Join what the ranks have found."""
-        self.found = torch.atleast_2d(self.table.compute()).cpu()  # torchmetrics makes one value a scalar
-        if self.trainer.world_size > 1:
-            shares: list[Any] = [None] * self.trainer.world_size
-            distributed.all_gather_object(shares, (self.details, self.notes))
-            self.details = {place: said for details, _ in shares for place, said in details.items()}
-            self.notes = {place: text for _, notes in shares for place, text in notes.items()}
-
-
-class PictureFiles(Items):
-    """The images of a list of files, those that cannot be read with the reason.
+class ImageFiles(Items):
+    """The images of a list of files, in [-1, 1].
 
     Args:
         files: The images.
-        asked: What each is asked, where that is not the same of all.
+        questions: What is scored in each, where it differs between images.
     """
 
-    def __init__(self, files: Sequence[Path], asked: Sequence[Any] | None = None) -> None:
-        self.files, self.asked = files, asked
+    def __init__(self, files: Sequence[Path], questions: Sequence[Any] | None = None) -> None:
+        self.files, self.questions = files, questions
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> Loaded:
-        try:
-            return place, load_image(self.files[place]), ""
-        except (ValueError, OSError) as error:
-            return place, None, str(error)
+    def __getitem__(self, index: int) -> Image:
+        return load_image(self.files[index])
 
-    def content(self, place: int) -> tuple[bytes, Any]:
-        """The file's bytes, and what is asked."""
-        return self.files[place].read_bytes(), self.asked[place] if self.asked else None
+    def content(self, index: int) -> tuple[bytes, Any]:
+        """Return the file's bytes and the question."""
+        return self.files[index].read_bytes(), self.questions[index] if self.questions else None
+
+
+@dataclass
+class _ItemRead:
+    """An item that was read, found in the cache, or could not be read; Lightning moves it to the device.
+
+    Attributes:
+        index: Of the item.
+        key: Its `cache_key`; empty where nothing is cached or its content cannot be read.
+        entry: From the cache.
+        item: As the dataset gives it.
+        problem: Why it cannot be read.
+    """
+
+    index: int
+    key: str = ""
+    entry: Entry | None = None
+    item: Any = None
+    problem: str = ""
+
+
+class _Reader(Dataset[_ItemRead]):
+    """Reads items that are not in the cache; what is cached is not decoded."""
+
+    def __init__(self, items: Items, entries: Mapping[str, Entry] | None) -> None:
+        self.items, self.entries = items, entries
+
+    def __getitem__(self, index: int) -> _ItemRead:
+        try:
+            key = "" if self.entries is None else cache_key(*self.items.content(index))
+            if self.entries and key in self.entries:
+                return _ItemRead(index, key, self.entries[key])
+            return _ItemRead(index, key, item=self.items[index])
+        except (OSError, ValueError) as error:
+            return _ItemRead(index, problem=str(error))
+
+
+class ItemScoring(LightningModule, ABC):
+    """`trainer.test` scores every item; the scores of all ranks are gathered at the end.
+
+    Scores are cached item by item. An item with a remark is not cached, as something of it could not be found out.
+
+    Args:
+        items: What is scored.
+        metrics: Names of the scores.
+        batch_size: Items that `score` is given at a time.
+        num_workers: Processes that read items.
+        cache: Where scores are cached; None caches nothing.
+
+    Attributes:
+        scores: After the test, the scores of each item, NaN where it has none.
+        details: What else is known of each item, by index.
+        remarks: What could not be found out of an item, by index; for one that has no scores, why.
+    """
+
+    scores: Float[Tensor, "items metrics"]
+
+    def __init__(
+        self,
+        items: Items,
+        metrics: Sequence[str],
+        batch_size: int = 8,
+        num_workers: int = 0,
+        cache: ScoreCache | None = None,
+    ) -> None:
+        super().__init__()
+        self.items, self.metrics = items, tuple(metrics)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.cache = cache
+        self.table = ScoreTable(len(items), metrics)
+        self.details: dict[int, dict[str, Any]] = {}
+        self.remarks: dict[int, str] = {}
+        self.new: dict[int, dict[str, Any]] = {}
+
+    @abstractmethod
+    def score(self, batch: Mapping[int, Any]) -> None:
+        """Score some items, by index, and `record` the scores of each."""
+
+    def record(self, index: int, values: Mapping[str, Any]) -> None:
+        """Write an item's scores, and whatever else `values` says of it; scores that are left out stay as they are."""
+        self.new.setdefault(index, {}).update(values)
+        extra = {name: value for name, value in values.items() if name not in self.metrics}
+        self.details.setdefault(index, {}).update(extra)
+        row = torch.tensor([[float(values.get(name, torch.nan)) for name in self.metrics]], device=self.device)
+        self.table.update(torch.tensor([index], device=self.device), row)
+
+    def remark(self, index: int, text: str) -> None:
+        """Note that something of an item could not be found out."""
+        self.details.setdefault(index, {})
+        self.remarks[index] = f"{self.remarks[index]}; {text}" if index in self.remarks else text
+
+    def by_size(self, batch: Mapping[int, Image]) -> Iterator[tuple[list[int], Float[Tensor, "k 3 H W"]]]:
+        """Yield images stacked by size, with their indices."""
+        groups: dict[torch.Size, list[int]] = {}
+        for index, image in batch.items():
+            groups.setdefault(image.shape, []).append(index)
+        for indices in groups.values():
+            yield indices, torch.stack([batch[index] for index in indices]).to(self.device)
+
+    def test_dataloader(self) -> DataLoader:
+        """Return this rank's items, every so many; a rank without any scores one that another rank scores too."""
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        own = list(range(len(self.items))[rank::ranks] or range(1))
+        reader = _Reader(self.items, self.cache.read() if self.cache else None)
+        return DataLoader(
+            Subset(reader, own), batch_size=self.batch_size, collate_fn=list, num_workers=self.num_workers
+        )
+
+    def test_step(self, batch: list[_ItemRead], batch_idx: int) -> None:
+        """Score the items that are not cached, in full precision whatever the Trainer's, and cache their scores."""
+        for read in batch:
+            if read.entry is not None:
+                self.record(read.index, read.entry)
+            elif read.problem:
+                self.remark(read.index, read.problem)
+        unscored = {read.index: read.item for read in batch if read.entry is None and not read.problem}
+        self.new = {}
+        if unscored:
+            with torch.autocast(self.device.type, enabled=False):
+                self.score(unscored)
+        for read in batch:
+            if self.cache and read.index in self.new and read.index not in self.remarks:
+                self.cache.append(self.trainer.global_rank, read.key, self.new[read.index])
+
+    def on_test_epoch_end(self) -> None:
+        """Gather what all ranks have found.
+
+        Raises:
+            ValueError: An item was not scored.
+        """
+        self.scores = torch.atleast_2d(self.table.compute()).cpu()  # torchmetrics makes one value a scalar
+        if self.trainer.world_size > 1:
+            parts: list[Any] = [None] * self.trainer.world_size
+            distributed.all_gather_object(parts, (self.details, self.remarks))
+            self.details = {index: entry for details, _ in parts for index, entry in details.items()}
+            self.remarks = {index: text for _, remarks in parts for index, text in remarks.items()}
+        if len(self.details) < len(self.items):
+            raise ValueError(f"{len(self.items) - len(self.details)} of {len(self.items)} items were not scored")
+
+
+PRECISION = "32-true"
+"""Of generation, unless another is given; evaluators always run in it."""
+
+
+def evaluation_trainer(options: Namespace) -> Trainer:
+    """Return a Trainer for `predict` and `test`; it shards no data and logs nothing.
+
+    Args:
+        options: With `accelerator`, `devices`, `num_nodes` and `precision`.
+
+    Raises:
+        UserError: There are no such devices.
+    """
+    precision: Any = getattr(options, "precision", None) or PRECISION
+    try:
+        return Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            precision=precision,
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=sys.stdout.isatty(),
+        )
+    except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
+        raise UserError(
+            f"--accelerator {options.accelerator} --devices {options.devices}: {one_line(error)}"
+        ) from error
+
+
+@contextmanager
+def interruptible(trainer: Trainer, folder: Path) -> Iterator[None]:
+    """After Ctrl-C, say that what is done so far is saved."""
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt(f"what is done so far is saved in {folder}; the same command resumes") from None
+        raise
+
+
+def score_items(trainer: Trainer, scoring: ItemScoring, output: Path) -> bool:
+    """Score all items; returns whether this is the rank that writes results into `output`."""
+    with interruptible(trainer, output):
+        trainer.test(scoring, verbose=False)
+    return trainer.is_global_zero

@@ -14,23 +14,23 @@ DRAWS = 10_000
 """Resamples of a bootstrap, and random signs of a test."""
 
 LEVEL = 0.95
-"""Share of the draws that an interval holds."""
+"""Fraction of the draws that an interval holds."""
 
 FEWEST = 20
-"""With fewer items than this, resampling them says too little: no interval is given."""
+"""With fewer items than this, resampling says too little: no interval is given."""
 
 NUMBERS_AT_ONCE = 2**20
-"""Numbers that are drawn together, which bounds the memory that a bootstrap or a test takes."""
+"""Random numbers that are generated together, which bounds the memory of a bootstrap or a test."""
 
 AGREE = 1e-9
-"""Values no further apart are the same."""
+"""Values that differ by no more than this are the same."""
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """A category's mean with its doubt.
+    """A category's mean with its bootstrap distribution.
 
     Attributes:
         mean: Over its items, weighted.
@@ -53,7 +53,7 @@ class Stratum:
 
 
 def stratum(values: Sequence[float], weights: Sequence[float], seed: int) -> Stratum:
-    """A category from the values of its items and their weights; the same for a seed.
+    """Return a category from the values of its items and their weights; the same for a seed.
 
     Raises:
         ValueError: No item, or one without weight.
@@ -66,7 +66,7 @@ def stratum(values: Sequence[float], weights: Sequence[float], seed: int) -> Str
 def resampled(
     values: Float[ndarray, " p"], weights: Float[ndarray, " p"], seed: int, draws: int = DRAWS
 ) -> Float[ndarray, " draws"]:
-    """Weighted means of the bootstrap's resamples (`scipy.stats.bootstrap`); the same for a seed.
+    """Return weighted means of the bootstrap's resamples (`scipy.stats.bootstrap`); the same for a seed.
 
     Raises:
         ValueError: No item, or one without weight.
@@ -88,23 +88,23 @@ def resampled(
 
 
 def _batch(items: int) -> int:
-    """How many resamples of so many items are drawn together."""
+    """Return the number of resamples that are generated together."""
     return max(1, NUMBERS_AT_ONCE // items)
 
 
 def interval(means: Float[ndarray, " draws"], level: float = LEVEL) -> Interval:
-    """The percentiles between which that share of the means lies."""
+    """Return the percentiles between which a fraction `level` of the means lies."""
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def stratified(means: Mapping[str, Float[ndarray, " draws"]]) -> Float[ndarray, " draws"]:
-    """The plain mean over categories of each draw, the items of each category drawn for themselves."""
+    """Return the plain mean over categories of each draw; each category is resampled on its own."""
     return np.stack(list(means.values())).mean(axis=0)
 
 
 def overall_interval(strata: Mapping[str, Stratum]) -> Interval | None:
-    """95% interval of the plain mean over categories; None where a category has none.
+    """Return the 95% interval of the plain mean over categories; None where a category has none.
 
     That of the stratified bootstrap, widened by the intervals of the categories whose items agree: squared distances
     from the means add up (Zou and Donner, "Construction of confidence limits about effect measures", 2008).
@@ -121,11 +121,11 @@ def overall_interval(strata: Mapping[str, Stratum]) -> Interval | None:
     return middle - below, middle + above
 
 
-def wilson(share: float, number: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval of a share of so many yes-or-no answers."""
+def wilson(fraction: float, number: int, level: float = LEVEL) -> Interval:
+    """Return Wilson's score interval of a fraction of `number` yes-or-no answers."""
     z = NormalDist().inv_cdf((1 + level) / 2)
-    middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
-    half = z * sqrt(share * (1 - share) / number + z**2 / (4 * number**2)) / (1 + z**2 / number)
+    middle = (fraction + z**2 / (2 * number)) / (1 + z**2 / number)
+    half = z * sqrt(fraction * (1 - fraction) / number + z**2 / (4 * number**2)) / (1 + z**2 / number)
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
@@ -137,8 +137,7 @@ class Estimate:
         mean: Of the values.
         low, high: The interval; None where the values do not differ, as a single one does not.
         number: How many values there were.
-        chance: How likely a mean so far from zero is if it were zero in truth (Student's t test, two-sided); None
-            where there is no interval.
+        chance: P-value of Student's t test that the mean is zero, two-sided; None where there is no interval.
     """
 
     mean: float
@@ -149,9 +148,9 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and Student's t interval of independent values; None where there are none.
+    """Return mean and Student's t interval of independent values; None where there are none.
 
-    Values that are the same figure have no interval: shares of few samples often are, which says nothing of spread.
+    Values that are all the same have no interval: fractions of few samples often are, which says nothing of spread.
 
     The interval takes the values as draws of a normal distribution and says nothing of the samples they were scored
     on: it is about another seed.
@@ -167,14 +166,14 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 SIGNIFICANT = 0.05
-"""Chance below which a difference is called significant."""
+"""P-value below which a difference is called significant."""
 
 DECIMALS = 12
 """Decimals of a mean that are compared, so that equal means with other rounding errors are equal."""
 
 
-def chance(strata: Sequence[Float[ndarray, " _"]], seed: int) -> float:
-    """How likely a mean so far from zero is when each difference might as well have the other sign; two-sided.
+def p_value(strata: Sequence[Float[ndarray, " _"]], seed: int) -> float:
+    """Return the p-value of the sign-flip test: how likely a mean so far from zero is if signs are random; two-sided.
 
     The test of Fisher ("The Design of Experiments", 1935) by `scipy.stats.permutation_test`: with all signs where
     there are at most `DRAWS` ways to choose them, else with random ones. It holds for any number of differences.
@@ -205,11 +204,11 @@ def chance(strata: Sequence[Float[ndarray, " _"]], seed: int) -> float:
     return float(test.pvalue)
 
 
-def holm(chances: Sequence[float]) -> list[float]:
-    """Chances that count how many differences were tested (Holm, 1979): each is of its own place, in the same order."""
-    adjusted = [0.0] * len(chances)
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for the number of tests (Holm, 1979), in the same order."""
+    adjusted = [0.0] * len(p_values)
     highest = 0.0
-    for rank, place in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
-        highest = max(highest, min(1.0, (len(chances) - rank) * chances[place]))
-        adjusted[place] = highest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
     return adjusted

@@ -1,6 +1,6 @@
 """Costs of one training step of a system, by component: parameters, FLOPs, and the memory of activations."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -122,16 +122,16 @@ def step_cost(system: GoTSystem, batch: Batch) -> StepCost:
         run.stage = made
         parameter.grad = None
 
-    with ShapeRun() as run, _metered(system, run) as codec, ExitStack() as hooks:
+    with ShapeRun() as run, _encoding_flops(system.codec, run) as encoding, ExitStack() as hooks:
         for parameter in system.parameters():
             if parameter.requires_grad:
                 hooks.callback(parameter.register_post_accumulate_grad_hook(release).remove)
         reasoning = system.reasoner(batch)
         forward = {"reasoner": run.flops}
-        guidance = system.guidance(reasoning, batch, codec)
-        forward["guidance"] = run.flops - forward["reasoner"] - codec.flops
+        guidance = system.guidance(reasoning, batch, system.codec)
+        forward["guidance"] = run.flops - forward["reasoner"] - encoding()
         denoising = system.denoising_loss(batch, guidance)
-        forward["backbone"] = run.flops - forward["reasoner"] - forward["guidance"] - codec.flops
+        forward["backbone"] = run.flops - forward["reasoner"] - forward["guidance"] - encoding()
         loss = denoising if reasoning.loss is None else denoising + reasoning.loss
         _mark(guidance.tokens, "backbone", marks, run)
         _mark(reasoning.states, "guidance", marks, run)
@@ -139,8 +139,7 @@ def step_cost(system: GoTSystem, batch: Batch) -> StepCost:
         activations, start = run.live, run.flops
         loss.backward()
         marks["reasoner"] = run.flops
-        encoding = codec.flops
-    spent = {CODEC: Flops(encoding)}
+        spent = {CODEC: Flops(encoding())}
     for name in ("backbone", "guidance", "reasoner"):
         end = marks.get(name, start)
         spent[name] = Flops(forward[name], end - start)
@@ -154,31 +153,20 @@ def _mark(tensor: Tensor, name: str, marks: dict[str, int], run: ShapeRun) -> No
         tensor.register_hook(lambda gradient: marks.__setitem__(name, run.flops))
 
 
-class _MeteredCodec(LatentCodec):
-    """A codec that counts the FLOPs of its encodings."""
+@contextmanager
+def _encoding_flops(codec: LatentCodec, run: ShapeRun) -> Iterator[Callable[[], int]]:
+    """Inside, count the FLOPs of a codec's encodings; yields a function that returns them."""
+    encode, spent = codec.encode, 0
 
-    def __init__(self, codec: LatentCodec, run: ShapeRun) -> None:
-        super().__init__()
-        self.codec, self.run, self.flops = codec, run, 0
-        self.latent_channels, self.downsample = codec.latent_channels, codec.downsample
-
-    def encode(self, images: Float[Tensor, "b 3 H W"], scaled: bool = True) -> Float[Tensor, "b c h w"]:
-        start = self.run.flops
-        latents = self.codec.encode(images, scaled=scaled)
-        self.flops += self.run.flops - start
+    def counted(images: Float[Tensor, "b 3 H W"], scaled: bool = True) -> Float[Tensor, "b c h w"]:
+        nonlocal spent
+        start = run.flops
+        latents = encode(images, scaled=scaled)
+        spent += run.flops - start
         return latents
 
-    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        return self.codec.decode(latents)
-
-
-@contextmanager
-def _metered(system: GoTSystem, run: ShapeRun) -> Iterator[_MeteredCodec]:
-    """Inside, the system's codec counts its FLOPs."""
-    own = system.codec
-    metered = _MeteredCodec(own, run)
-    system.codec = metered
+    vars(codec)["encode"] = counted
     try:
-        yield metered
+        yield lambda: spent
     finally:
-        system.codec = own
+        del vars(codec)["encode"]

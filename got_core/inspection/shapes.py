@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop, sdpa_flop
 
 META = torch.device("meta")
@@ -66,7 +66,7 @@ class ShapeRun(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = list(_tensors((args, kwargs)))
+        tensors = _tensors((args, kwargs))
         shapes = [tensor for tensor in tensors if tensor.is_meta]
         if shapes:
             if func in _INDEXING:
@@ -146,15 +146,9 @@ def _fused(
     return operator(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    """Yield the tensors among an operator's arguments or results."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, list | tuple):
-        for part in tree:
-            yield from _tensors(part)
-    elif isinstance(tree, dict):
-        yield from _tensors(list(tree.values()))
+def _tensors(tree: Any) -> list[Tensor]:
+    """Return the tensors among an operator's arguments or results."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 @cache

@@ -30,13 +30,15 @@ PreviousImages = GoTPipelineOutput | ImageLike | Sequence[ImageLike]
 
 
 @dataclass(frozen=True)
-class PartlyKept:
-    """An image that is kept except for some boxes.
+class InpaintingInput:
+    """A previous image and the boxes in which it is generated again.
+
+    All outside the boxes is kept.
 
     Attributes:
         image: In [-1, 1].
-        changed: Boxes that are generated again.
-        unchanged: Boxes of kept objects. The margin of a changed box leaves them out; the box itself does not.
+        changed: The boxes.
+        unchanged: Boxes of other objects. The margin of a changed box leaves them out; the box itself does not.
     """
 
     image: Float[Tensor, "3 H W"]
@@ -55,11 +57,11 @@ def unchanged_boxes(before: Plan, after: Plan) -> tuple[Box, ...]:
     return tuple(region.box for region in (Counter(before.regions) & Counter(after.regions)).elements())
 
 
-def partly_kept(plans: Sequence[Plan], previous: PreviousImages) -> list[PartlyKept]:
-    """List what is kept of previous images, one entry a plan.
+def inpainting_inputs(plans: Sequence[Plan], previous: PreviousImages) -> list[InpaintingInput]:
+    """List previous images with the boxes that are generated again, one entry a plan.
 
-    Of a previous output all is kept but what has changed since then; of an image alone (such as the source of an edit)
-    all but the boxes of the plan.
+    In a previous output these are the boxes that have changed since then; in an image alone, such as the source of an
+    edit, all boxes of the plan.
 
     Raises:
         ValueError: Not as many previous images as plans, or something that is not an image.
@@ -73,14 +75,14 @@ def partly_kept(plans: Sequence[Plan], previous: PreviousImages) -> list[PartlyK
         images = one_image_each(previous, count)
         boxes = [(tuple(region.box for region in plan.regions), ()) for plan in plans]
     tensors = [image_tensor(image, plan.size) for image, plan in zip(images, plans, strict=True)]
-    return [PartlyKept(tensor, *own) for tensor, own in zip(tensors, boxes, strict=True)]
+    return [InpaintingInput(tensor, *own) for tensor, own in zip(tensors, boxes, strict=True)]
 
 
 class LatentBlending:
-    """Puts the kept parts of previous images back while a batch is generated.
+    """Puts previous images back outside of the changed boxes while a batch is generated.
 
     Args:
-        kept: One entry for each image of the batch.
+        inputs: One for each image of the batch.
         codec, objective: Of the model that generates.
         scheduler: The very object that the batch is sampled with.
         noise: Standard normal noise that sampling starts from.
@@ -88,17 +90,17 @@ class LatentBlending:
 
     def __init__(
         self,
-        kept: Sequence[PartlyKept],
+        inputs: Sequence[InpaintingInput],
         codec: LatentCodec,
         objective: NoiseObjective,
         scheduler: Scheduler,
         noise: Float[Tensor, "b c h w"],
     ) -> None:
         self.objective, self.scheduler, self.noise = objective, scheduler, noise
-        self.images = torch.stack([entry.image for entry in kept]).to(noise.device)
+        self.images = torch.stack([each.image for each in inputs]).to(noise.device)
         self.latents = codec.encode(self.images).to(noise)
         height, width = noise.shape[-2:]
-        masks = torch.stack([inpainting_mask(entry, height, width) for entry in kept])
+        masks = torch.stack([inpainting_mask(each, height, width) for each in inputs])
         self.mask = rearrange(masks, "b h w -> b 1 h w").to(noise.device)
         self.downsample = codec.downsample
 
@@ -122,10 +124,10 @@ class LatentBlending:
         return noisy if scale_input is None else noisy / scale_input(torch.ones_like(noisy), time)
 
 
-def inpainting_mask(kept: PartlyKept, height: int, width: int) -> Bool[Tensor, "{height} {width}"]:
+def inpainting_mask(given: InpaintingInput, height: int, width: int) -> Bool[Tensor, "{height} {width}"]:
     """Mark the latent cells that changed boxes touch, and `MARGIN` more on every side outside unchanged boxes."""
-    near, unchanged = (_cells(boxes, height, width, by) for boxes, by in ((kept.changed, MARGIN), (kept.unchanged, 0)))
-    return _cells(kept.changed, height, width, 0) | (near & ~unchanged)
+    changed, unchanged = (_cells(boxes, height, width, 0) for boxes in (given.changed, given.unchanged))
+    return changed | (_cells(given.changed, height, width, MARGIN) & ~unchanged)
 
 
 def _cells(boxes: Sequence[Box], height: int, width: int, margin: int) -> Bool[Tensor, "{height} {width}"]:

@@ -21,7 +21,7 @@ from got_core.interfaces import ChainListener, Scheduler
 from got_core.model import GoTModel
 from got_core.paths import BUNDLED_MODEL
 from got_core.pipelines.arguments import Seed, one_each, one_image_each, one_seed_each, positive_integer, prompt_list
-from got_core.pipelines.inpainting import LatentBlending, PreviousImages, partly_kept
+from got_core.pipelines.inpainting import LatentBlending, PreviousImages, inpainting_inputs
 from got_core.pipelines.output import OUTPUT_TYPES, GoTPipelineOutput, OutputImages, to_output_type
 from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
@@ -383,7 +383,7 @@ class GoTPipeline:
         noise = starting_noise(generators, self.model.latent_shape(batch.size)).to(self.model.device)
         scheduler = deepcopy(self.scheduler)
         parts = self.model.codec, self.model.objective, scheduler, noise
-        blending = None if keep is None else LatentBlending(partly_kept(plans, keep), *parts)
+        blending = None if keep is None else LatentBlending(inpainting_inputs(plans, keep), *parts)
         callback = options.get("callback_on_step_end")
 
         def after_step(step: int, time: Tensor, latents: Tensor) -> Tensor:

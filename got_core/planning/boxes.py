@@ -111,9 +111,6 @@ def _shorten(offset: float, by: float) -> float:
 MARGIN = 60
 """Thousandths of the image between two boxes after they were moved apart."""
 
-ROUNDS = 100
-"""How often all pairs are pushed at most."""
-
 SMALLEST = 20
 """Least side of a box that is made smaller, in thousandths of the image."""
 
@@ -141,7 +138,7 @@ def separated(
     wrong = _wrong(boxes, pairs, directions, size)
     crowded = {index for pair in wrong for index in pair}
     moved = [_shrunk(box, scale) if index in crowded else box for index, box in enumerate(boxes)]
-    for _ in range(ROUNDS):
+    for _ in range(100):
         wrong = _wrong(moved, pairs, directions, size)
         if not wrong:
             return moved

@@ -138,12 +138,6 @@ TOO_CLOSE = 30
 COVERED = 0.5
 """Fraction of the smaller of two boxes that another one may cover; images have objects in front of one another."""
 
-SAME_POSITION = 0.8
-"""Two boxes of at least this IoU are at the same position."""
-
-SAME_BOX = 0.9
-"""Two boxes of an edit of at least this IoU mean one object that is changed twice."""
-
 
 def clashes(plan: Plan, required: Requirements) -> list[PlanProblem]:
     """List pairs of boxes that collide.
@@ -151,8 +145,8 @@ def clashes(plan: Plan, required: Requirements) -> list[PlanProblem]:
     - Flat shapes, where the whole prompt was understood: boxes that overlap or nearly touch.
     - Other objects that it names: boxes of which half is covered, except pairs that may share a position by its words
       ("on top of", "with").
-    - Where it was not understood completely, and in an edit: boxes at the same position. Areas of an edit that become
-      empty are no objects.
+    - Where it was not understood completely, and in an edit: boxes at the same position (IoU of 0.8). Boxes of an edit
+      with an IoU of 0.9 mean one object that is changed twice, and areas that become empty are no objects.
     """
     regions, separate = plan.regions, set(apart(plan, required))
     problems = []
@@ -169,7 +163,7 @@ def clashes(plan: Plan, required: Requirements) -> list[PlanProblem]:
         elif plan.source is not None or not required.complete:
             iou = box_iou(first.box, second.box)
             emptied = any("background" in region.phrase.lower() for region in (first, second))
-            if iou >= SAME_POSITION and not (plan.source is not None and (iou >= SAME_BOX or emptied)):
+            if iou >= 0.8 and not (plan.source is not None and (iou >= 0.9 or emptied)):
                 problems.append(PlanProblem(OVERLAP, f"{names} are planned at the same position: move one", (i, j)))
     return problems
 
@@ -192,9 +186,6 @@ def _flat(*regions: Region) -> bool:
     return all(any(name.is_flat for name in names_in(region.phrase)) for region in regions)
 
 
-SCALES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Scales that are tried for boxes without room, the largest first."""
-
 MOST_BOXES = 24
 """Plans of more boxes are not rearranged: it would take long and rarely succeed."""
 
@@ -203,8 +194,8 @@ def repairs(plan: Plan, problems: Sequence[PlanProblem]) -> Iterator[Plan]:
     """Yield plans that may have fewer problems, the smallest change first.
 
     These are: the chain with malformed boxes written as they were read; two objects of the opposite relation swapped;
-    boxes that overlap, nearly touch or lack their relation moved apart, at their own sizes where there is room. Areas
-    of an edit stay, because they are where the objects of the image are.
+    boxes that overlap, nearly touch or lack their relation moved apart, at their own sizes or the largest that fit.
+    Areas of an edit stay, because they are where the objects of the image are.
     """
     boxes = [region.box for region in plan.regions]
     if plan.problems:
@@ -222,7 +213,7 @@ def repairs(plan: Plan, problems: Sequence[PlanProblem]) -> Iterator[Plan]:
     if clashing or contradicted:
         pairs = sorted({*apart(plan, required), *clashing})
         for wanted in (directions, {}) if directions else ({},):
-            moved = (separated(boxes, pairs, wanted, plan.size, scale) for scale in SCALES)
+            moved = (separated(boxes, pairs, wanted, plan.size, scale) for scale in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5))
             yield from _with_boxes(plan, next((candidate for candidate in moved if candidate is not None), boxes))
 
 

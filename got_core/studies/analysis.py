@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from got_core.evaluation.callbacks import read_scores
 from got_core.evaluation.statistics import SIGNIFICANT, Estimate, estimate, holm
-from got_core.evaluation.suites.callbacks import read_scores
 from got_core.paths import Run, locate
 from got_core.studies.identity import State, made_by, made_with
 from got_core.studies.runner import machine
@@ -20,7 +20,7 @@ from got_core.weights.files import checksum
 
 @dataclass(frozen=True)
 class Arm:
-    """What is measured under several seeds: a variant of a backbone as it was scored.
+    """A variant of a backbone, scored in one way; it has a score for each seed.
 
     Attributes:
         backbone, variant: Names in the study.
@@ -39,7 +39,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """By how much one arm is above another, seed by seed.
+    """The difference between two arms, paired by seed.
 
     Attributes:
         first, second: The arms; both have the same backbone.
@@ -57,7 +57,7 @@ class PairedDifference:
 
     @property
     def conclusion(self) -> str:
-        """What can be said, in words."""
+        """The result of the test, in words."""
         if self.p_value is None:
             return "one seed: none" if self.estimate.number == 1 else "no spread: none"
         if self.p_value >= SIGNIFICANT:
@@ -76,7 +76,7 @@ class Results:
     Attributes:
         study: The study.
         scores: Of each arm; the arms are in the study's order, each followed by its scorings.
-        errors: Why runs and scorings that failed did, by name.
+        errors: Why runs and scorings failed, by name.
     """
 
     study: Study
@@ -93,7 +93,7 @@ class Results:
         return estimate([value for row in self.scores[arm].values() if (value := row[metric]) is not None])
 
     def difference(self, first: Arm, second: Arm, metric: str) -> PairedDifference | None:
-        """Estimate second minus first, over the seeds for which both have the metric; None where there is none."""
+        """Estimate second minus first, over the seeds for which both have the metric; None without such seeds."""
         below, above = self.scores[first], self.scores[second]
         pairs = [(below[seed][metric], above[seed][metric]) for seed in below if seed in above]
         mean = estimate([b - a for a, b in pairs if a is not None and b is not None])
@@ -103,8 +103,8 @@ class Results:
         """Estimate the differences of `pairs` in every column, p-values corrected for their number within a column."""
         pairs, estimated = self.pairs(), []
         for column in self.study.columns:
-            found = [self.difference(first, second, column) for first, second in pairs]
-            estimated += _corrected([difference for difference in found if difference is not None])
+            own = [self.difference(first, second, column) for first, second in pairs]
+            estimated += _corrected([difference for difference in own if difference is not None])
         return sorted(estimated, key=lambda difference: pairs.index((difference.first, difference.second)))
 
     def pairs(self) -> list[tuple[Arm, Arm]]:
@@ -133,16 +133,17 @@ def collect(study: Study, planned: Sequence[TrainedRun], errors: Mapping[str, st
     Args:
         study: The study.
         planned: Its runs.
-        errors: Why others have no scores.
+        errors: Why others failed, by name.
     """
-    scorings = (None, *study.scorings)
     scores: dict[Arm, dict[int, dict[str, float | None]]] = {
-        Arm(backbone, variant, scoring): {} for backbone, variant in study.combinations for scoring in scorings
+        Arm(backbone, variant, scoring): {}
+        for backbone, variant in study.combinations
+        for scoring in (None, *study.scorings)
     }
     for run in planned:
-        for scoring in scorings:
-            metrics = read_scores(run.metrics(scoring))
-            if metrics is not None and run.task(scoring).state is State.FINISHED:
+        for scoring, task in run.tasks.items():
+            metrics = read_scores(Run(task.folder).metrics)
+            if metrics is not None and task.state is State.FINISHED:
                 row = {name: score(metrics, name) for name in study.metrics}
                 scores[Arm(run.backbone, run.variant, scoring)][run.seed] = row
     return Results(study, scores, errors)
@@ -171,8 +172,8 @@ def _corrected(differences: Sequence[PairedDifference]) -> list[PairedDifference
 class ErrorSplit:
     """The error of one variant, 1 - the fraction of right images, and its two parts.
 
-    What is right when generated from the true chain and wrong when generated from the model's own, is the plan's part;
-    what is wrong even from the true chain is the image's. The plan's is below zero where true chains did worse.
+    Images that are right when generated from the true chain and wrong from the model's own are the plan's part; those
+    that are wrong even from the true chain are the image's. The plan's part is below zero if true chains did worse.
 
     Attributes:
         arm: The variant.
@@ -225,7 +226,7 @@ def error_splits(results: Results) -> list[ErrorSplit]:
 
 
 NAMED = 3
-"""Runs that a line names before it only counts."""
+"""Runs that a line names; of more it gives the number."""
 
 _KEYS = {
     "metric": "figure", "plan_part": "plans_part", "image_part": "drawings_part", "plan_fraction": "plans_share",
@@ -237,14 +238,14 @@ _KEYS = {
 def as_json(
     results: Results, planned: Sequence[TrainedRun], *, command: str, file: str, mixed: Sequence[str]
 ) -> dict[str, Any]:
-    """Put together what `results.json` holds.
+    """Collect the content of `results.json`.
 
     Args:
         results: The scores.
         planned: The study's runs.
         command: That makes it again.
         file: The study's.
-        mixed: Lines on what was made with other versions than these.
+        mixed: Lines on what was made with other versions.
     """
     study = results.study
     return {
@@ -292,7 +293,7 @@ def mixed_versions(planned: Sequence[TrainedRun]) -> list[str]:
     names: dict[str, list[str]] = {}
     for run in planned:
         here = made_with(run.settings)
-        for task in (run.task(scoring) for scoring in (None, *run.study.scorings)):
+        for task in run.tasks.values():
             versions = made_by(task.folder) if task.state is State.FINISHED else []
             differing = {
                 f"{name} was {there.get(name, 'none')} and is {here.get(name, 'none')}"
@@ -307,7 +308,7 @@ def mixed_versions(planned: Sequence[TrainedRun]) -> list[str]:
 
 
 def _run(run: TrainedRun) -> dict[str, Any]:
-    """Tell where a run lies and what it came from."""
+    """Describe where a run is and what it was made from."""
     files = Run(run.folder)
     return {
         **asdict(Arm(run.backbone, run.variant)),
@@ -316,5 +317,5 @@ def _run(run: TrainedRun) -> dict[str, Any]:
         "made_with": made_by(run.folder),
         "recipe": yaml.safe_load(files.recipe.read_text(encoding="utf-8")),
         "checkpoint_sha256": checksum(files.last) if files.last.exists() else None,
-        "scored_in": {name: str(run.scored_in(name)) for name in run.study.scorings},
+        "scored_in": {name: str(task.folder) for name, task in run.scorings.items()},
     }

@@ -1,4 +1,4 @@
-"""What makes a run of a study what it is: its resolved recipe and the code it names, recorded in its folder."""
+"""The identity of a run: its resolved recipe, and the versions of libraries and code, recorded in its folder."""
 
 import hashlib
 import inspect
@@ -16,18 +16,18 @@ import yaml
 
 from got_core.config import OWN_PACKAGES
 from got_core.errors import UserError
+from got_core.evaluation.callbacks import STEP, read_scores
 from got_core.evaluation.results import PACKAGES, versions
-from got_core.evaluation.suites.callbacks import STEP, read_scores
 from got_core.paths import ROOT, Run
 from got_core.training.recipe import ResolvedRecipe
 from got_core.weights.files import checksum, write_whole
 
 RECORD = "asked.json"
-"""The file in a folder that says what it holds."""
+"""The file in a folder that describes its content."""
 
 
 class State(Enum):
-    """How far a folder has come."""
+    """The state of a folder."""
 
     NEW = "new"
     BEGUN = "begun"
@@ -36,7 +36,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a run or a scoring what it is; machine and code are no part of it.
+    """What distinguishes a run or a scoring from others; machine and code are not part of it.
 
     Attributes:
         settings: Plain values.
@@ -52,24 +52,24 @@ class Identity:
         return digest(self.settings)
 
     def state(self, folder: Path) -> State:
-        """Tell how far the folder has come with this: it has finished when it has scores of step `steps`.
+        """Determine the state of a folder: it has finished when it has scores of step `steps`.
 
         Raises:
-            UserError: It holds something else.
+            UserError: It contains something else.
         """
         record, run = folder / RECORD, Run(folder)
         if not (run.last.exists() or run.metrics.exists()):
             return State.NEW
         if not record.exists():
-            raise UserError(f"{folder} holds a run that no study made: move it away, or choose another --output")
+            raise UserError(f"{folder} contains a run that no study made: move it away, or choose another --output")
         if _read(record)["digest"] != self.digest:
-            raise UserError(f"{folder} holds another run (its {RECORD} says of what settings): move it away")
+            raise UserError(f"{folder} contains another run (see its {RECORD}): move it away")
         if (read_scores(run.metrics) or {}).get(STEP) == self.steps:
             return State.FINISHED
         return State.BEGUN if run.last.exists() else State.NEW
 
     def begin(self, folder: Path, versions: Mapping[str, str]) -> None:
-        """Leave a record in the folder, or note that it is resumed by other versions."""
+        """Write a record into the folder, or add that it is resumed by other versions."""
         folder.mkdir(parents=True, exist_ok=True)
         before = made_by(folder) if self.state(folder) is State.BEGUN else []
         made = before if versions in before else [*before, dict(versions)]
@@ -103,27 +103,27 @@ ELSEWHERE = {
     "model": ("validation_seed",),
     "": ("seed_everything", "config"),
 }  # fmt: skip
-"""Settings of the machine, which change no score, and of the seed, which a run is named by."""
+"""Settings of the machine, which change no score, and of the seed, which is part of a run's name."""
 
 FRACTIONS = (
     "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches",
 )  # fmt: skip
-"""Of the Trainer, numbers or fractions: `1` is read as either, by which module was imported first; here a fraction."""
+"""Of the Trainer, numbers or fractions: `1` is read as either, depending on imports before; here as a fraction."""
 
 PRINTED_STEPS = "got_core.studies.runner.PrintedSteps"
 """The callback that a study adds to each run."""
 
 CODE = "code of "
-"""Begins the keys among the versions that tell of code, and is followed by the name of a package or module."""
+"""Prefix of the keys of code among the versions; the name of a package or module follows."""
 
 GIT_SECONDS = 60
 """Longest that one call of git may take."""
 
 
 def essentials(recipe: ResolvedRecipe) -> dict[str, Any]:
-    """Reduce a resolved recipe to plain values, without `ELSEWHERE` and without what is a class's default anyway.
+    """Reduce a resolved recipe to plain values, without `ELSEWHERE` and without values that are a class's defaults.
 
-    So it is the same whether a default is spelt out or not, and when a class gets another argument with a default.
+    So it is the same whether a default is written out or not, and when a class gets another argument with a default.
     """
     settings = yaml.safe_load(recipe.parser.dump(recipe.config, skip_default=True))
     for part, names in ELSEWHERE.items():
@@ -166,10 +166,10 @@ def class_paths(settings: Any) -> Iterator[str]:
 
 
 def made_with(settings: Mapping[str, Any]) -> dict[str, str]:
-    """List the versions of the libraries, and of the other code that a recipe's run comes with.
+    """List the versions of libraries and of other code that a recipe uses.
 
-    This project's packages are identified by the git commit of their checkout, or else by the installed version;
-    a class from elsewhere by the commit of the checkout that has its module's file, or else by that file's checksum.
+    This project's packages are identified by the git commit of their checkout, else by the installed version; another
+    class by the commit of the checkout that has its module's file, else by that file's checksum.
     """
     libraries = versions()
     code = {"got_core": git_commit(ROOT, OWN_PACKAGES) or libraries[PACKAGES[0]]}
@@ -218,4 +218,4 @@ def _plain(default: Any) -> Any:
 
 
 DIGITS = 10
-"""Of a checksum or commit that is shown or part of a name."""
+"""Of a checksum or commit in a name or in messages."""

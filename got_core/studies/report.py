@@ -18,12 +18,12 @@ from got_core.studies.analysis import Arm, Results, error_splits
 from got_core.studies.spec import Grid, point_name
 
 NOTHING = "-"
-"""Stands where there was nothing to score."""
+"""The cell of a score that does not exist."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: its title, what is to be known of it, headings, and rows."""
+    """A table: its title, a note on how to read it, headings, and rows."""
 
     title: str
     note: str
@@ -62,7 +62,7 @@ def differences(results: Results) -> Sheet:
     entries = results.differences()
     tested = max((sum(entry.metric == column for entry in entries) for column in results.study.columns), default=0)
     note = (
-        f"Paired by seed. Intervals stand for themselves; conclusions are at {SIGNIFICANT:.0%}, corrected for the "
+        f"Paired by seed. Intervals are not corrected; conclusions are at {SIGNIFICANT:.0%}, corrected for the "
         f"{tested} differences of each metric (Holm), with the corrected p-value p. One seed, or seeds that all agree, "
         "give none. Scores are fractions of a few dozen requests, so small differences come in few sizes."
     )
@@ -85,7 +85,7 @@ def split(results: Results) -> Sheet:
     note = (
         "The error is 1 - own chain. The plan's part of it is what generating from the true chain takes away, the "
         "image's is what is left then; fractions are of the error, seed by seed, over seeds that have one. A plan's "
-        "fraction below zero says that true chains did worse than the model's own. Plan alone: the chain's boxes "
+        "fraction below zero means that true chains did worse than the model's own. Plan alone: the chain's boxes "
         "scored against the prompt as if generated perfectly."
     )
     headings = (
@@ -101,7 +101,7 @@ def split(results: Results) -> Sheet:
 
 
 def words(estimate: Estimate | None, signed: bool = False) -> str:
-    """Write a mean, its interval, and how many seeds it is of."""
+    """Write a mean, its interval, and its number of seeds."""
     if estimate is None:
         return NOTHING
     sign = "+" if signed else ""
@@ -125,13 +125,13 @@ def terminal_tables(results: Results) -> list[Table]:
 
 
 def markdown(results: Results, *, command: str, images: Sequence[str], mixed: Sequence[str] = ()) -> str:
-    """Write a page with the command, the images by file name, the tables, and what is to be doubted or missing.
+    """Write a page with the command, the diagrams by file name, the tables, and what failed or was made otherwise.
 
     Args:
         results: The scores.
         command: That makes it again.
         images: File names.
-        mixed: Lines on what was made with other versions than these.
+        mixed: Lines on what was made with other versions.
     """
     study = results.study
     parts = [
@@ -155,13 +155,13 @@ PANEL_WIDTH, ROW_HEIGHT, MARGIN = 3.2, 0.32, 1.0
 """In inches."""
 
 MOST_ACROSS = 4
-"""Panels side by side: more of them are too small to be read in a page."""
+"""Panels side by side; more would be too small to read on a page."""
 
 SPREAD = 0.5
-"""Of the backbones of a variant, as a fraction of the distance between two variants."""
+"""Between the backbones of a variant, as a fraction of the distance between two variants."""
 
 DOTS = 150
-"""Dots an inch."""
+"""Per inch."""
 
 MOST_TICKS = 4
 """Intervals between the numbers below a panel."""
@@ -189,14 +189,9 @@ def draw_means(results: Results, path: Path) -> bool:
             offset = SPREAD * ((index + 0.5) / len(study.backbones) - 0.5)
             heights = {arm: labels.index(arm.label) + offset for arm in arms if arm.backbone == backbone}
             means = [(height, mean) for arm, height in heights.items() if (mean := results.mean(arm, column))]
-            sides = [
-                [0.0 if end is None else abs(end - mean.mean) for (_, mean), end in zip(means, ends, strict=True)]
-                for ends in ([mean.low for _, mean in means], [mean.high for _, mean in means])
-            ]
-            panel.errorbar(
-                [mean.mean for _, mean in means], [height for height, _ in means], xerr=sides, fmt="o", capsize=3,
-                label=backbone,
-            )  # fmt: skip
+            centres, rows = [mean.mean for _, mean in means], [height for height, _ in means]
+            half_widths = [0.0 if mean.high is None else mean.high - mean.mean for _, mean in means]
+            panel.errorbar(centres, rows, xerr=half_widths, fmt="o", capsize=3, label=backbone)
         panel.set_title(column)
         panel.grid(axis="x", alpha=0.3)
         panel.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
@@ -239,7 +234,7 @@ def draw_grid(results: Results, backbone: str, variant: str, path: Path) -> None
 
 
 def grid_means(results: Results, backbone: str, variant: str, column: str) -> Float[np.ndarray, "r c p"]:
-    """Find the mean score at each point, along up to three axes; NaN where there is none."""
+    """Find the mean score at each point, along up to three axes; NaN without a score."""
     axes = results.study.grid.axes
     values = np.full([len(axis.values) for axis in axes.values()] + [1] * (3 - len(axes)), np.nan)
     for indices in np.ndindex(values.shape):

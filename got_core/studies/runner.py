@@ -1,18 +1,17 @@
-"""Runs of a study as processes side by side: each in a slot, displayed to its end, ended with this one."""
+"""Runs of a study as parallel processes: each in a slot, with its progress shown, and ended with this process."""
 
 import os
 import platform
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ _LINE = re.compile(r"^step (\d+)$", re.MULTILINE)
 
 
 class PrintedSteps(Callback):
-    """Print a line with the number of optimizer steps done, now and then.
+    """Print a line with the number of optimizer steps done, at regular intervals.
 
     Args:
         every: Steps between two lines.
@@ -41,7 +40,7 @@ class PrintedSteps(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Print where a line is due."""
+        """Print a line if one is due."""
         step = trainer.global_step
         if step % self.every == 0 and step != self._printed and trainer.is_global_zero:
             self._printed = step
@@ -60,7 +59,7 @@ LOCK = "lock"
 
 @contextmanager
 def locked(folders: Iterable[Path]) -> Iterator[None]:
-    """Lock folders, made if they are not there, so that no other study works on them.
+    """Lock folders, created if they do not exist, so that no other study works on them.
 
     Raises:
         UserError: Another study has locked one of them.
@@ -75,54 +74,45 @@ def locked(folders: Iterable[Path]) -> Iterator[None]:
         yield
 
 
-class Display:
-    """A bar for each run that is going on, and a line for each that has ended.
+class Display(Progress):
+    """A bar for each running task, and a line for each that has ended.
 
     Args:
-        console: Where to.
-        steps: The steps that each counts to, by name; 0 where it counts none.
+        console: Where it is shown.
+        steps: The steps of each task, by name; 0 where it counts none.
     """
 
     def __init__(self, console: Console, steps: Mapping[str, int]) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}"))
+        super().__init__(*columns, TimeElapsedColumn(), console=console, transient=True)
         self.steps = steps
         self.done = 0
-        self._tasks: dict[str, TaskID] = {}
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}"))
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
-
-    def __enter__(self) -> "Display":
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        self._bars: dict[str, TaskID] = {}
 
     def cached(self, name: str) -> None:
-        """Leave a line for what had ended before."""
+        """Print a line for a task that had finished before."""
         self._line(name, "finished before")
 
     def started(self, name: str) -> None:
-        """Show a bar for what has been started."""
-        self._tasks[name] = self._progress.add_task(name, total=self.steps[name] or None, step="")
+        """Show a bar for a task that has been started."""
+        self._bars[name] = self.add_task(name, total=self.steps[name] or None, step="")
 
     def output(self, name: str, tail: str) -> None:
-        """Move the bar of what is running, by the end of its output."""
+        """Move the bar of a running task, by the end of its output."""
         if (step := printed_step(tail)) is not None:
-            self._progress.update(self._tasks[name], completed=step, step=f"step {step:,} of {self.steps[name]:,}")
+            self.update(self._bars[name], completed=step, step=f"step {step:,} of {self.steps[name]:,}")
 
     def ended(self, name: str, error: str | None) -> None:
-        """Leave a line in the bar's place, with the last error line of what failed."""
-        task = self._tasks.pop(name)
-        seconds = next(entry.elapsed or 0.0 for entry in self._progress.tasks if entry.id == task)
-        self._progress.remove_task(task)
+        """Print a line in place of the bar, with the last error line of a task that failed."""
+        bar = self._bars.pop(name)
+        seconds = next(task.elapsed or 0.0 for task in self.tasks if task.id == bar)
+        self.remove_task(bar)
         self._line(name, f"finished in {seconds / 60:.1f} min" if error is None else f"failed: {error}")
 
     def _line(self, name: str, words: str) -> None:
         self.done += 1
         line = f"{self.done} of {len(self.steps)}  {name}: {words}"
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -147,7 +137,7 @@ def slots(jobs: int | None = None, gpus: list[str] | None = None) -> list[Slot]:
     """Make one slot a GPU where there are any, else one a core.
 
     Args:
-        jobs: this many slots instead; GPUs are then shared, or some are left.
+        jobs: This many slots instead; GPUs are then shared, or some stay idle.
         gpus: Ids of the GPUs, as CUDA_VISIBLE_DEVICES has them; those of this machine when None.
     """
     gpus = visible_gpus() if gpus is None else gpus
@@ -159,7 +149,7 @@ def slots(jobs: int | None = None, gpus: list[str] | None = None) -> list[Slot]:
 
 
 def crowded(slots: Sequence[Slot]) -> bool:
-    """Tell whether every core has a process already, so that more of them to load samples gain nothing."""
+    """Check whether every core has a process already, so that processes to load samples would gain nothing."""
     return len(slots) >= cores() and not any(slot.environment[VISIBLE] for slot in slots)
 
 
@@ -182,28 +172,28 @@ def machine() -> dict[str, object]:
 
 
 POLL = 0.2
-"""Seconds between two looks at the processes."""
+"""Seconds between two checks of the processes."""
 
 GRACE = 120.0
-"""Seconds that a process has to save itself after SIGTERM."""
+"""Seconds that a process has to save its state after SIGTERM."""
 
 TAIL = 8192
-"""Bytes at the end of a log that are looked at."""
+"""Bytes that are read at the end of a log."""
 
 LOG = "log.txt"
-"""The file in a job's folder that its output goes to."""
+"""The file in a job's folder that gets its output."""
 
 _ERROR = "got: error: "
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command and the folder that its output goes to.
+    """A command and the folder that gets its output.
 
     Attributes:
         name: For people; unique.
-        command: Program and arguments, to which those of its slot are added.
-        folder: Made if it is not there.
+        command: Program and arguments; those of its slot are added.
+        folder: Created if it does not exist.
     """
 
     name: str
@@ -226,13 +216,13 @@ class _Child:
 def run_jobs(jobs: Iterable[Job], slots: Sequence[Slot], display: Display) -> dict[str, str]:
     """Run jobs, as many at a time as there are slots.
 
-    A job that fails does not end the others. On Ctrl-C or SIGTERM, all are sent SIGTERM, on which a training run saves
-    itself; those that have not ended after `GRACE` seconds, or at a second Ctrl-C, are killed.
+    A job that fails does not end the others. On Ctrl-C or SIGTERM, all are sent SIGTERM, and a training run saves its
+    state; those that have not ended after `GRACE` seconds, or at a second Ctrl-C, are killed.
 
     Args:
         jobs: Started in this order.
-        slots: What each adds to arguments and environment.
-        display: Shows what happens.
+        slots: Their arguments and environment are added to those of a job.
+        display: Shows the progress.
 
     Returns:
         The last error line of each job that failed and where its output is, by name.
@@ -268,7 +258,7 @@ def run_jobs(jobs: Iterable[Job], slots: Sequence[Slot], display: Display) -> di
 
 
 def last_error(text: str, code: int) -> str:
-    """Find the line that says why a process failed: its last error, else its last line, else its exit status."""
+    """Find why a process failed: its last error line, else its last line, else its exit status."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
     if errors or (lines and code > 0):
@@ -320,8 +310,3 @@ def _noted_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def got_command(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Call the `got` command with this very interpreter."""
-    return (sys.executable, "-m", "got_core.cli.main", *arguments)

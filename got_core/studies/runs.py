@@ -6,34 +6,31 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from lightning import LightningModule
-
 from got_core.errors import UserError
-from got_core.evaluation.suites.callbacks import FinalScores
-from got_core.paths import Run
+from got_core.evaluation.callbacks import FinalScores
 from got_core.studies.identity import DIGITS, PRINTED_STEPS, Identity, State, digest, essentials
 from got_core.studies.spec import Overrides, Study
 from got_core.training.recipe import LAST, ResolvedRecipe, build_data, build_model
 from got_core.weights.loading import without_weights
 
 TRAINED = "trained"
-"""The folder that the runs of all studies lie in, each once, whichever studies it belongs to."""
+"""The folder of the runs of all studies; a run that several studies have is there once."""
 
 EVALUATIONS = "evaluations"
-"""The folder of a run that its scorings lie in."""
+"""The folder of a run's scorings."""
 
 _QUIETLY = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing that a process is started for: a run that is trained, or a scoring of a trained run.
+    """The work of one process: the training of a run, or a scoring of a trained run.
 
     Attributes:
-        name: In the study; of a scoring, with the run's in front.
-        folder: Where it leaves `metrics.json`.
+        name: In the study; that of a scoring begins with the run's.
+        folder: Gets `metrics.json`.
         run: The folder of the run it belongs to.
-        identity: What makes it what it is.
+        identity: What distinguishes it from others.
         arguments: Of the `got` command.
         steps: Optimizer steps it counts to; 0 where it trains nothing.
     """
@@ -47,7 +44,7 @@ class Task:
 
     @property
     def state(self) -> State:
-        """How far it has come.
+        """Its state.
 
         Raises:
             UserError: Its folder holds something else.
@@ -64,8 +61,8 @@ class TrainedRun:
         backbone, variant: Names in it.
         seed: One of its seeds.
         root: The folder that all studies lie in.
-        settings: The resolved recipe's, without the seed: what decides in which folder it lies.
-        seeded: Options that are given the seed.
+        settings: The resolved recipe's, without the seed; its folder is named by them.
+        seeded: Options that are set to the seed.
         machine: Options that change no score.
     """
 
@@ -80,18 +77,18 @@ class TrainedRun:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Its name for people."""
         return f"{self.backbone}-{self.variant}-seed{self.seed}"
 
     @property
     def folder(self) -> Path:
-        """Where it is trained: the same for all studies that ask for the same run."""
+        """Where it is trained: the same for all studies that have the same run."""
         stem = "+".join(Path(file).stem for file in self.files)
         return self.root / TRAINED / f"{stem}-{digest(self.settings)[:DIGITS]}-seed{self.seed}"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The recipe's."""
+        """The recipe's files."""
         return self.study.backbones[self.backbone]
 
     @property
@@ -102,7 +99,7 @@ class TrainedRun:
 
     @property
     def training(self) -> Task:
-        """What trains the run, or resumes it."""
+        """The task that trains the run, or resumes it."""
         identity = Identity({**self.settings, "seed": self.seed}, self.study.steps)
         arguments = (
             "fit",
@@ -118,27 +115,22 @@ class TrainedRun:
 
     def scoring(self, name: str) -> Task:
         """Make the task that scores the trained run again, under an evaluation or at a point of the grid."""
-        folder, overrides = self.scored_in(name), self.study.scorings[name]
+        overrides = self.study.scorings[name]
+        identity = Identity({"arguments": list(overrides)}, self.study.steps)
+        folder = self.folder / EVALUATIONS / f"{name}-{identity.digest[:DIGITS]}"
         output = f"--trainer.default_root_dir={folder}"
         arguments = ("validate", f"--checkpoint={self.folder}", *overrides, *self.machine, output, *_QUIETLY)
-        return Task(f"{self.name} {name}", folder, self.folder, self._scoring_identity(name), arguments)
+        return Task(f"{self.name} {name}", folder, self.folder, identity, arguments)
 
-    def task(self, scoring: str | None) -> Task:
-        """Choose a scoring's task, or the training for None."""
-        return self.training if scoring is None else self.scoring(scoring)
+    @property
+    def scorings(self) -> dict[str, Task]:
+        """The tasks that score the trained run again, by name."""
+        return {name: self.scoring(name) for name in self.study.scorings}
 
-    def scored_in(self, name: str | None) -> Path:
-        """Name the folder of a scoring; that of the run for its own."""
-        if name is None:
-            return self.folder
-        return self.folder / EVALUATIONS / f"{name}-{self._scoring_identity(name).digest[:DIGITS]}"
-
-    def metrics(self, name: str | None) -> Path:
-        """Name the file of a scoring's metrics; of the run's own for None."""
-        return Run(self.scored_in(name)).metrics
-
-    def _scoring_identity(self, name: str) -> Identity:
-        return Identity({"arguments": list(self.study.scorings[name])}, self.study.steps)
+    @property
+    def tasks(self) -> dict[str | None, Task]:
+        """All tasks: the training under None, then the scorings by name."""
+        return {None: self.training} | self.scorings
 
 
 def combination_overrides(study: Study, backbone: str, variant: str) -> Overrides:
@@ -154,7 +146,7 @@ WORKERS = "data.num_workers"
 
 
 def plan_runs(study: Study, root: Path, workers: int | None = None) -> list[TrainedRun]:
-    """Plan all runs of a study, seed by seed, so that the first seed of everything is there early.
+    """Plan all runs of a study, seed by seed, so that all combinations have their first seed early.
 
     Every recipe is read, and its model (in shape) and data are built, under every evaluation as well and with every
     value of the grid's axes, the others at their first.
@@ -190,10 +182,10 @@ def _check(study: Study, backbone: str, variant: str) -> ResolvedRecipe:
     files, overrides = study.backbones[backbone], combination_overrides(study, backbone, variant)
     recipe = ResolvedRecipe(files, overrides)
     _check_scored(recipe)
-    shapes = _shapes(_built(recipe))
+    shapes = _shapes(recipe)
     for name, settings in _scored_again(study):
         try:
-            other = _shapes(_built(ResolvedRecipe(files, (*overrides, *settings))))
+            other = _shapes(ResolvedRecipe(files, (*overrides, *settings)))
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
         if changed := [tensor for tensor in {**shapes, **other} if shapes.get(tensor) != other.get(tensor)]:
@@ -214,14 +206,11 @@ def _scored_again(study: Study) -> Iterator[tuple[str, Overrides]]:
             yield f"grid.axes.{name}, {value:g}", (*study.grid.overrides, *first, *axis.settings(value))
 
 
-def _built(recipe: ResolvedRecipe) -> LightningModule:
-    """Build the model in shape alone, and the data to check that it can be."""
+def _shapes(recipe: ResolvedRecipe) -> dict[str, list[int]]:
+    """Build the data, to check that it can be built, and the model in shape alone; list the shapes of its weights."""
     build_data(recipe.config.data.as_dict())
     with without_weights():
-        return build_model(recipe.config.model.as_dict())
-
-
-def _shapes(model: LightningModule) -> dict[str, list[int]]:
+        model = build_model(recipe.config.model.as_dict())
     return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
 
 

@@ -1,4 +1,4 @@
-"""A study as its file describes it: YAML checked by jsonargparse, options as a shell would read them."""
+"""A study as its file describes it: YAML checked by jsonargparse, options split as by a shell."""
 
 import difflib
 import re
@@ -16,8 +16,8 @@ from jsonargparse.typing import PositiveInt, restricted_number_type
 from got_core.config import read_recipe
 from got_core.detection.base import CATEGORIES
 from got_core.errors import UserError
+from got_core.evaluation.callbacks import METRICS
 from got_core.evaluation.metrics.scenes import GENEVAL
-from got_core.evaluation.suites.callbacks import METRICS
 from got_core.paths import LARGEST_SEED, locate
 from got_core.training.recipe_errors import plain_errors
 
@@ -49,8 +49,8 @@ class Grid:
     """Sampling settings that are tried in all combinations.
 
     Attributes:
-        axes: By the name that tables have; at most `MOST_AXES`.
-        overrides: What all points have in common.
+        axes: By their names in tables; at most `MOST_AXES`.
+        overrides: Those of all points.
     """
 
     axes: Mapping[str, Axis]
@@ -84,12 +84,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Study:
-    """Which recipes are trained under which seeds, and how they are scored.
+    """Recipes that are trained under several seeds, and how they are scored.
 
     Attributes:
-        name: That of its file; its results lie in a folder of this name.
+        name: That of its file, and of the folder of its results.
         title: A line for people.
-        steps: Optimizer steps, the same for every run.
+        steps: Optimizer steps of every run.
         seeds: Of initialisation, training samples and their order, noise and dropout, and the noise of validation.
         backbones: The recipe files of each backbone, later ones override earlier ones.
         variants: For each variant, its overrides for each backbone it is trained with.
@@ -124,7 +124,7 @@ class Study:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """All metrics that are read: the columns, then those that only the split looks at."""
+        """All metrics that are read: the columns, then those that only the split uses."""
         split = () if self.split is None else (*self.split.metrics, *filter(None, self.split.metrics.values()))
         return tuple(dict.fromkeys((*self.columns, *split)))
 
@@ -139,43 +139,34 @@ def number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else repr(value)
 
 
-_STEPS, _SEEDS = "is set by the study's own key steps", "is set by the study's own key seeds"
-_RUN, _SCORES = "is set by the study, for each run", "would change what all runs are scored on alike"
-_MACHINE = "is set by the machine: see got study --jobs"
+SCORED_ALIKE = "would change what all runs are scored on alike"
 
 REFUSED = {
-    "--trainer.max_steps": _STEPS,
-    "--trainer.min_steps": _STEPS,
-    "--trainer.max_epochs": _STEPS,
-    "--trainer.min_epochs": _STEPS,
-    "--trainer.max_time": _STEPS,
-    "--trainer.fast_dev_run": _STEPS,
-    "--seed_everything": _SEEDS,
-    "--data.seed": _SEEDS,
-    "--model.validation_seed": _SEEDS,
-    "--trainer.default_root_dir": _RUN,
-    "--checkpoint": _RUN,
-    "--ckpt_path": _RUN,
-    "--weights": _RUN,
-    "--config": "belongs to backbones, as one of their recipe files",
-    "--print_config": "trains nothing",
-    "--trainer.limit_val_batches": _SCORES,
-    "--trainer": "would replace all that the study sets there: name its arguments one by one",
-    "--trainer.accelerator": _MACHINE,
-    "--trainer.devices": _MACHINE,
-    "--trainer.num_nodes": _MACHINE,
-}
-"""Options that no variant or evaluation may have, and why."""
+    "is set by the study's own key steps": (
+        "--trainer.max_steps", "--trainer.min_steps", "--trainer.max_epochs", "--trainer.min_epochs",
+        "--trainer.max_time", "--trainer.fast_dev_run",
+    ),
+    "is set by the study's own key seeds": ("--seed_everything", "--data.seed", "--model.validation_seed"),
+    "is set by the study, for each run": ("--trainer.default_root_dir", "--checkpoint", "--ckpt_path", "--weights"),
+    "belongs to backbones, as one of their recipe files": ("--config",),
+    "trains nothing": ("--print_config",),
+    SCORED_ALIKE: ("--trainer.limit_val_batches",),
+    "would replace all that the study sets there: name its arguments one by one": ("--trainer",),
+    "is set by the machine: see got study --jobs": (
+        "--trainer.accelerator", "--trainer.devices", "--trainer.num_nodes",
+    ),
+}  # fmt: skip
+"""Options that no variant or evaluation may have, by the reason."""
 
 VALIDATION = "--data.validation"
-"""The samples that are scored; only evaluations may name others."""
+"""The samples that are scored; only evaluations may change them."""
 
 
 def read_options(where: str, entries: Iterable[str], scored_alike: bool = False) -> Overrides:
     """Split a list of options as a shell would.
 
     Args:
-        where: The key they stand at.
+        where: Their key in the file.
         entries: One or more options each.
         scored_alike: Whether the validation samples must be the recipe's own, as those of variants.
 
@@ -190,10 +181,11 @@ def read_options(where: str, entries: Iterable[str], scored_alike: bool = False)
     except ValueError as error:
         raise ValueError(f"{where}: {error} in {entries}") from None
     for option in options_of(words):
-        if option in REFUSED:
-            raise ValueError(f"{where}: {option} {REFUSED[option]}")
+        for reason, options in REFUSED.items():
+            if option in options:
+                raise ValueError(f"{where}: {option} {reason}")
         if scored_alike and (option in ("--data", VALIDATION) or option.startswith(f"{VALIDATION}.")):
-            raise ValueError(f"{where}: {option} {_SCORES}: score on other samples under evaluations")
+            raise ValueError(f"{where}: {option} {SCORED_ALIKE}: score on other samples under evaluations")
     return words
 
 
@@ -270,34 +262,12 @@ def study_of(
         split: How the error is split.
 
     Raises:
-        ValueError: A name is unknown, of other letters, or stands for two things; or an option is not theirs to set.
+        ValueError: A name is unknown, has other characters or is used twice; or an option is not theirs to set.
     """
-    evaluations = evaluations or {}
-    for where, names in {
-        "the file's name": [name], "backbones": backbones, "variants": variants, "evaluations": evaluations,
-        "grid.axes": grid.axes,
-    }.items():  # fmt: skip
-        if wrong := [entry for entry in names if not _NAME.fullmatch(entry)]:
-            raise ValueError(f"{where}: {wrong[0]!r} is no name of letters, digits and . _ + - alone")
-    lists = {"seeds": seeds, "columns": columns, "compare": compare}
-    lists |= {f"backbones.{key}": files for key, files in backbones.items()}
-    lists |= {f"grid.axes.{key}.values": axis.values for key, axis in grid.axes.items()}
-    for where, values in lists.items():
-        if values is not None and (not values or len(set(values)) < len(values)) and not isinstance(values, str):
-            raise ValueError(f"{where} must be a list of different values, not {list(values)}")
-    _check_known("columns", columns, KNOWN_COLUMNS, "metric")
-    for pair in compare or ():
-        _check_known("compare", pair, variants, "variant")
-        if pair[0] == pair[1]:
-            raise ValueError(f"compare: {pair[0]!r} is paired with itself")
-    if split is not None:
-        _check_known("split.given", [split.given], evaluations, "evaluation")
-        _check_known("split.metrics", [*split.metrics, *filter(None, split.metrics.values())], KNOWN_COLUMNS, "metric")
-    for key, axis in grid.axes.items():
-        if not all(map(isfinite, axis.values)):
-            raise ValueError(f"grid.axes.{key}.values must be finite, not {list(axis.values)}")
-    if len(grid.axes) > MOST_AXES:
-        raise ValueError(f"grid.axes has {len(grid.axes)} axes, but no more than {MOST_AXES} can be drawn")
+    axes = {
+        key: replace(axis, options=read_options(f"grid.axes.{key}.options", axis.options))
+        for key, axis in grid.axes.items()
+    }
     study = Study(
         name=name,
         title=title,
@@ -306,18 +276,12 @@ def study_of(
         backbones={key: (files,) if isinstance(files, str) else tuple(files) for key, files in backbones.items()},
         variants={key: _by_backbone(f"variants.{key}", options, backbones) for key, options in variants.items()},
         columns=tuple(columns),
-        evaluations={key: read_options(f"evaluations.{key}", options) for key, options in evaluations.items()},
-        grid=Grid(
-            {
-                key: replace(axis, options=read_options(f"grid.axes.{key}.options", axis.options))
-                for key, axis in grid.axes.items()
-            },
-            read_options("grid.overrides", grid.overrides),
-        ),
+        evaluations={key: read_options(f"evaluations.{key}", own) for key, own in (evaluations or {}).items()},
+        grid=Grid(axes, read_options("grid.overrides", grid.overrides)),
         compare=None if compare is None else tuple(compare),
         split=split,
     )
-    _check_names_differ(study)
+    _check(study)
     return study
 
 
@@ -331,17 +295,39 @@ def _by_backbone(
     return {name: read_options(f"{where}.{name}", own, scored_alike=True) for name, own in options.items()}
 
 
-def _check_names_differ(study: Study) -> None:
-    names: dict[str, tuple[str, str]] = {}
-    for backbone, variant in study.combinations:
-        name = f"{backbone}-{variant}"
-        if name in names:
-            first, second = names[name]
-            raise ValueError(
-                f"backbone {first!r} with variant {second!r} and backbone {backbone!r} with variant {variant!r} are "
-                f"both called {name}: rename one"
-            )
-        names[name] = backbone, variant
+def _check(study: Study) -> None:
+    axes = study.grid.axes
+    names = {"the file's name": [study.name], "backbones": study.backbones, "variants": study.variants}
+    for where, own in {**names, "evaluations": study.evaluations, "grid.axes": axes}.items():
+        if wrong := [name for name in own if not _NAME.fullmatch(name)]:
+            raise ValueError(f"{where}: {wrong[0]!r} may only have letters, digits and . _ + -")
+    lists: dict[str, tuple[Any, ...] | None] = {
+        "seeds": study.seeds,
+        "columns": study.columns,
+        "compare": study.compare,
+        **{f"backbones.{name}": files for name, files in study.backbones.items()},
+        **{f"grid.axes.{name}.values": axis.values for name, axis in axes.items()},
+    }
+    for where, values in lists.items():
+        if values is not None and (not values or len(set(values)) < len(values)):
+            raise ValueError(f"{where} must be a list of different values, not {list(values)}")
+    _check_known("columns", study.columns, KNOWN_COLUMNS, "metric")
+    for pair in study.compare or ():
+        _check_known("compare", pair, study.variants, "variant")
+        if pair[0] == pair[1]:
+            raise ValueError(f"compare: {pair[0]!r} is paired with itself")
+    if study.split is not None:
+        _check_known("split.given", [study.split.given], study.evaluations, "evaluation")
+        metrics = [*study.split.metrics, *filter(None, study.split.metrics.values())]
+        _check_known("split.metrics", metrics, KNOWN_COLUMNS, "metric")
+    for name, axis in axes.items():
+        if not all(map(isfinite, axis.values)):
+            raise ValueError(f"grid.axes.{name}.values must be finite, not {list(axis.values)}")
+    if len(axes) > MOST_AXES:
+        raise ValueError(f"grid.axes has {len(axes)} axes, but a diagram has no more than {MOST_AXES}")
+    called = [f"{backbone}-{variant}" for backbone, variant in study.combinations]
+    if twice := [name for name in called if called.count(name) > 1]:
+        raise ValueError(f"two combinations of backbone and variant are called {twice[0]}: rename one")
 
 
 def _check_known(where: str, names: Iterable[str], known: Iterable[str], kind: str) -> None:

@@ -49,23 +49,21 @@ class Handlers:
         """Plan the prompt and generate the image."""
 
         def work(session: Session) -> Iterator[View]:
-            settings = self._settings(values)
-            yield from self._planned(session, values, settings)
-            yield from self._generated(session, settings)
+            yield from self._planned(session, values)
+            yield from self._generated(session, values)
 
         yield from self._streamed(request, work)
 
     def plan(self, values: Values, request: gradio.Request) -> Iterator[View]:
         """Plan the prompt, without an image."""
-        yield from self._streamed(request, lambda session: self._planned(session, values, self._settings(values)))
+        yield from self._streamed(request, lambda session: self._planned(session, values))
 
     def generate_plan(self, values: Values, request: gradio.Request) -> Iterator[View]:
         """Generate an image from the plan on the canvas."""
 
         def work(session: Session) -> Iterator[View]:
-            settings = self._settings(values)
             session.catch_up(values[self._page.chain])
-            yield from self._generated(session, settings)
+            yield from self._generated(session, values)
 
         yield from self._streamed(request, work)
 
@@ -131,8 +129,8 @@ class Handlers:
     def _settings(self, values: Values) -> Settings:
         return Settings.checked({name: values[part] for name, part in self._page.settings.items()}, self._limits)
 
-    def _planned(self, session: Session, values: Values, settings: Settings) -> Iterator[View]:
-        page = self._page
+    def _planned(self, session: Session, values: Values) -> Iterator[View]:
+        page, settings = self._page, self._settings(values)
 
         def task(reporter: Reporter) -> None:
             session.plan_request(values[page.prompt], settings, reporter.on_token)
@@ -142,8 +140,8 @@ class Handlers:
             canvas = canvas_value(session, plan=plan, busy=True, note="Planning …")
             yield {page.canvas: canvas, page.chain: readable(plan.chain)}
 
-    def _generated(self, session: Session, settings: Settings) -> Iterator[View]:
-        page = self._page
+    def _generated(self, session: Session, values: Values) -> Iterator[View]:
+        page, settings = self._page, self._settings(values)
         yield {page.canvas: canvas_value(session, busy=True, note="Generating …"), page.chain: session.chain}
         for progress in self._worker.run(lambda reporter: session.generate(settings, reporter.on_step), session.stop):
             note = f"Generating: step {progress.step} of {settings.steps}"

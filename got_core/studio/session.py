@@ -226,7 +226,7 @@ class Session:
         """The current image with all that it was generated from.
 
         Raises:
-            Refused: There is none.
+            Refused: No image has been generated.
         """
         turn = self.conversation.current
         if turn is None or turn.plan is None:

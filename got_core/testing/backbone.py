@@ -13,19 +13,17 @@ from got_core.testing.common import (
     check_attributes,
     check_blocks,
     check_gradients,
+    check_rows,
     check_state_dict,
     normal,
+    perturbed,
     present,
     require,
-    rows,
-    same,
-    shaken,
 )
 from got_core.types import Guidance
 
-TOKENS = 5
 TIMES = (30.0, 700.0)
-"""One sample each."""
+"""One for each sample."""
 
 
 def check_backbone(backbone: DenoisingBackbone, sizes: Sequence[tuple[int, int]] = ((8, 8), (8, 16))) -> None:
@@ -37,24 +35,19 @@ def check_backbone(backbone: DenoisingBackbone, sizes: Sequence[tuple[int, int]]
 
     Raises:
         AssertionError: What does not hold: declared widths, output shapes at each size, the same result twice in eval
-            mode, one sample untouched by another, use of the time and of each declared field of the guidance, a
-            ValueError where such a field is missing, inputs left as they were, gradients to every trainable parameter,
+            mode, samples that do not depend on each other, use of the time and of each declared field of the guidance,
+            a ValueError if such a field is missing, unchanged inputs, gradients to every trainable parameter,
             `blocks()`, state dict.
     """
-    name = type(backbone).__name__
     optional = ("token_dim", "pooled_dim", "spatial_channels", "reference_channels")
     check_attributes(backbone, ("latent_channels",), optional)
     check_blocks(backbone)
-    fresh, model = deepcopy(backbone).eval(), shaken(backbone, seed=0)
+    fresh, model = deepcopy(backbone).eval(), perturbed(backbone, seed=0)
     for size in sizes:
         x, t, guidance = _inputs(model, size)
         with torch.no_grad():
             for candidate in (fresh, model):
-                output = candidate(x, t, guidance)
-                words = f"{name} turns latents of shape {tuple(x.shape)} into shape {tuple(output.shape)}"
-                require(output.shape == x.shape, words)
-                require(bool(output.isfinite().all()), f"{name} predicts values that are not finite")
-            _check_rows(model, x, t, guidance)
+                _check_rows(candidate, x, t, guidance)
             _check_uses(model, x, t, guidance)
             _check_missing(model, x, t, guidance)
     x, t, guidance = _inputs(model, sizes[0])
@@ -68,27 +61,24 @@ def _inputs(backbone: DenoisingBackbone, size: tuple[int, int]) -> tuple[Tensor,
         None if channels is None else normal(generator, batch, channels, *size)
         for channels in (backbone.spatial_channels, backbone.reference_channels)
     ]
-    tokens = normal(generator, batch, TOKENS, backbone.token_dim or 1)
+    tokens = normal(generator, batch, 5, backbone.token_dim or 1)
     pooled = None if backbone.pooled_dim is None else normal(generator, batch, backbone.pooled_dim)
     x = normal(generator, batch, backbone.latent_channels, *size)
     return x, torch.tensor(TIMES), Guidance(tokens, pooled, *maps)
 
 
 def _check_rows(model: DenoisingBackbone, x: Tensor, t: Tensor, guidance: Guidance) -> None:
-    """The same result twice, inputs unchanged, and each sample as if it were alone."""
-    name = type(model).__name__
-    before = [value.clone() for value in (x, t, *present(guidance).values())]
-    output = model(x, t, guidance)
-    after = (x, t, *present(guidance).values())
-    unchanged = all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
-    require(unchanged, f"{name} changes its inputs in place")
-    require(same(output, model(x, t, guidance)), f"{name} in eval mode gives two results for the same inputs")
-    alone = model(x[:1], t[:1], rows(guidance, slice(0, 1)))
-    require(same(output[:1], alone), f"{name} predicts a sample differently when others share its batch")
+    values = present(guidance)
+
+    def predict(x: Tensor, t: Tensor, *given: Tensor) -> Tensor:
+        fields: dict[str, Any] = dict(zip(values, given, strict=True))
+        return model(x, t, replace(guidance, **fields))
+
+    check_rows(type(model).__name__, predict, x.shape, x, t, *values.values())
 
 
 def _check_uses(model: DenoisingBackbone, x: Tensor, t: Tensor, guidance: Guidance) -> None:
-    """The time and every declared field steer the sample they belong to."""
+    """Check that the time and every declared field change the sample they belong to."""
     name, output = type(model).__name__, model(x, t, guidance)
     widths = {
         "tokens": model.token_dim,
@@ -96,29 +86,26 @@ def _check_uses(model: DenoisingBackbone, x: Tensor, t: Tensor, guidance: Guidan
         "spatial": model.spatial_channels,
         "reference": model.reference_channels,
     }
-    moved = {
-        f"{field} guidance": (t, replace(guidance, **{field: _first_moved(value)}))
+    changed = {
+        f"{field} guidance": (t, replace(guidance, **{field: _first_changed(value)}))
         for field, value in present(guidance).items()
         if widths[field] is not None
     }
-    moved["time t"] = (torch.tensor([TIMES[0] + 200, *TIMES[1:]]), guidance)
-    for what, (times, given) in moved.items():
-        found = model(x, times, given)
-        require(not torch.equal(found[0], output[0]), f"{name} does not use the {what}")
+    changed["time t"] = (torch.tensor([TIMES[0] + 200, *TIMES[1:]]), guidance)
+    for what, (times, given) in changed.items():
+        require(not torch.equal(model(x, times, given)[0], output[0]), f"{name} does not use the {what}")
 
 
-def _first_moved(value: Tensor) -> Tensor:
-    """The same with other numbers in its first row."""
+def _first_changed(value: Tensor) -> Tensor:
+    """Return a copy with other numbers in the first row."""
     other = value.clone()
     other[0] = value[0].flip(0) + 1
     return other
 
 
 def _check_missing(model: DenoisingBackbone, x: Tensor, t: Tensor, guidance: Guidance) -> None:
-    """A declared field that is not given is refused."""
-    for field in present(guidance):
-        if field == "tokens":
-            continue
+    """Check that a missing field that is declared raises a ValueError."""
+    for field in present(guidance).keys() - {"tokens"}:
         without: dict[str, Any] = {field: None}
         try:
             model(x, t, replace(guidance, **without))

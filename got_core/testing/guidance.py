@@ -13,21 +13,20 @@ from got_core.testing.common import (
     check_gradients,
     check_state_dict,
     normal,
+    perturbed,
     present,
     require,
     same,
-    shaken,
 )
 from got_core.types import Batch, Guidance, Reasoning, Sample
 
-STATES = 4
 BOX = "<|object_ref_start|>a red dog<|object_ref_end|><|box_start|>(0,0),(500,500)<|box_end|> (red)"
 OTHER_BOX = "<|object_ref_start|>a blue cat<|object_ref_end|><|box_start|>(250,500),(999,999)<|box_end|> (blue)"
 CHAINS = (f"{BOX} and {OTHER_BOX}", "No boxes here.", BOX)
 EDIT = 1
-"""Which of the samples is an edit."""
+"""Index of the sample that is an edit."""
 MASKED = {"semantic": ("tokens", "pooled"), "spatial": ("spatial",), "reference": ("reference",)}
-"""The fields that each mask of `drop` may change; the pooled vector may also be kept."""
+"""The fields that each mask of `drop` may change; the pooled vector may also stay."""
 
 
 def check_guidance_encoder(encoder: GuidanceEncoder, codec: LatentCodec, size: tuple[int, int] | None = None) -> None:
@@ -35,12 +34,12 @@ def check_guidance_encoder(encoder: GuidanceEncoder, codec: LatentCodec, size: t
 
     Args:
         encoder: Any; a copy is used.
-        codec: The codec it is made for.
+        codec: The codec it is built for.
         size: (height, width) of the images in pixels; None for 8 by 12 latent pixels.
 
     Raises:
-        AssertionError: What does not hold: declared widths and the fields made, the same result twice in eval mode, one
-            sample untouched by another, use of states, boxes and source image, nulls that depend on nothing, change
+        AssertionError: What does not hold: declared widths and fields, the same result twice in eval mode, samples that
+            do not depend on each other, use of states, boxes and source image, nulls that depend on nothing, change
             only what their mask names and are the same when applied twice, gradients to the states and every trainable
             parameter, `blocks()`, state dict.
     """
@@ -48,7 +47,7 @@ def check_guidance_encoder(encoder: GuidanceEncoder, codec: LatentCodec, size: t
     check_blocks(encoder)
     height, width = size or (8 * codec.downsample, 12 * codec.downsample)
     inputs = _Inputs(encoder, codec, (height, width))
-    model = shaken(encoder, seed=0)
+    model = perturbed(encoder, seed=0)
     with torch.no_grad():
         guidance = inputs.encode(model)
         _check_shapes(model, guidance, height // codec.downsample, width // codec.downsample)
@@ -74,8 +73,8 @@ class _Inputs:
         self.width, self.codec, self.size = encoder.state_dim, codec, size
 
     def states(self, seed: int) -> Float[Tensor, "b n d"]:
-        """A reasoner's states."""
-        return normal(Generator().manual_seed(seed), len(CHAINS), STATES, self.width)
+        """Return a reasoner's states."""
+        return normal(Generator().manual_seed(seed), len(CHAINS), 4, self.width)
 
     def encode(
         self,
@@ -85,15 +84,15 @@ class _Inputs:
         states: Tensor | None = None,
         only: int | None = None,
     ) -> Guidance:
-        """The encoder's guidance; `only` for the batch of one sample."""
+        """Return the encoder's guidance, for the batch of one sample if `only` is given."""
         source = normal(Generator().manual_seed(seed), 3, *self.size).clamp(-1, 1)
         samples = [
-            Sample("", chain, self.size, source=source if place == EDIT else None) for place, chain in enumerate(chains)
+            Sample("", chain, self.size, source=source if index == EDIT else None) for index, chain in enumerate(chains)
         ]
         states = self.states(seed) if states is None else states
-        chosen = slice(None) if only is None else slice(only, only + 1)
-        reasoning = Reasoning(states=states[chosen], chains=tuple(chains[chosen]))
-        return encoder(reasoning, Batch.collate(samples[chosen]), self.codec)
+        rows = slice(None) if only is None else slice(only, only + 1)
+        reasoning = Reasoning(states=states[rows], chains=tuple(chains[rows]))
+        return encoder(reasoning, Batch.collate(samples[rows]), self.codec)
 
 
 def _name(encoder: GuidanceEncoder) -> str:
@@ -109,32 +108,32 @@ def _check_shapes(encoder: GuidanceEncoder, guidance: Guidance, height: int, wid
     }
     made = present(guidance)
     for field, shape in expected.items():
-        found = None if field not in made else tuple(made[field].shape[2 if field == "tokens" else 1 :])
-        words = f"{_name(encoder)} declares {field} guidance of shape {shape} a sample (None: none), but makes {found}"
-        require(found == shape, words)
+        actual = None if field not in made else tuple(made[field].shape[2 if field == "tokens" else 1 :])
+        message = f"{_name(encoder)} declares {field} guidance of shape {shape} (None: none), but makes {actual}"
+        require(actual == shape, message)
         require(shape is None or len(made[field]) == len(CHAINS), f"{_name(encoder)} loses samples in {field} guidance")
 
 
 def _check_rows(encoder: GuidanceEncoder, inputs: _Inputs, guidance: Guidance) -> None:
     for field, value in present(inputs.encode(encoder)).items():
-        words = f"{_name(encoder)} in eval mode gives two results for {field} guidance from the same inputs"
-        require(same(value, present(guidance)[field]), words)
-    for place in range(len(CHAINS)):
-        for field, value in present(inputs.encode(encoder, only=place)).items():
-            words = f"{_name(encoder)} makes other {field} guidance for a sample when others share its batch"
-            require(same(value, present(guidance)[field][place : place + 1]), words)
+        message = f"{_name(encoder)} in eval mode gives two results for {field} guidance from the same inputs"
+        require(same(value, present(guidance)[field]), message)
+    for index in range(len(CHAINS)):
+        for field, value in present(inputs.encode(encoder, only=index)).items():
+            message = f"{_name(encoder)} makes other {field} guidance for a sample when others share its batch"
+            require(same(value, present(guidance)[field][index : index + 1]), message)
 
 
 def _check_uses(encoder: GuidanceEncoder, inputs: _Inputs, guidance: Guidance) -> None:
-    """States, boxes and source image each change the guidance that is made from them."""
+    """Check that states, boxes and source image each change the guidance that is made from them."""
     moved = present(inputs.encode(encoder, chains=(OTHER_BOX, *CHAINS[1:]), states=inputs.states(0)))
     other = present(inputs.encode(encoder, seed=1))
     for field, before in present(guidance).items():
-        after, what, place = {
+        after, what, index = {
             "spatial": (moved, "the boxes of the chain", 0),
             "reference": (other, "the source image", EDIT),
         }.get(field, (other, "the reasoner's states", 0))
-        require(not same(before[place], after[field][place]), f"{_name(encoder)} makes {field} guidance without {what}")
+        require(not same(before[index], after[field][index]), f"{_name(encoder)} makes {field} guidance without {what}")
 
 
 def _check_nulls(encoder: GuidanceEncoder, guidance: Guidance, other: Guidance) -> None:
@@ -153,12 +152,12 @@ def _check_nulls(encoder: GuidanceEncoder, guidance: Guidance, other: Guidance) 
             )
             untouched = dropped[field] if field not in may_change else dropped[field][1:]
             expected = value if field not in may_change else value[1:]
-            words = f"{name}.drop({mask}=...) changes {field} guidance that its mask does not name"
-            require(same(untouched, expected), words)
+            message = f"{name}.drop({mask}=...) changes {field} guidance that its mask does not name"
+            require(same(untouched, expected), message)
             require(same(null[field], again[field]), f"{name}.drop({mask}=...) applied twice changes {field} once more")
             if field in may_change and field != "pooled":
-                words = f"{name}.drop({mask}=...) does not put a null in place of {field} guidance"
-                require(same(null[field], unrelated[field]) and not same(null[field], value), words)
+                message = f"{name}.drop({mask}=...) does not put a null in place of {field} guidance"
+                require(same(null[field], unrelated[field]) and not same(null[field], value), message)
 
 
 def _drop(encoder: GuidanceEncoder, guidance: Guidance, mask: str, chosen: Tensor, none: Tensor) -> Guidance:

@@ -15,14 +15,11 @@ from got_core.testing.common import (
     check_blocks,
     check_gradients,
     check_state_dict,
+    perturbed,
     require,
     same,
-    shaken,
 )
 from got_core.types import Batch, Reasoning, Sample
-
-WARM = 1.0
-"""Temperature at which chains are sampled."""
 
 
 def check_reasoner(
@@ -32,24 +29,24 @@ def check_reasoner(
 
     Args:
         reasoner: Any; a copy is used.
-        samples: Two or more of one size, with different chains of different lengths; text-to-image and edits where the
-            reasoner takes both, for a part that no sample uses gets no gradient.
-        max_new_tokens: Longest chain it is let write.
-        rereads_itself: Whether to ask that the states of `generate` are those of `summarize` after the same text. An
-            untrained reasoner may write what its tokenizer would not give back (broken bytes); for it, say False.
+        samples: Two or more of one size, with different chains of different lengths; text-to-image and edits if the
+            reasoner takes both, because a part that no sample uses gets no gradient.
+        max_new_tokens: Longest chain that it may write.
+        rereads_itself: Whether the states of `generate` must be those of `summarize` after the same text. An untrained
+            reasoner may write what its tokenizer does not reproduce (broken bytes): use False for it.
 
     Raises:
         AssertionError: What does not hold: declared widths, a picklable processor without weights, shapes of states,
-            chains and loss, the same result twice in eval mode, one sample untouched by another, states that follow
-            the chain and are the same however the chain came, sampled chains that follow from each sample's own
-            generator, a listener that hears the chains grow, a chain cut at the maximum length, shapes on the meta
+            chains and loss, the same result twice in eval mode, samples that do not depend on each other, states that
+            depend on the chain but not on its origin, sampled chains that follow from each sample's own generator, a
+            listener that is called with the chains as they grow, a chain cut at the maximum length, shapes on the meta
             device (`got inspect`), gradients to every trainable parameter, `blocks()`, state dict; and the likelihood
-            of chains where the reasoner has one.
+            of chains if the reasoner has one.
     """
     check_attributes(reasoner, ("dim", "num_tokens"))
     check_blocks(reasoner)
     batch = _check_processor(reasoner, samples)
-    model = shaken(reasoner, seed=0)
+    model = perturbed(reasoner, seed=0)
     with torch.no_grad():
         taught = model(batch)
         _check_reasoning(model, taught, batch, "forward")
@@ -83,9 +80,9 @@ def _check_processor(reasoner: Reasoner, samples: Sequence[Sample]) -> Batch:
     weights = [part for part in vars(copy).values() if isinstance(part, nn.Module)] if hasattr(copy, "__dict__") else []
     require(not weights and not isinstance(copy, nn.Module), f"the processor of {name} holds weights")
     batch = reasoner.processor(samples)
-    words = f"the processor of {name} changes the prompts or chains of the samples"
-    require(batch.prompts == tuple(sample.prompt for sample in samples), words)
-    require(batch.chains == tuple(sample.chain for sample in samples), words)
+    message = f"the processor of {name} changes the prompts or chains of the samples"
+    require(batch.prompts == tuple(sample.prompt for sample in samples), message)
+    require(batch.chains == tuple(sample.chain for sample in samples), message)
     other = copy(samples)
     inputs_agree = batch.inputs.keys() == other.inputs.keys() and all(
         torch.equal(value, other.inputs[key]) for key, value in batch.inputs.items()
@@ -96,11 +93,11 @@ def _check_processor(reasoner: Reasoner, samples: Sequence[Sample]) -> Batch:
 
 def _check_reasoning(reasoner: Reasoner, reasoning: Reasoning, batch: Batch, method: str) -> None:
     name, wanted = _name(reasoner), (len(batch), reasoner.num_tokens, reasoner.dim)
-    found = tuple(reasoning.states.shape)
-    require(found == wanted, f"{name}.{method} gives states of shape {found}, but declares {wanted}")
+    actual = tuple(reasoning.states.shape)
+    require(actual == wanted, f"{name}.{method} gives states of shape {actual}, but declares {wanted}")
     require(bool(reasoning.states.isfinite().all()), f"{name}.{method} gives states that are not finite")
     texts = isinstance(reasoning.chains, tuple) and all(isinstance(chain, str) for chain in reasoning.chains)
-    require(texts and len(reasoning.chains) == len(batch), f"{name}.{method} does not give one chain a sample")
+    require(texts and len(reasoning.chains) == len(batch), f"{name}.{method} does not give one chain for each sample")
     if method != "forward":
         require(reasoning.loss is None, f"{name}.{method} gives a loss; there is none without a taught chain")
 
@@ -108,23 +105,23 @@ def _check_reasoning(reasoner: Reasoner, reasoning: Reasoning, batch: Batch, met
 def _check_forward(reasoner: Reasoner, taught: Reasoning, batch: Batch, samples: Sequence[Sample]) -> None:
     name, loss = _name(reasoner), _loss(reasoner, taught)
     require(loss.ndim == 0 and bool(loss.isfinite()), f"the chain loss of {name} is not one finite number")
-    require(bool(loss > 0), f"the chain loss of {name} is not above 0 for a reasoner with moved weights")
+    require(bool(loss > 0), f"the chain loss of {name} is not above 0 for a reasoner with perturbed weights")
     again = reasoner(batch)
     require(same(again.states, taught.states), f"{name} in eval mode gives two results for the same batch")
-    for place, sample in enumerate(samples):
+    for index, sample in enumerate(samples):
         alone = reasoner(reasoner.processor([sample])).states
-        words = f"{name} gives other states for a sample when others share its batch"
-        require(same(alone, taught.states[place : place + 1]), words)
+        message = f"{name} gives other states for a sample when others share its batch"
+        require(same(alone, taught.states[index : index + 1]), message)
 
 
 def _check_summaries(reasoner: Reasoner, taught: Reasoning, batch: Batch) -> None:
     name, own = _name(reasoner), reasoner.summarize(batch, batch.chains)
     _check_reasoning(reasoner, own, batch, "summarize")
-    words = f"{name}.summarize gives other states after the taught chains than forward does"
-    require(same(own.states, taught.states), words)
+    message = f"{name}.summarize gives other states after the taught chains than forward does"
+    require(same(own.states, taught.states), message)
     swapped = (*batch.chains[1:], batch.chains[0])
     other = reasoner.summarize(batch, swapped)
-    require(other.chains == swapped, f"{name}.summarize does not hand back the chains it was given")
+    require(other.chains == swapped, f"{name}.summarize does not return the chains it was given")
     require(not same(other.states, own.states), f"the states of {name} do not depend on the chain")
 
 
@@ -134,7 +131,7 @@ def _check_generation(reasoner: Reasoner, batch: Batch, max_new_tokens: int, rer
     greedy, again = (reasoner.generate(batch, max_new_tokens=max_new_tokens) for _ in range(2))
     sampled = [
         reasoner.generate(
-            batch, temperature=WARM, max_new_tokens=max_new_tokens, generator=Generator().manual_seed(0)
+            batch, temperature=1.0, max_new_tokens=max_new_tokens, generator=Generator().manual_seed(0)
         ).chains
         for _ in range(2)
     ]
@@ -142,30 +139,34 @@ def _check_generation(reasoner: Reasoner, batch: Batch, max_new_tokens: int, rer
     _check_reasoning(reasoner, greedy, batch, "generate")
     require(greedy.chains == again.chains, f"{name}.generate at temperature 0 writes two chains for the same batch")
     require(sampled[0] == sampled[1], f"{name}.generate writes two chains for the same seed")
-    words = f"the states of {name}.generate are not those of summarize after the chains it wrote"
-    require(same(greedy.states, reread.states), words)
+    message = f"the states of {name}.generate are not those of summarize after the chains it wrote"
+    require(same(greedy.states, reread.states), message)
 
 
 @torch.no_grad()
 def _check_sampling(reasoner: Reasoner, samples: Sequence[Sample], max_new_tokens: int) -> None:
-    """As a system generates: one generator a sample, a listener, and chains that are cut."""
+    """Check generation with one generator for each sample, a listener, and chains that are cut."""
     name, batch = _name(reasoner), reasoner.processor(samples)
-    heard: list[tuple[str, ...]] = []
+    received: list[tuple[str, ...]] = []
     sampled = reasoner.generate(
-        batch, temperature=WARM, max_new_tokens=max_new_tokens, generator=_generators(len(batch)), listener=heard.append
+        batch,
+        temperature=1.0,
+        max_new_tokens=max_new_tokens,
+        generator=_generators(len(batch)),
+        listener=received.append,
     )
     _check_reasoning(reasoner, sampled, batch, "generate")
-    require(bool(heard), f"{name}.generate calls no listener")
-    require(heard[-1] == sampled.chains, f"{name}.generate gives its listener other chains than it returns")
-    for place, sample in enumerate(samples):
+    require(bool(received), f"{name}.generate calls no listener")
+    require(received[-1] == sampled.chains, f"{name}.generate gives its listener other chains than it returns")
+    for index, sample in enumerate(samples):
         alone = reasoner.generate(
             reasoner.processor([sample]),
-            temperature=WARM,
+            temperature=1.0,
             max_new_tokens=max_new_tokens,
-            generator=_generators(len(batch))[place : place + 1],
+            generator=_generators(len(batch))[index : index + 1],
         )
-        words = f"{name}.generate samples another chain from a sample's own generator when others share its batch"
-        require(alone.chains == sampled.chains[place : place + 1], words)
+        message = f"{name}.generate samples another chain from a sample's own generator when others share its batch"
+        require(alone.chains == sampled.chains[index : index + 1], message)
     for length in (1, 2):
         cut = reasoner.generate(batch, max_new_tokens=length)
         _check_reasoning(reasoner, cut, batch, "generate")
@@ -183,17 +184,17 @@ def _check_likelihood(reasoner: Reasoner, samples: Sequence[Sample]) -> None:
     likelihood, tokens = reasoner.likelihood(reasoner.question_processor(samples))
     shapes = likelihood.shape == tokens.shape == (len(samples),)
     require(shapes, f"{name}.likelihood gives shapes {tuple(likelihood.shape)} and {tuple(tokens.shape)}")
-    words = f"{name}.likelihood is not a finite number below 0 a chain, with a number of tokens above 0"
-    require(bool(((likelihood < 0) & likelihood.isfinite() & (tokens > 0)).all()), words)
+    message = f"{name}.likelihood is not a finite number below 0 for each chain, with a number of tokens above 0"
+    require(bool(((likelihood < 0) & likelihood.isfinite() & (tokens > 0)).all()), message)
 
 
 def _check_in_shape(reasoner: Reasoner, batch: Batch) -> None:
-    """As `got inspect` runs it: images and weights on the meta device, ids and masks real."""
+    """Check a run as in `got inspect`: images and weights on the meta device, ids and masks real."""
     name = _name(reasoner)
     try:
         with in_shape(reasoner, torch.float32), ShapeRun():
-            found = tuple(reasoner(on_meta(batch, torch.float32)).states.shape)
+            actual = tuple(reasoner(on_meta(batch, torch.float32)).states.shape)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise AssertionError(f"{name} cannot be run on the meta device, as got inspect does: {error}") from error
     wanted = (len(batch), reasoner.num_tokens, reasoner.dim)
-    require(found == wanted, f"{name} gives states of shape {found} on the meta device, but declares {wanted}")
+    require(actual == wanted, f"{name} gives states of shape {actual} on the meta device, but declares {wanted}")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -73,11 +73,9 @@ def keep(module: nn.Module, names: Iterable[str]) -> None:
     setattr(module, _NAMES, getattr(module, _NAMES, frozenset()).difference(names))
 
 
-@contextmanager
-def all_weights() -> Iterator[None]:
+def all_weights() -> AbstractContextManager[None]:
     """Inside, `state_dict()` leaves out nothing."""
-    with _set(_leaving_out, False):
-        yield
+    return _set(_leaving_out, False)
 
 
 @contextmanager
@@ -136,25 +134,19 @@ _shape_only: ContextVar[bool] = ContextVar("shape_only", default=False)
 _to_follow: ContextVar[bool] = ContextVar("to_follow", default=False)
 
 
-@contextmanager
-def without_weights() -> Iterator[None]:
+def without_weights() -> AbstractContextManager[None]:
     """Inside, `build` and `fresh_weights` make models on the meta device: no weight is read or initialised."""
-    with _set(_shape_only, True):
-        yield
+    return _set(_shape_only, True)
 
 
-@contextmanager
-def weights_to_follow() -> Iterator[None]:
+def weights_to_follow() -> AbstractContextManager[None]:
     """Inside, `build` makes models from configurations alone: a checkpoint that is loaded next has all weights."""
-    with _set(_to_follow, True):
-        yield
+    return _set(_to_follow, True)
 
 
-@contextmanager
-def fresh_weights() -> Iterator[None]:
+def fresh_weights() -> AbstractContextManager[Any]:
     """Inside, a component makes its own modules; in shape alone they are on the meta device."""
-    with torch.device("meta") if _shape_only.get() else nullcontext():
-        yield
+    return torch.device("meta") if _shape_only.get() else nullcontext()
 
 
 def build(from_config: Callable[[], Model], from_pretrained: Callable[[], Model] | None = None) -> Model:

@@ -244,7 +244,7 @@ def test_a_run_leaves_scores_and_images(run):
     assert metrics["step"] == 4
     assert Image.open(run / "samples.png").width > 192
     logged = EventAccumulator(str(run / "tensorboard")).Reload().Tags()
-    assert "drawings" in logged["images"]
+    assert "samples" in logged["images"]
     assert "chains/text_summary" in logged["tensors"]
     assert {"val/chain_parses", "val/geneval_overall"} <= set(logged["scalars"])
 

@@ -1,3 +1,5 @@
+"""Bootstrap intervals of means, and of fractions that all items agree on."""
+
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, norm
@@ -24,7 +26,7 @@ def of(values, seed=0):
     return stratum(values, [1.0] * len(values), seed)
 
 
-def test_items_that_agree_leave_the_doubt_of_their_number():
+def test_items_that_agree_have_the_interval_of_their_number():
     """Wilson's interval for no right answer of n is 0 to z^2 / (n + z^2)."""
     z = norm.ppf(0.975)
     assert of([0.0] * 50).interval == pytest.approx((0, z**2 / (50 + z**2)))
@@ -42,7 +44,7 @@ def test_few_items_have_no_interval():
 
 
 def test_a_rare_success_is_covered():
-    """At a true share of .005, 100 prompts of four images often show none: the interval must still reach it."""
+    """At a true fraction of .005, 100 prompts of four images often show none: the interval must still reach it."""
     rng = np.random.default_rng(0)
     covered = []
     for trial in range(60):
@@ -62,7 +64,7 @@ def test_overall_is_the_stratified_bootstrap_widened_by_categories_that_agree():
     assert high == pytest.approx(np.quantile((varied["one"].means + 1) / 2, 0.975))
 
 
-def test_a_seed_gives_the_same_interval_and_the_number_at_once_changes_nothing(monkeypatch):
+def test_a_seed_gives_the_same_interval_however_many_are_sampled_at_once(monkeypatch):
     values = np.linspace(0, 1, 7)
     first = resampled(values, np.ones(7), seed=3, draws=1001)
     assert len(first) == 1001
@@ -72,7 +74,7 @@ def test_a_seed_gives_the_same_interval_and_the_number_at_once_changes_nothing(m
     assert (first == resampled(values, np.ones(7), seed=3, draws=1001)).all()
 
 
-def test_categories_count_alike_and_their_doubts_add_up():
+def test_categories_have_equal_weight_and_their_variances_add_up():
     halves = np.array([0.0, 1.0] * 20)
     one, two = (resampled(halves, np.ones(40), seed) for seed in (0, 1))
     both = stratified({"one": one, "two": two})
@@ -83,8 +85,8 @@ def test_categories_count_alike_and_their_doubts_add_up():
 def plain_means(values, weights, seed, draws=20_000):
     """The bootstrap in five lines of numpy."""
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(values), (draws, len(values)))
-    return (values * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
+    sampled = rng.integers(0, len(values), (draws, len(values)))
+    return (values * weights)[sampled].sum(axis=1) / weights[sampled].sum(axis=1)
 
 
 @pytest.mark.parametrize("seed", range(3))

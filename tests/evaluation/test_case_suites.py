@@ -1,11 +1,10 @@
-"""The suites interaction, plans and conversation: true pictures score 1, others do not, and runs are gone on with."""
+"""The suites interaction, plans and conversation: true images score 1, others do not, and runs resume."""
 
 import json
 
 import pytest
 import torch
-import yaml
-from small_system import small_settings, small_system
+from evaluation_runs import save_run
 
 from got_core.chain.parser import parse, to_pixels
 from got_core.cli.main import main
@@ -16,7 +15,7 @@ from got_core.data.visualization import to_pil
 from got_core.detection.scenes import SceneDetector
 from got_core.diffusion.sampling import seeded
 from got_core.evaluation.metrics.scenes import planned_object
-from got_core.evaluation.suites.cases import case_result
+from got_core.evaluation.suites.cases import case_results
 from got_core.evaluation.suites.conversation import CONVERSATION, TURNS
 from got_core.evaluation.suites.interaction import INTERACTION
 from got_core.evaluation.suites.plans import DISTURBED, PLANS, WAYS, WRITTEN, is_right
@@ -29,8 +28,8 @@ DETECTOR = SceneDetector()
 SIZE = 32
 
 
-def picture(objects):
-    """What is meant by entries of metadata, drawn perfectly."""
+def image_of(objects):
+    """A perfect image of entries of metadata."""
     each = [SceneObject(e["shape"], e["color"], _pixels(e["box"])) for e in objects]
     return render(Scene(tuple(each), size=SIZE))
 
@@ -40,9 +39,9 @@ def _pixels(box):
 
 
 def of_chain(chain):
-    """What a chain plans, drawn perfectly."""
+    """A perfect image of what a chain plans."""
     planned = [planned_object(region) for region in parse(chain).regions]
-    return picture([{"shape": entry.label, "color": entry.colour, "box": entry.box} for entry in planned])
+    return image_of([{"shape": entry.label, "color": entry.colour, "box": entry.box} for entry in planned])
 
 
 @pytest.fixture(scope="module")
@@ -50,47 +49,47 @@ def interactions():
     return INTERACTION.cases(10, SIZE, 0, "test")
 
 
-def test_every_change_is_made_and_is_seen(interactions):
+def test_every_change_is_made_and_detected(interactions):
     assert {case.category for case in interactions} == {"replace", "move", "resize", "recolour", "add", "remove"}
     for case in interactions:
         before, after = map(of_chain, case.details["chains"])
         found = INTERACTION.measure(case, {"before": before, "after": after, "kept": before}, {}, DETECTOR)
-        assert found["as_asked"] == 1, case
+        assert found["as_requested"] == 1, case
         assert found["iou"] == found["iou_90"] == found["seen_before"] == 1, case
-        assert found["as_asked_kept"] == 0, case
+        assert found["as_requested_kept"] == 0, case
         assert found["iou_kept"] == 1, case
 
 
-def test_what_moves_or_turns_into_something_else_has_not_stayed(interactions):
+def test_objects_that_move_or_change_have_not_stayed(interactions):
     case = next(case for case in interactions if len(case.details["stay"]) == 1 and case.category == "recolour")
     before, after = map(of_chain, case.details["chains"])
     (stays,), result = case.details["stay"], case.details["result"]
     x1, y1, x2, y2 = stays["box"]
     shapes = [shape for shape in ("circle", "square") if shape != stays["shape"]]
     for other in ({"shape": shapes[0]}, {"box": (x1, y1, (x1 + x2) // 2, (y1 + y2) // 2)}):
-        pictures = {"before": before, "after": picture([result, {**stays, **other}]), "kept": after}
-        found = INTERACTION.measure(case, pictures, {}, DETECTOR)
-        assert found["as_asked"] == found["iou_kept"] == 1
+        images = {"before": before, "after": image_of([result, {**stays, **other}]), "kept": after}
+        found = INTERACTION.measure(case, images, {}, DETECTOR)
+        assert found["as_requested"] == found["iou_kept"] == 1
         assert found["iou"] < 0.5
         assert found["iou_90"] == 0
-    lost = INTERACTION.measure(case, {"before": before, "after": picture([result]), "kept": after}, {}, DETECTOR)
+    lost = INTERACTION.measure(case, {"before": before, "after": image_of([result]), "kept": after}, {}, DETECTOR)
     assert lost["iou"] == 0
-    never = INTERACTION.measure(case, {"before": picture([result]), "after": after, "kept": after}, {}, DETECTOR)
+    never = INTERACTION.measure(case, {"before": image_of([result]), "after": after, "kept": after}, {}, DETECTOR)
     assert never["seen_before"] == 0
     assert "iou" not in never
 
 
 @pytest.fixture(scope="module")
-def talks():
+def conversations():
     return CONVERSATION.cases(16, SIZE, 0, "test")
 
 
-def test_conversations_are_of_three_turns_that_lead_to_one_another(talks):
-    assert len({case.prompt for case in talks}) > 12
-    assert {case.category for case in talks} == {"it", "another object"}
-    ops = {meta["edits"][0]["op"] for case in talks for meta in case.details["turns"][1:]}
+def test_conversations_have_three_turns_that_follow_from_each_other(conversations):
+    assert len({case.prompt for case in conversations}) > 12
+    assert {case.category for case in conversations} == {"it", "another object"}
+    ops = {meta["edits"][0]["op"] for case in conversations for meta in case.details["turns"][1:]}
     assert ops == set(SINGLE_EDIT_TAGS)
-    for case in talks:
+    for case in conversations:
         _, second, third = case.details["turns"]
         assert second["objects"] == third["source_objects"]
         words = case.details["requests"][2].split()
@@ -99,10 +98,10 @@ def test_conversations_are_of_three_turns_that_lead_to_one_another(talks):
             assert third["edits"][0]["object"] == second["edits"][0]["result"]
 
 
-def test_true_conversations_succeed_and_idle_ones_fail(talks):
-    for case in talks:
+def test_true_conversations_succeed_and_idle_ones_fail(conversations):
+    for case in conversations:
         caption, *edits = case.details["turns"]
-        true = [picture(caption["objects"]), *(picture(meta["objects"]) for meta in edits)]
+        true = [image_of(caption["objects"]), *(image_of(meta["objects"]) for meta in edits)]
         found = CONVERSATION.measure(case, dict(zip(TURNS, true, strict=True)), {}, DETECTOR)
         assert set(found.values()) == {1.0}, case.prompt
         idle = CONVERSATION.measure(case, dict.fromkeys(TURNS, true[0]), {}, DETECTOR)
@@ -110,33 +109,33 @@ def test_true_conversations_succeed_and_idle_ones_fail(talks):
         assert idle["success"] == idle["all_turns"] == idle["turn_2"] == 0, case.prompt
 
 
-def test_a_turn_is_held_against_the_picture_that_it_edits(talks):
-    """The whole scene drawn turned upside down: places are others, and all the turns that ask for none succeed."""
-    for case in talks:
+def test_a_turn_is_compared_with_the_image_that_it_edits(conversations):
+    """The whole scene upside down: positions differ, and all turns that request none succeed."""
+    for case in conversations:
         caption, *edits = case.details["turns"]
         if any(meta["edits"][0]["position"] for meta in edits):
             continue
         turned = [[_upside_down(e) for e in meta["objects"]] for meta in (caption, *edits)]
-        pictures = dict(zip(TURNS, map(picture, turned), strict=True))
-        assert set(CONVERSATION.measure(case, pictures, {}, DETECTOR).values()) == {1.0}, case.prompt
+        images = dict(zip(TURNS, map(image_of, turned), strict=True))
+        assert set(CONVERSATION.measure(case, images, {}, DETECTOR).values()) == {1.0}, case.prompt
 
 
 def test_relations_of_turns_last_to_the_end():
-    place = {"shape": "circle", "color": "red", "box": [0, 0, 312, 312]}
+    circle = {"shape": "circle", "color": "red", "box": [0, 0, 312, 312]}
     anchor = {"shape": "square", "color": "blue", "box": [562, 0, 875, 312]}
-    added = {"op": "add", "object": None, "result": place, "position": ["left of", anchor["box"]]}
+    added = {"op": "add", "object": None, "result": circle, "position": ["left of", anchor["box"]]}
     turned = {"op": "recolour", "object": anchor, "result": {**anchor, "color": "green"}, "position": None}
-    after = [place, {**anchor, "color": "green"}]
+    after = [circle, {**anchor, "color": "green"}]
     turns = [
         {"kind": "t2i", "objects": [anchor]},
-        {"kind": "edit", "edits": [added], "source_objects": [anchor], "objects": [anchor, place]},
-        {"kind": "edit", "edits": [turned], "source_objects": [anchor, place], "objects": after},
+        {"kind": "edit", "edits": [added], "source_objects": [anchor], "objects": [anchor, circle]},
+        {"kind": "edit", "edits": [turned], "source_objects": [anchor, circle], "objects": after},
     ]
     case = CONVERSATION.cases(1, SIZE, 0, "test")[0]
     case.details.clear()
     case.details.update(turns=turns)
-    right = [picture([anchor]), picture([anchor, place]), picture(after)]
-    other_side = picture([{**place, "box": [562, 562, 875, 875]}, {**anchor, "color": "green"}])
+    right = [image_of([anchor]), image_of([anchor, circle]), image_of(after)]
+    other_side = image_of([{**circle, "box": [562, 562, 875, 875]}, {**anchor, "color": "green"}])
     assert CONVERSATION.measure(case, dict(zip(TURNS, right, strict=True)), {}, DETECTOR)["success"] == 1
     found = CONVERSATION.measure(case, dict(zip(TURNS, [*right[:2], other_side], strict=True)), {}, DETECTOR)
     assert found["success"] == 0
@@ -155,10 +154,10 @@ def test_checks_and_repairs_of_plans_are_counted():
         true = _true_plan(case)
         first = DISTURBED[case.category](true) if case.category in DISTURBED else true
         plans = dict(zip(WAYS, (first, repaired(first), true, true), strict=True))
-        pictures = {way: of_chain(plan.chain) for way, plan in plans.items()}
+        images = {way: of_chain(plan.chain) for way, plan in plans.items()}
         record = {"chains": {case.name: {way: plan.chain for way, plan in plans.items()}}}
-        found = PLANS.measure(case, pictures, record, DETECTOR)
-        assert found["right_best"] == found["drawn_best"] == 1
+        found = PLANS.measure(case, images, record, DETECTOR)
+        assert found["right_best"] == found["generated_best"] == 1
         if case.category in DISTURBED:
             assert found["precision"] == found["recall"] == 1, case
             assert found["right_first"] == 0
@@ -166,7 +165,7 @@ def test_checks_and_repairs_of_plans_are_counted():
         else:
             assert "precision" not in found
             assert "recall" not in found
-    assert PLANS.measure(case, pictures, {"chains": {case.name: None}}, DETECTOR) == {}
+    assert PLANS.measure(case, images, {"chains": {case.name: None}}, DETECTOR) == {}
 
 
 def _true_plan(case):
@@ -186,34 +185,29 @@ def test_boxes_that_overlap_make_no_right_plan():
     assert not is_right(DISTURBED["pushed"](plan), case.details["meta"])
 
 
-def test_overall_goes_by_scene(interactions):
+def test_overall_is_by_scene(interactions):
     """The mean of each scene's mean, and as many items as there are scenes."""
     cases = [case for case in interactions if case.category in ("add", "remove")]
-    found = torch.full((len(cases), len(INTERACTION.figures)), torch.nan)
+    found = torch.full((len(cases), len(INTERACTION.metrics)), torch.nan)
     found[:, 0] = torch.tensor([float(case.category == "add") for case in cases])
-    result = case_result(INTERACTION, cases, found, {})
+    result = case_results(INTERACTION, cases, found, {})
     groups = {}
     for case in cases:
         groups.setdefault(case.group, []).append(float(case.category == "add"))
-    overall = result.scores["overall"]["as_asked"]
-    assert overall.items == len(groups) == 10
+    overall = result.scores["overall"]["as_requested"]
+    assert overall.n == len(groups) == 10
     assert overall.mean == pytest.approx(sum(sum(own) / len(own) for own in groups.values()) / len(groups))
-    assert result.scores["add"]["as_asked"].mean == 1
+    assert result.scores["add"]["as_requested"].mean == 1
     assert "iou" not in result.scores["add"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run's folder with the weights of the small system."""
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model": small_settings(), "data": {"size": 32}}))
-    (folder / "checkpoints").mkdir()
-    torch.save({"global_step": 0, "state_dict": small_system().state_dict()}, folder / "checkpoints" / "last.ckpt")
-    return folder
+    return save_run(tmp_path_factory.mktemp("run") / "small")
 
 
 @pytest.mark.parametrize("suite", [INTERACTION, PLANS, CONVERSATION], ids=lambda suite: suite.name)
-def test_suites_are_drawn_looked_at_and_gone_on_with(suite, run, tmp_path, capsys):
+def test_suites_are_generated_scored_and_resumed(suite, run, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["evaluate", suite.name, "--checkpoint", str(run), "--output", str(out), "--number", "2"]
     main([*command, "--accelerator", "cpu", "--seed", "1"])
@@ -221,10 +215,10 @@ def test_suites_are_drawn_looked_at_and_gone_on_with(suite, run, tmp_path, capsy
     assert results["suite"] == suite.name
     assert results["counts"]["scenes"] == 2
     assert not results["missing"]
-    assert results["drawing"]["number"] == 2
+    assert results["generation"]["number"] == 2
     assert results["checksums"].keys() == {"checkpoint", "cases"}
     assert suite.name in capsys.readouterr().out
-    made = sorted((out / "pictures").iterdir())
+    made = sorted((out / "images").iterdir())
     times = {file: file.stat().st_mtime_ns for file in made}
     (out / "records" / "00001.json").unlink()
     again = [file for file in made if file.name.startswith("00001")]
@@ -237,11 +231,11 @@ def test_suites_are_drawn_looked_at_and_gone_on_with(suite, run, tmp_path, capsy
     assert json.loads((out / "results.json").read_text())["scores"] == results["scores"]
     with pytest.raises(SystemExit):
         main([*command, "--accelerator", "cpu", "--seed", "2"])
-    assert "were drawn with seed 1, not 2" in capsys.readouterr().err
+    assert "were generated with seed 1, not 2" in capsys.readouterr().err
 
 
-def test_a_conversation_is_drawn_as_the_class_draws_it(run, tmp_path):
-    """Each turn edits the picture of the one before, and is told of the requests before it."""
+def test_a_conversation_is_generated_as_by_its_class(run, tmp_path):
+    """Each turn edits the image of the one before, and is given the requests before it."""
     out = tmp_path / "out"
     command = ["evaluate", "conversation", "--checkpoint", str(run), "--output", str(out), "--number", "1"]
     main([*command, "--accelerator", "cpu"])
@@ -249,24 +243,24 @@ def test_a_conversation_is_drawn_as_the_class_draws_it(run, tmp_path):
     chains = json.loads((out / "records" / "00000.json").read_text())["chains"]
     conversation = Conversation(GoTPipeline.from_pretrained(run, "cpu"))
     for turn, request in enumerate(case.details["requests"]):
-        made = conversation.draw(conversation.plan(request), generator=seeded([case.seed + turn])[0])
+        made = conversation.generate(conversation.plan(request), generator=seeded([case.seed + turn])[0])
         assert made.plan.chain == chains[turn]
-        written = to_pil(load_image(out / "pictures" / f"00000-{turn + 1}.png"))
+        written = to_pil(load_image(out / "images" / f"00000-{turn + 1}.png"))
         assert written.tobytes() == made.image.tobytes()
 
 
 def test_edits_of_a_conversation_can_keep_the_rest(run, tmp_path):
-    """The untrained reasoner plans no box, so that all of the first picture stays."""
+    """The untrained reasoner plans no box, so that all of the first image stays."""
     command = ["evaluate", "conversation", "--checkpoint", str(run), "--number", "1", "--accelerator", "cpu"]
     for name, options in {"plain": [], "kept": ["--keep-rest"]}.items():
         main([*command, *options, "--output", str(tmp_path / name)])
-    first, second, third = sorted((tmp_path / "kept" / "pictures").iterdir())
+    first, second, third = sorted((tmp_path / "kept" / "images").iterdir())
     assert first.read_bytes() == second.read_bytes() == third.read_bytes()
-    assert len({file.read_bytes() for file in (tmp_path / "plain" / "pictures").iterdir()}) == 3
+    assert len({file.read_bytes() for file in (tmp_path / "plain" / "images").iterdir()}) == 3
 
 
-def test_a_written_plan_stands_in_for_one_that_cannot_be_disturbed(run, tmp_path):
-    """The untrained reasoner writes no boxes: nothing can be disturbed, and such cases have no figures."""
+def test_a_written_plan_replaces_one_that_cannot_be_disturbed(run, tmp_path):
+    """The untrained reasoner writes no boxes: nothing can be disturbed, and such cases have no scores."""
     out = tmp_path / "out"
     command = ["evaluate", "plans", "--checkpoint", str(run), "--output", str(out), "--number", "2"]
     main([*command, "--accelerator", "cpu", "--best-of", "2"])

@@ -66,7 +66,7 @@ def test_nonsense_is_asked_again_without_the_temperature_and_named_at_last():
         assert judge(served.url)("a", SOURCE, OUTPUT).score == 0.6
     assert len(served.bodies) == 2
     with endpoint(lambda number, body: (200, "I cannot tell.")) as served:
-        with pytest.raises(JudgeError, match=r"asked 3 times, at last no scores in 'I cannot tell\.'"):
+        with pytest.raises(JudgeError, match=r"no sensible answer in 3 attempts: no scores in 'I cannot tell\.'"):
             judge(served.url)("a", SOURCE, OUTPUT)
         assert len(served.bodies) == 3
 

@@ -17,18 +17,17 @@ from got_core.evaluation.efficiency.measure import (
     STAGES,
     Clock,
     Latency,
-    SystemDrawer,
-    drawing_memory,
+    ModelWorkload,
     efficiency_table,
-    in_shape_alone,
     latencies,
     measured,
     obstacle,
     parameter_counts,
     peak_bytes,
+    peak_memory,
     random_weights,
 )
-from got_core.evaluation.efficiency.references import REFERENCES, ReferenceDrawer, build_reference
+from got_core.evaluation.efficiency.references import REFERENCES, ReferenceWorkload, build_reference
 from got_core.evaluation.results import processor
 from got_core.inspection.costs import parameters
 from got_core.inspection.shapes import META
@@ -47,17 +46,17 @@ PUBLISHED = {
 
 
 def small_reference(reference, steps=2):
-    return ReferenceDrawer(reference, build_reference(reference, CPU), (reference.side, reference.side), steps)
+    return ReferenceWorkload(reference, build_reference(reference, CPU), (reference.side, reference.side), steps)
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference.name)
 def test_pipelines_are_as_large_as_published(reference):
-    drawer = ReferenceDrawer(reference, build_reference(reference, META), (reference.side, reference.side))
+    workload = ReferenceWorkload(reference, build_reference(reference, META), (reference.side, reference.side))
     denoiser, texts, autoencoder = PUBLISHED[reference.name]
-    state = drawer.denoiser.state_dict().values()  # SD 3's fixed places are in its file, but no parameters
+    state = workload.denoiser.state_dict().values()  # SD 3's fixed places are in its file, but no parameters
     assert sum(tensor.numel() for tensor in state) == denoiser
-    assert [parameters(encoder).total for encoder in drawer.encoders] == texts
-    counted = parameter_counts(drawer)
+    assert [parameters(encoder).total for encoder in workload.encoders] == texts
+    counted = parameter_counts(workload)
     assert counted["autoencoder"] == autoencoder
     assert counted["reasoner or text encoders"] == sum(texts)
 
@@ -68,27 +67,27 @@ def test_the_flops_of_stable_diffusion_are_those_published():
     These are by hand: two products of all queries with all keys, at three sizes of five layers each and of one in the
     middle; and of one layer in the autoencoder.
     """
-    drawer = ReferenceDrawer(REFERENCES[0], build_reference(REFERENCES[0], META), (512, 512))
-    flops = drawer.flops()
+    workload = ReferenceWorkload(REFERENCES[0], build_reference(REFERENCES[0], META), (512, 512))
+    flops = workload.flops()
     sizes = ((64, 320, 5), (32, 640, 5), (16, 1280, 5), (8, 1280, 1))
     attention = sum(2 * side**2 * (side**2 + 77) * width * layers for side, width, layers in sizes)
-    a_pass = flops["denoise"] / drawer.calls / drawer.passes / 2
+    a_pass = flops["denoise"] / workload.calls / workload.passes / 2
     assert a_pass == pytest.approx(339e9 + attention, rel=0.005)
     assert flops["decode"] / 2 == pytest.approx(1240e9 + 2 * 64**4 * 512, rel=0.001)
 
 
 @pytest.mark.parametrize("reference", NARROW, ids=lambda reference: reference.name)
 def test_a_pipelines_flops_are_those_of_a_real_drawing(reference):
-    drawer = small_reference(reference)
-    expected = drawer.flops()
+    workload = small_reference(reference)
+    expected = workload.flops()
     seen = []
     with FlopCounterMode(display=False) as counter:
-        drawer.denoiser.register_forward_hook(lambda *_: seen.append(counter.get_total_flops()))
-        drawer.draw(Clock(CPU), drawer.steps)
+        workload.denoiser.register_forward_hook(lambda *_: seen.append(counter.get_total_flops()))
+        workload.run(Clock(CPU), workload.steps)
         total = counter.get_total_flops()
     step = seen[1] - seen[0]
     assert step * len(seen) == expected["denoise"]
-    assert len(seen) == drawer.steps + (reference.name == "SD 1.5")
+    assert len(seen) == workload.steps + (reference.name == "SD 1.5")
     assert seen[0] - step == expected["guide"]
     assert total - seen[-1] == expected["decode"]
     assert expected["reason"] == 0
@@ -96,9 +95,9 @@ def test_a_pipelines_flops_are_those_of_a_real_drawing(reference):
 
 def test_a_systems_flops_are_those_of_a_real_drawing():
     system = small_system().model
-    drawer = SystemDrawer(system, "small", (32, 32), 3)
-    expected = drawer.flops()
-    batch = drawer._batch(CPU)
+    workload = ModelWorkload(system, "small", (32, 32), 3)
+    expected = workload.flops()
+    batch = workload._batch(CPU)
     marks = {}
 
     class Counting(Clock):
@@ -106,7 +105,7 @@ def test_a_systems_flops_are_those_of_a_real_drawing():
             marks[stage] = counter.get_total_flops() - sum(marks.values())
 
     with FlopCounterMode(display=False) as counter:
-        drawer.draw(Counting(CPU), 3)
+        workload.run(Counting(CPU), 3)
     assert {stage: marks[stage] for stage in STAGES[1:]} == {stage: expected[stage] for stage in STAGES[1:]}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         system.reasoner(batch)
@@ -117,12 +116,12 @@ def test_a_systems_flops_are_those_of_a_real_drawing():
 def test_random_weights_of_a_recipe_draw():
     with without_weights():
         system = build_model(small_settings()).model
-    drawer = SystemDrawer(system, "small", (32, 32), 2)
-    counted = drawer.flops()
+    workload = ModelWorkload(system, "small", (32, 32), 2)
+    counted = workload.flops()
     random_weights(system, CPU, torch.float32)
     assert not any(parameter.is_meta for parameter in system.parameters())
-    assert drawer.flops() == counted
-    found = measured(drawer, CPU, repeats=2, warm_up=0)
+    assert workload.flops() == counted
+    found = measured(workload, CPU, repeats=2, warm_up=0)
     assert all(found.latency[stage].median > 0 for stage in (*STAGES, "all"))
     assert found.memory > 4 * sum(found.parameters.values())
 
@@ -139,17 +138,17 @@ def test_a_clock_tells_stages_apart_and_the_median_runs_apart():
 
 
 def test_warm_up_is_not_counted():
-    class Slow(SystemDrawer):
+    class Slow(ModelWorkload):
         runs = 0
 
-        def draw(self, clock, steps):
+        def run(self, clock, steps):
             clock.start()
             clock.seconds["reason"] = 100.0 if self.runs == 0 else 1.0
             self.runs += 1
 
-    drawer = Slow(small_system().model, "slow", (32, 32))
-    assert latencies(drawer, CPU, repeats=3, warm_up=1)["reason"] == Latency(1.0, 1.0, 1.0)
-    assert drawer.runs == 4
+    workload = Slow(small_system().model, "slow", (32, 32))
+    assert latencies(workload, CPU, repeats=3, warm_up=1)["reason"] == Latency(1.0, 1.0, 1.0)
+    assert workload.runs == 4
 
 
 def test_peak_memory_is_that_of_what_is_there_at_a_time_and_the_profiler_says_nothing(capfd):
@@ -168,15 +167,15 @@ def test_peak_memory_is_that_of_what_is_there_at_a_time_and_the_profiler_says_no
 
 def test_memory_does_not_depend_on_the_number_of_steps():
     one, many = (small_reference(NARROW[2], steps) for steps in (2, 5))
-    assert drawing_memory(one, CPU) == drawing_memory(many, CPU) > 4 * sum(parameter_counts(one).values())
+    assert peak_memory(one, CPU) == peak_memory(many, CPU) > 4 * sum(parameter_counts(one).values())
 
 
 def test_what_is_too_large_says_so():
     assert "measured on a GPU only" in obstacle(LARGEST_ON_CPU + 1, torch.float32, CPU)
     assert obstacle(1000, torch.float32, CPU) is None
-    drawer = small_reference(NARROW[0])
-    found = in_shape_alone(drawer, "too large")
-    table = efficiency_table([found, measured(drawer, CPU, 1, 0)], "title")
+    workload = small_reference(NARROW[0])
+    found = measured(workload, CPU, 1, 0, "too large")
+    table = efficiency_table([found, measured(workload, CPU, 1, 0)], "title")
     assert table.columns[1].header == "SD 1.5"
     assert list(table.columns[1].cells)[-1] == "-"
     assert list(table.columns[2].cells)[-1] != "-"
@@ -223,7 +222,7 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path, capsys):
 def test_full_size_is_timed_on_a_gpu(reference):
     device = torch.device("cuda")
     pipeline = build_reference(reference, device, torch.bfloat16)
-    drawer = ReferenceDrawer(reference, pipeline, (reference.side, reference.side), 4)
-    found = measured(drawer, device, repeats=2, warm_up=1)
+    workload = ReferenceWorkload(reference, pipeline, (reference.side, reference.side), 4)
+    found = measured(workload, device, repeats=2, warm_up=1)
     assert found.memory > 2 * sum(found.parameters.values())
     assert found.latency["denoise"].median > found.latency["decode"].median > 0

@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
-import yaml
+from evaluation_runs import save_run
 from geneval_scenes import write_prompts, write_scenes
 from PIL import Image
-from small_system import small_settings, stirred_system
+from small_system import stirred_system
 from tiny_judges import tiny_clip, tiny_mask2former
 
 from got_core.cli.main import main
@@ -19,12 +18,7 @@ BFLOAT = ("--precision", "bf16-mixed")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run's folder with the weights of the small system."""
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model": small_settings(), "data": {"size": 32}}))
-    (folder / "checkpoints").mkdir()
-    torch.save({"global_step": 0, "state_dict": stirred_system().state_dict()}, folder / "checkpoints" / "last.ckpt")
-    return folder
+    return save_run(tmp_path_factory.mktemp("run") / "small", stirred_system())
 
 
 def evaluate(*arguments, suite="geneval"):
@@ -41,16 +35,16 @@ def refused(capsys, *arguments, suite="geneval"):
     return said[0]
 
 
-def test_a_checkpoint_is_drawn_scored_and_compared(run, tmp_path, capsys):
+def test_a_checkpoint_generates_and_is_scored_and_compared(run, tmp_path, capsys):
     prompts, output = write_prompts(tmp_path / "prompts.jsonl"), tmp_path / "out"
-    drawing = ("--checkpoint", run, "--prompts", prompts, "--output", output, "--detector", "scenes")
-    evaluate(*drawing, "--per-prompt", 2, "--seed", 3)
+    options = ("--checkpoint", run, "--prompts", prompts, "--output", output, "--detector", "scenes")
+    evaluate(*options, "--per-prompt", 2, "--seed", 3)
     printed = capsys.readouterr().out
-    assert "any of 2 right" in printed
+    assert "any_right" in printed
     result = json.loads((output / "results.json").read_text())
     assert (result["suite"], result["counts"]["per_prompt"]) == ("geneval", 2)
-    assert result["seeds"] == {"drawing": 3, "bootstrap": 0}
-    assert result["scores"]["overall"]["images"] == 12
+    assert result["seeds"] == {"generation": 3, "bootstrap": 0}
+    assert (result["scores"]["overall"]["right"]["n"], result["counts"]["images"]) == (6, 12)
     assert result["checksums"]["prompts"] == checksum(prompts)
     assert result["checksums"]["checkpoint"] == checksum(run / "checkpoints" / "last.ckpt")
     assert result["recipe"]["model"]["class_path"] == "got_core.training.system.GoTSystem"
@@ -58,12 +52,12 @@ def test_a_checkpoint_is_drawn_scored_and_compared(run, tmp_path, capsys):
     assert all(image["right"] or image["reason"] for entry in result["items"] for image in entry["images"])
 
     images = {file: file.read_bytes() for file in output.rglob("*.png")}
-    evaluate(*drawing, "--per-prompt", 2, "--seed", 3)
+    evaluate(*options, "--per-prompt", 2, "--seed", 3)
     assert json.loads((output / "results.json").read_text()) == result
     assert images == {file: file.read_bytes() for file in output.rglob("*.png")}
-    assert result["drawing"]["precision"] == "32-true"
-    assert "drawn with precision 32-true, not bf16-mixed" in refused(capsys, *drawing, "--seed", 3, *BFLOAT)
-    assert "drawn with seed 3, not 4" in refused(capsys, *drawing, "--seed", 4)
+    assert result["generation"]["precision"] == "32-true"
+    assert "generated with precision 32-true, not bf16-mixed" in refused(capsys, *options, "--seed", 3, *BFLOAT)
+    assert "generated with seed 3, not 4" in refused(capsys, *options, "--seed", 4)
 
     write_scenes(tmp_path / "true", 6, per_prompt=2)
     evaluate("--images", tmp_path / "true", "--detector", "scenes", "--output", tmp_path / "scored")
@@ -71,71 +65,75 @@ def test_a_checkpoint_is_drawn_scored_and_compared(run, tmp_path, capsys):
     main(["compare", str(output / "results.json"), str(tmp_path / "scored" / "results.json")])
     printed = capsys.readouterr()
     assert "too few items" in printed.out
-    assert "corrected for the number of tests (Holm): 6 of categories, 1 overall" in printed.out
-    assert "A and B differ in seeds, drawing: A 3, B None" in printed.out
+    assert "corrected for the number of tests (Holm): 12 of categories, 2 overall" in printed.out
+    assert "A and B differ in seeds, generation: A 3, B None" in printed.out
     assert "single_object" in printed.out
     assert printed.err == ""
     assert not (tmp_path / "true" / "results.json").exists()
 
 
 def test_a_folder_of_anyones_images_is_scored_by_mask2former_and_clip(tmp_path, capsys):
-    asked = [
+    prompts = [
         {"tag": "colors", "include": [{"class": "dog", "count": 1, "color": "red"}], "prompt": "a photo of a red dog"},
         {"tag": "counting", "include": [{"class": "tv remote", "count": 2}], "prompt": "a photo of two tv remotes"},
     ]
     write_scenes(tmp_path / "images", 2, per_prompt=2)
-    for place, metadata in enumerate(asked):
-        (tmp_path / "images" / f"{place:05d}" / "metadata.jsonl").write_text(json.dumps(metadata))
+    for index, metadata in enumerate(prompts):
+        (tmp_path / "images" / f"{index:05d}" / "metadata.jsonl").write_text(json.dumps(metadata))
     tiny_mask2former(tmp_path / "detector")
     tiny_clip(tmp_path / "clip")
-    judges = ("--detector", tmp_path / "detector", "--clip", tmp_path / "clip")
+    evaluators = ("--detector", tmp_path / "detector", "--clip", tmp_path / "clip")
     (tmp_path / "images" / "00001" / "samples" / "00000.png").write_bytes(b"broken")
-    evaluate("--images", tmp_path / "images", *judges)
+    evaluate("--images", tmp_path / "images", *evaluators)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "overall is the mean of 2 categories: none of single_object, two_object, position, color_attr" in printed
-    assert "missing, not scored: 00001/samples/00000.png" in printed
+    assert (
+        "overall is the mean of 2 categories, as there is no single_object, two_object, position, color_attr" in printed
+    )
+    assert "missing: 00001/samples/00000.png" in printed
     result = json.loads((tmp_path / "images" / "results.json").read_text())
     assert result["counts"]["missing"] == 1
-    assert result["scores"]["counting"]["images"] == 1
-    assert result["judge"]["rules"]["counting_confidence"] == 0.9
-    assert result["judge"]["input"] == {"short_side": 800, "long_side": 1333, "multiple": 32}
+    assert len(result["items"][1]["images"]) == 1
+    assert result["evaluator"]["rules"]["counting_confidence"] == 0.9
+    assert result["evaluator"]["input"] == {"short_side": 800, "long_side": 1333, "multiple": 32}
     weights = {f"{part}/model.safetensors" for part in ("detector", "colours")}
-    assert set(result["judge"]["weights"]) == weights
-    assert result["judge"]["weights"]["colours/model.safetensors"] == checksum(tmp_path / "clip" / "model.safetensors")
+    assert set(result["evaluator"]["weights"]) == weights
+    assert result["evaluator"]["weights"]["colours/model.safetensors"] == checksum(
+        tmp_path / "clip" / "model.safetensors"
+    )
     assert set(result["checksums"]) == {"images"}
     assert result["recipe"] is None
     write_scenes(tmp_path / "true", 1)
-    assert "does not know" in refused(capsys, "--images", tmp_path / "true", *judges)
+    assert "does not know" in refused(capsys, "--images", tmp_path / "true", *evaluators)
 
 
-def test_other_precisions_and_sizes_are_drawn(run, tmp_path):
+def test_other_precisions_and_sizes_are_generated(run, tmp_path):
     prompts = write_prompts(tmp_path / "prompts.jsonl", 1)
-    drawing = ("--checkpoint", run, "--prompts", prompts, "--detector", "scenes", "--per-prompt", 1)
-    evaluate(*drawing, "--output", tmp_path / "full")
-    evaluate(*drawing, "--output", tmp_path / "mixed", *BFLOAT)
+    options = ("--checkpoint", run, "--prompts", prompts, "--detector", "scenes", "--per-prompt", 1)
+    evaluate(*options, "--output", tmp_path / "full")
+    evaluate(*options, "--output", tmp_path / "mixed", *BFLOAT)
     images = [np.array(Image.open(tmp_path / name / "00000/samples/00000.png")) for name in ("full", "mixed")]
     assert (images[0] != images[1]).any()
-    assert json.loads((tmp_path / "mixed" / "results.json").read_text())["drawing"]["precision"] == "bf16-mixed"
-    evaluate(*drawing, "--output", tmp_path / "large", "--size", "64x32")
+    assert json.loads((tmp_path / "mixed" / "results.json").read_text())["generation"]["precision"] == "bf16-mixed"
+    evaluate(*options, "--output", tmp_path / "large", "--size", "64x32")
     assert Image.open(tmp_path / "large" / "00000/samples/00000.png").size == (32, 64)
 
 
-def test_judges_that_differ_give_no_verdict(tmp_path, capsys):
+def test_nothing_is_significant_between_different_evaluators(tmp_path, capsys):
     write_scenes(tmp_path / "true", 2)
     evaluate("--images", tmp_path / "true", "--detector", "scenes")
     file = tmp_path / "true" / "results.json"
     content = json.loads(file.read_text())
-    content["judge"]["rules"]["confidence"] = 0.9
+    content["evaluator"]["rules"]["confidence"] = 0.9
     (tmp_path / "other.json").write_text(json.dumps(content))
     capsys.readouterr()
     main(["compare", str(file), str(tmp_path / "other.json")])
     printed = capsys.readouterr()
-    assert "judged otherwise" in printed.out
-    assert "significant" not in printed.out
-    assert "not judged alike" in printed.err
+    assert "different evaluators" in printed.out
+    assert not any("significant" in line for line in printed.out.splitlines() if line.startswith("│"))
+    assert "scored by different evaluators" in printed.err
 
 
-def test_what_cannot_be_evaluated_is_one_line(run, tmp_path, capsys):
+def test_each_error_is_one_line(run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     prompts = write_prompts(tmp_path / "prompts.jsonl", 1)
     scenes = ("--detector", "scenes")
@@ -151,22 +149,23 @@ def test_what_cannot_be_evaluated_is_one_line(run, tmp_path, capsys):
     for file in (tmp_path / "clip").glob("tokenizer*"):
         file.unlink()
     capsys.readouterr()
-    judges = ("--detector", tmp_path / "detector", "--clip", tmp_path / "clip")
-    assert "tokenizer's files are not there" in refused(capsys, "--images", tmp_path / "true", *judges)
+    evaluators = ("--detector", tmp_path / "detector", "--clip", tmp_path / "clip")
+    assert "tokenizer's files are missing" in refused(capsys, "--images", tmp_path / "true", *evaluators)
     assert "--accelerator tpu" in refused(capsys, "--images", tmp_path / "true", "--accelerator", "tpu")
-    drawing = ("--checkpoint", run, "--prompts", prompts, "--output", tmp_path / "out", *scenes)
-    assert "--size 31x31: " in refused(capsys, *drawing, "--size", "31x31")
+    options = ("--checkpoint", run, "--prompts", prompts, "--output", tmp_path / "out", *scenes)
+    assert "--size 31x31: " in refused(capsys, *options, "--size", "31x31")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
-    assert "cannot be drawn into" in refused(capsys, *drawing, "--output", tmp_path / "file" / "out")
+    assert "cannot be written to" in refused(capsys, *options, "--output", tmp_path / "file" / "out")
     scored = ("--images", tmp_path / "true", *scenes)
     assert "cannot be written to" in refused(capsys, *scored, "--output", tmp_path / "file" / "out")
+    existing = "is of generation, but the images of --images FOLDER exist"
     for option in (("--seed", 0), ("--steps", 2), ("--size", "32x32"), ("--spatial-scale", 1), BFLOAT):
-        assert f"{option[0]} says how to draw, but --images" in refused(capsys, *scored, *option)
-    assert "--prompts says what to draw, but --images" in refused(capsys, *scored, "--prompts", prompts, suite="layout")
-    assert "no such run" in refused(capsys, *drawing[2:], "--checkpoint", tmp_path / "nowhere")
+        assert f"{option[0]} {existing}" in refused(capsys, *scored, *option)
+    assert f"--prompts {existing}" in refused(capsys, *scored, "--prompts", prompts, suite="layout")
+    assert "no such run" in refused(capsys, *options[2:], "--checkpoint", tmp_path / "nowhere")
     prompts.write_text("{}\n")
-    assert "line 1: it has no prompt" in refused(capsys, *drawing)
+    assert "line 1: it has no prompt" in refused(capsys, *options)
     assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit):
         main(["compare", str(prompts), str(prompts)])
@@ -174,8 +173,8 @@ def test_what_cannot_be_evaluated_is_one_line(run, tmp_path, capsys):
 
 
 def test_options_of_other_suites_are_unknown(capsys):
-    judge = refused(capsys, "--images", "a", "--judge-url", "X")
-    assert judge.startswith("got: error: unknown option --judge-url of got evaluate geneval")
+    said = refused(capsys, "--images", "a", "--judge-url", "X")
+    assert said.startswith("got: error: unknown option --judge-url of got evaluate geneval")
     quality = ("--images", "a", "--reference", "b", "--inception", "c")
     others = (("quality", *quality, "--seed", 0), ("quality", *quality, "--warm-up", 2), ("layout", "--clip", "c"),
               ("efficiency", "--config", "a", "--devices", 2))  # fmt: skip

@@ -2,13 +2,12 @@
 
 import json
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from edit_sets import edit_samples
-from lightning import Trainer
+from evaluation_runs import quiet_trainer
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchvision.models import inception
 from two_ranks import run_on_ranks
@@ -16,12 +15,7 @@ from two_ranks import run_on_ranks
 from got_core.cli.main import main
 from got_core.data.visualization import to_pil
 from got_core.errors import UserError
-from got_core.evaluation.metrics.fid_kid import (
-    FeatureStore,
-    InceptionFeatures,
-    frechet_distance,
-    kernel_distance,
-)
+from got_core.evaluation.metrics.fid_kid import InceptionFeatures, frechet_distance, kernel_distance
 from got_core.evaluation.suites.quality import QualityScoring, image_files
 
 
@@ -171,27 +165,29 @@ def test_kernel_distance_by_hand_and_in_its_interval():
 
 def test_kernel_distances_interval_holds_the_truth_mostly():
     truth = kernel_distance(features(1000, 20_000), features(1001, 20_000, shift=0.5)).mean
-    held = []
+    holds = []
     for seed in range(30):
         low, high = kernel_distance(features(2 * seed, 200), features(2 * seed + 1, 200, shift=0.5)).interval
-        held.append(low <= truth <= high)
-    assert 25 <= sum(held) < 31
-
-
-def test_a_store_keeps_each_item_once():
-    store = FeatureStore()
-    store.update(torch.tensor([2, 0]), torch.tensor([[2.0, 2.0], [0.0, 0.0]]))
-    store.update(torch.tensor([1, 2, 3]), torch.tensor([[1.0, 1.0], [2.0, 2.0], [torch.nan, torch.nan]]))
-    places, kept = store.compute()
-    assert places.tolist() == [0, 1, 2]
-    assert kept.tolist() == [[0, 0], [1, 1], [2, 2]]
+        holds.append(low <= truth <= high)
+    assert 25 <= sum(holds) < 31
 
 
 def write_images(root: Path, number: int, first: int = 0) -> Path:
     root.mkdir(parents=True)
-    for place, sample in enumerate(edit_samples(first + number)[first:]):
-        to_pil(sample.target).save(root / f"{place}.png")
+    for index, sample in enumerate(edit_samples(first + number)[first:]):
+        to_pil(sample.target).save(root / f"{index}.png")
     return root
+
+
+def test_features_that_are_not_finite_are_left_out(tmp_path, fid_file, monkeypatch):
+    root = write_images(tmp_path / "images", 3)
+    rows = torch.tensor([[1.0, 2.0], [torch.nan, 0.0], [3.0, 4.0]])
+    monkeypatch.setattr(InceptionFeatures, "forward", lambda self, images: rows)
+    scoring = QualityScoring(image_files(root), InceptionFeatures.from_file(fid_file))
+    quiet_trainer().test(scoring, verbose=False)
+    assert scoring.features(0, 3).tolist() == [[1, 2], [3, 4]]
+    assert scoring.features(1, 3).tolist() == [[3, 4]]
+    assert scoring.remarks == {1: "its features are not finite numbers"}
 
 
 def evaluate(*arguments):
@@ -206,22 +202,24 @@ def test_two_folders_are_compared(tmp_path, fid_file, capsys):
     printed = capsys.readouterr().out
     assert "5 images of" in printed
     assert "note: FID of fewer than 10,000 images is too high" in printed
-    assert "missing, not scored:" in printed
+    assert f"missing: {tmp_path}/ours/4.png: " in printed
     found = json.loads((tmp_path / "ours" / "results.json").read_text())
     assert found["counts"] == {"reference": 5, "images": 5, "missing": 1}
-    assert found["scores"]["fid"]["mean"] > 0
-    low, high = found["scores"]["kid"]["interval"]
-    assert low < found["scores"]["kid"]["mean"] < high
+    assert list(found["scores"]) == ["overall"]
+    fid, kid = found["scores"]["overall"].values()
+    assert (fid["mean"] > 0, fid["interval"], fid["n"], kid["subset_size"]) == (True, None, 5, 2)
+    low, high = kid["interval"]
+    assert low < kid["mean"] < high
     assert set(found["checksums"]) == {"reference", "images"}
-    assert found["judge"]["kind"].startswith("torch-fidelity ")
-    assert set(found["judge"]["weights"]) == {"inception"}
-    kept = tmp_path / "ours" / "verdicts" / "verdicts-0.jsonl"
-    lines = kept.read_text().splitlines(keepends=True)
+    assert found["evaluator"]["kind"].startswith("torch-fidelity ")
+    assert set(found["evaluator"]["weights"]) == {"inception"}
+    cached = tmp_path / "ours" / "cache" / "scores-0.jsonl"
+    lines = cached.read_text().splitlines(keepends=True)
     assert len(lines) == 10
-    kept.write_text("".join(lines[:6]) + lines[6][:500])
+    cached.write_text("".join(lines[:6]) + lines[6][:500])
     evaluate("--images", tmp_path / "ours", "--reference", tmp_path / "real", "--inception", fid_file)
     assert json.loads((tmp_path / "ours" / "results.json").read_text()) == found
-    assert len(kept.read_text().splitlines()) == 6 + 1 + 4
+    assert len(cached.read_text().splitlines()) == 6 + 1 + 4
 
 
 def refused(capsys, *arguments):
@@ -242,23 +240,18 @@ def test_what_cannot_be_compared_is_one_line(tmp_path, fid_file, capsys):
     assert "KID needs four images of each set at least, not 2 and 2; 0 could not be read" in few
 
 
-def read_by(rank: int, root: str, weights: str, ranks: int = 2) -> tuple[list[int], torch.Tensor]:
-    warnings.filterwarnings("ignore")
+def extracted_by(rank: int, root: str, weights: str, ranks: int = 2) -> tuple[dict[int, str], torch.Tensor]:
     scoring = QualityScoring(image_files(Path(root)), InceptionFeatures.from_file(Path(weights)), 1)
-    trainer = Trainer(
-        accelerator="cpu", devices=1, num_nodes=ranks, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
-    trainer.test(scoring, verbose=False)
-    return scoring.places.tolist(), scoring.features
+    quiet_trainer(ranks).test(scoring, verbose=False)
+    return scoring.remarks, scoring.features(0, 3)
 
 
 @pytest.mark.distributed
-def test_two_ranks_read_what_one_reads(tmp_path, fid_file):
+def test_two_ranks_extract_what_one_does(tmp_path, fid_file):
     root = write_images(tmp_path / "images", 3)
     (root / "1.png").write_bytes(b"broken")
-    places, alone = read_by(0, str(root), str(fid_file), ranks=1)
-    assert places == [0, 2]
-    for found, both in run_on_ranks(read_by, tmp_path, str(root), str(fid_file)):
-        assert found == places
+    remarks, alone = extracted_by(0, str(root), str(fid_file), ranks=1)
+    assert (list(remarks), alone.shape) == ([1], (2, 2048))
+    for found, both in run_on_ranks(extracted_by, tmp_path, str(root), str(fid_file)):
+        assert found == remarks
         torch.testing.assert_close(both, alone)

@@ -135,7 +135,7 @@ def test_boxes_are_matched_for_the_highest_sum_of_overlaps():
     planned = [(0, 0, 100, 100), (60, 0, 160, 100), (800, 800, 900, 900)]
     found = [(50, 0, 150, 100), (0, 0, 10, 100)]
     matched = match_boxes(planned, found, (32, 32))
-    assert [(pair.planned, pair.found) for pair in matched] == [(0, 1), (1, 0)]
+    assert [(pair.planned, pair.detected) for pair in matched] == [(0, 1), (1, 0)]
     assert [pair.iou for pair in matched] == pytest.approx([0.1, 90 / 110])
     assert matched[1].deviation == pytest.approx(10 / hypot(1000, 1000))
     assert match_boxes([], found, (32, 32)) == []
@@ -143,7 +143,7 @@ def test_boxes_are_matched_for_the_highest_sum_of_overlaps():
 
 def test_boxes_that_meet_nothing_are_matched_with_the_nearest_and_measured_in_the_images_proportions():
     (pair,) = match_boxes([(0, 0, 100, 100)], [(900, 0, 1000, 100), (300, 0, 400, 100)], (30, 40))
-    assert (pair.found, pair.iou) == (1, 0)
+    assert (pair.detected, pair.iou) == (1, 0)
     assert pair.deviation == pytest.approx(0.3 * 40 / 50)
 
 

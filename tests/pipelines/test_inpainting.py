@@ -9,7 +9,13 @@ from small_system import small_settings, stirred_system
 from got_core.diffusion.codecs import PixelCodec
 from got_core.diffusion.objectives import EpsilonDiffusion, RectifiedFlow
 from got_core.diffusion.schedulers import scheduler_named
-from got_core.pipelines.inpainting import LatentBlending, PartlyKept, changed_boxes, inpainting_mask, partly_kept
+from got_core.pipelines.inpainting import (
+    InpaintingInput,
+    LatentBlending,
+    changed_boxes,
+    inpainting_inputs,
+    inpainting_mask,
+)
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.plan import Plan
 
@@ -44,7 +50,7 @@ def test_changed_boxes_are_those_that_only_one_plan_has():
 
 
 def mask(*changed, unchanged=()):
-    return inpainting_mask(PartlyKept(torch.zeros(3, 32, 32), changed, unchanged), 8, 8)
+    return inpainting_mask(InpaintingInput(torch.zeros(3, 32, 32), changed, unchanged), 8, 8)
 
 
 def test_the_mask_has_the_box_and_a_margin():
@@ -87,13 +93,13 @@ def test_an_edit_can_keep_its_source(pipe):
 def test_one_previous_image_for_each_plan():
     images = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     plans = [PLAN, PLAN.remove(0)]
-    kept = partly_kept(plans, images)
-    assert [entry.image[:, 0, 0].tolist() for entry in kept] == [[1, -1, -1], [-1, -1, 1]]
-    assert [len(entry.changed) for entry in kept] == [2, 1]
-    assert torch.equal(partly_kept(plans, images[0])[1].image, kept[0].image)
-    assert torch.equal(partly_kept(plans, torch.ones(3, 32, 32))[1].image, torch.ones(3, 32, 32))
+    inputs = inpainting_inputs(plans, images)
+    assert [each.image[:, 0, 0].tolist() for each in inputs] == [[1, -1, -1], [-1, -1, 1]]
+    assert [len(each.changed) for each in inputs] == [2, 1]
+    assert torch.equal(inpainting_inputs(plans, images[0])[1].image, inputs[0].image)
+    assert torch.equal(inpainting_inputs(plans, torch.ones(3, 32, 32))[1].image, torch.ones(3, 32, 32))
     with pytest.raises(ValueError, match="1 images for 2 plans"):
-        partly_kept(plans, images[:1])
+        inpainting_inputs(plans, images[:1])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,7 @@ def test_blended_latents_are_at_the_noise_level_of_the_scheduler(objective, name
     image, noise = (torch.randn(1, 3, 8, 8, generator=generator) for _ in range(2))
     scheduler = scheduler_named(objective, name)
     scheduler.set_timesteps(12, device=torch.device("cpu"))
-    blending = LatentBlending([PartlyKept(image[0], ())], PixelCodec(), objective, scheduler, noise)
+    blending = LatentBlending([InpaintingInput(image[0], ())], PixelCodec(), objective, scheduler, noise)
     first = scheduler.timesteps[0]
     start = objective.corrupt(image, noise, first.float()[None])[0]
     seen_as = getattr(scheduler, "scale_model_input", lambda x, time: x)

@@ -14,7 +14,7 @@ def library_inputs(reasoner, inputs, has_image):
     """The same sequences as the library's forward takes them, positions left to itself."""
     ids = inputs["input_ids"]
     images = {"pixel_values": inputs["pixel_values"], "image_grid_thw": inputs["image_grid_thw"]} if has_image else {}
-    kinds = (ids == reasoner.processor.vocabulary.image_place).int()
+    kinds = (ids == reasoner.processor.vocabulary.image_pad).int()
     return {"input_ids": ids, "mm_token_type_ids": kinds, "attention_mask": torch.ones_like(ids), **images}
 
 

@@ -51,7 +51,7 @@ def test_rows_hold_prompt_chain_start_and_image_tokens(build):
         assert ids[inputs["summary_mask"][row]].tolist() == vocabulary.image_tokens
         assert set(ids[prompt + len(chain) + 1 + 4 :].tolist()) <= {vocabulary.padding}
         assert vocabulary.decode(ids[:prompt].tolist()).endswith(f"{sample.prompt}<|im_end|>")
-        assert int((ids == vocabulary.image_place).sum()) == (processor.layout.side**2 if row == 1 else 0)
+        assert int((ids == vocabulary.image_pad).sum()) == (processor.layout.side**2 if row == 1 else 0)
 
 
 @pytest.mark.parametrize("edits", [(), (0, 2), (0, 1, 2)])
@@ -59,7 +59,7 @@ def test_positions_equal_the_librarys(build, edits):
     reasoner = build(editing_template="Edit {image} so: {prompt}.")
     inputs = reasoner.processor(small_samples(3, edits)).inputs
     ids, grids = inputs["input_ids"], inputs["image_grid_thw"] if edits else None
-    kinds = (ids == reasoner.processor.vocabulary.image_place).int()
+    kinds = (ids == reasoner.processor.vocabulary.image_pad).int()
     expected, _ = reasoner.qwen.model.get_rope_index(ids, kinds, grids)
     assert torch.equal(inputs["position_ids"].transpose(0, 1), expected)
 
@@ -104,9 +104,9 @@ def test_it_travels_to_a_worker(build):
 
 
 def test_default_templates_are_those_of_the_reference():
-    drawing = "Follow the caption to generate an image through a chain of thought process: {prompt}<"
+    request = "Follow the caption to generate an image through a chain of thought process: {prompt}<"
     editing = "Follow the instruction to edit the given image through a chain of thought process: {prompt}<"
-    assert "<|im_start|>user\n" + drawing in GENERATION_TEMPLATE
+    assert "<|im_start|>user\n" + request in GENERATION_TEMPLATE
     assert "<|im_start|>user\n{image}" + editing in EDITING_TEMPLATE.replace("{earlier}", "")
 
 

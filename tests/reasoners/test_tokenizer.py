@@ -36,7 +36,7 @@ def test_chains_consist_of_text_and_grounding_tokens_only(tokenizer_file):
     vocabulary = Vocabulary(Tokenizer.from_file(tokenizer_file), 4)
     writable = set(vocabulary.writable)
     assert vocabulary.id("<|box_start|>") in writable
-    assert not writable & {*vocabulary.added, *vocabulary.stops, vocabulary.image_place, vocabulary.padding}
+    assert not writable & {*vocabulary.added, *vocabulary.stops, vocabulary.image_pad, vocabulary.padding}
     text = "a<|image_pad|>b<|im_gen_0001|>c<|box_start|>"
     assert vocabulary.without_controls(text) == "a b c<|box_start|>"
 
@@ -46,7 +46,7 @@ def test_a_tokenizer_without_qwens_tokens_is_refused():
         Vocabulary(Tokenizer(models.WordLevel({"a": 0}, "a")), 4)
 
 
-def test_numbers_asked_for_stay_whole_and_control_tokens_stay_out_of_merges(tmp_path):
+def test_requested_numbers_stay_whole_and_control_tokens_stay_out_of_merges(tmp_path):
     path = tmp_path / "folder" / "tokenizer.json"
     tokenizer = train_tokenizer(["a<|box_start|>b"] * 50, 320, path, whole=["999", "31"])
     assert all(len(tokenizer.encode(word).ids) == 1 for word in ("999", "31", "<|box_start|>"))

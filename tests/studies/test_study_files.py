@@ -27,7 +27,7 @@ def test_a_study_is_read_as_its_file_says(tmp_path):
     assert read.metrics == ("geneval.overall", "background_kept", "chain_satisfies")
 
 
-def test_values_of_a_grid_are_given_in_full():
+def test_values_of_a_grid_are_written_in_full():
     grid = Grid({"x": Axis(("--x",), (1234567.0, 0.30000000000000004))})
     assert list(grid.points().values()) == [("--x=1234567",), ("--x=0.30000000000000004",)]
     assert number(-3.0) == "-3"
@@ -47,7 +47,7 @@ def test_values_of_a_grid_are_given_in_full():
         ({"backbones": {}}, "the following arguments are required: backbones"),
         ({"backbones": {"dit": []}}, "backbones.dit must be a list of different values, not []"),
         ({"backbones": {"dit": 3}}, "backbones: expected str, got '3'"),
-        ({"variants": {"a/b": []}}, "'a/b' is no name"),
+        ({"variants": {"a/b": []}}, "'a/b' may only have letters"),
         ({"variants": {"a": "--x=1"}}, "variants: expected list, got '--x=1'"),
         ({"variants": {"a": {"dit": "--x"}}}, "variants: expected list, got '{'dit': '--x'}'"),
         ({"variants": {"a": {}}}, "variants: expected list, got 'None'"),
@@ -74,16 +74,16 @@ def test_values_of_a_grid_are_given_in_full():
         ({"split": {"given": "true-chain"}}, "Split: the following arguments are required: metrics"),
         (
             {"backbones": {"a": "x.yaml", "a-b": "y.yaml"}, "variants": {"b-c": {"a": []}, "c": {"a-b": []}}},
-            "backbone 'a' with variant 'b-c' and backbone 'a-b' with variant 'c' are both called a-b-c",
+            "two combinations of backbone and variant are called a-b-c",
         ),
         ({"backbones": {"dit": "nowhere.yaml"}}, "of backbone 'dit': nowhere.yaml: no such recipe"),
     ],
 )
-def test_a_wrong_study_is_one_line(capsys, tmp_path, changes, words):
+def test_a_wrong_study_is_refused_in_one_line(capsys, tmp_path, changes, words):
     path = study_file(tmp_path, **changes)
-    said = refused(capsys, "study", path, "--output", str(tmp_path / "runs"))
-    assert said.startswith(f"got: error: {path}: ")
-    assert words in said
+    error = refused(capsys, "study", path, "--output", str(tmp_path / "runs"))
+    assert error.startswith(f"got: error: {path}: ")
+    assert words in error
     assert not (tmp_path / "runs").exists()
 
 
@@ -105,22 +105,22 @@ def test_a_wrong_study_is_one_line(capsys, tmp_path, changes, words):
         ("--x='a", "No closing quotation in"),
     ],
 )
-def test_options_that_are_the_studys_own_are_refused_wherever_they_stand(capsys, tmp_path, option, words):
+def test_options_that_are_the_studys_own_are_refused_everywhere(capsys, tmp_path, option, words):
     for part in ("variants", "evaluations"):
-        said = refused(capsys, "study", study_file(tmp_path, **{part: {"a": [option]}, "split": None}))
-        assert f"{part}.a: {words}" in said
+        error = refused(capsys, "study", study_file(tmp_path, **{part: {"a": [option]}, "split": None}))
+        assert f"{part}.a: {words}" in error
 
 
 @pytest.mark.parametrize("option", ["--data.validation.split=train", "--data.init_args.validation={}", "--data=Scenes"])
 def test_all_variants_are_scored_on_the_recipes_own_samples(capsys, tmp_path, option):
-    said = refused(capsys, "study", study_file(tmp_path, variants={"a": [option]}))
-    assert "would change what all runs are scored on alike: score on other samples under evaluations" in said
+    error = refused(capsys, "study", study_file(tmp_path, variants={"a": [option]}))
+    assert "would change what all runs are scored on alike: score on other samples under evaluations" in error
     assert read_study(study_file(tmp_path, evaluations={"true-chain": [option]})).evaluations == {
         "true-chain": (option,)
     }
 
 
-def test_options_are_told_from_their_values():
+def test_options_are_distinguished_from_their_values():
     words = ("--model.init_args.warmup_steps", "-3", "--trainer.callbacks+=a.B", "--x=--y", "-c", "f", "-c=f", "-.5")
     assert options_of(words) == ["--model.warmup_steps", "--trainer.callbacks", "--x", "--config", "--config"]
 
@@ -137,10 +137,10 @@ def test_options_are_told_from_their_values():
         ("{}", "broken.yaml: the following arguments are required: title, steps, seeds"),
     ],
 )
-def test_what_is_no_study_is_one_line(capsys, tmp_path, text, words):
+def test_a_file_that_is_not_a_study_is_refused_in_one_line(capsys, tmp_path, text, words):
     (tmp_path / "broken.yaml").write_text(text)
     assert words in refused(capsys, "study", str(tmp_path / "broken.yaml"))
 
 
-def test_no_file_is_one_line(capsys):
+def test_a_missing_file_is_refused_in_one_line(capsys):
     assert "nowhere.yaml: no such file" in refused(capsys, "study", "nowhere.yaml")

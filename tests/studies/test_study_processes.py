@@ -1,4 +1,4 @@
-"""The processes of a study: side by side, ended with it, and what is said of them."""
+"""The processes of a study: in parallel, ended with it, and shown."""
 
 import os
 import signal
@@ -28,21 +28,21 @@ from got_core.studies.runner import (
 )
 
 
-class Heard(Display):
-    """Notes what it is told of jobs."""
+class Recorded(Display):
+    """Records the events of jobs."""
 
-    def __init__(self, on_begin=None) -> None:
+    def __init__(self, on_start=None) -> None:
         super().__init__(Console(quiet=True), {})
         self.events: list[tuple[str, ...]] = []
-        self.on_begin = on_begin
+        self.on_start = on_start
 
     def started(self, name):
-        self.events.append(("began", name))
-        if self.on_begin:
-            self.on_begin(self)
+        self.events.append(("started", name))
+        if self.on_start:
+            self.on_start(self)
 
     def output(self, name, tail):
-        self.events.append(("says", name, tail))
+        self.events.append(("output", name, tail))
 
     def ended(self, name, error):
         self.events.append(("ended", name, error))
@@ -60,24 +60,24 @@ def test_a_job_that_fails_is_named_and_does_not_end_the_others(tmp_path):
         script("killed", tmp_path, "import os; os.kill(os.getpid(), 9)"),
         script("last", tmp_path, "import sys; print(*sys.argv[1:])"),
     ]
-    heard = Heard()
-    errors = run_jobs(jobs, [Slot(("--a",), {"WHERE": "here"}), Slot(("--a",), {"WHERE": "here"})], heard)
-    said = {"wrong": "no such image", "broken": "IndexError: list index out of range", "killed": "ended by SIGKILL"}
-    assert errors == {name: f"{why} (see {tmp_path / name / LOG})" for name, why in said.items()}
+    display = Recorded()
+    errors = run_jobs(jobs, [Slot(("--a",), {"WHERE": "here"}), Slot(("--a",), {"WHERE": "here"})], display)
+    expected = {"wrong": "no such image", "broken": "IndexError: list index out of range", "killed": "ended by SIGKILL"}
+    assert errors == {name: f"{why} (see {tmp_path / name / LOG})" for name, why in expected.items()}
     assert (tmp_path / "right" / LOG).read_text() == "step 20\nhere\n"
     assert (tmp_path / "last" / LOG).read_text() == "--a\n"
-    ended = {event[1]: event[2] for event in heard.events if event[0] == "ended"}
+    ended = {event[1]: event[2] for event in display.events if event[0] == "ended"}
     assert ended == {job.name: errors.get(job.name) for job in jobs}
 
 
 def test_no_more_jobs_at_a_time_than_slots(tmp_path):
-    heard = Heard()
-    run_jobs([script(f"{place}", tmp_path, "pass") for place in range(5)], [Slot(())] * 2, heard)
+    display = Recorded()
+    run_jobs([script(f"{index}", tmp_path, "pass") for index in range(5)], [Slot(())] * 2, display)
     running = 0
-    for event in heard.events:
-        running += {"began": 1, "ended": -1}.get(event[0], 0)
+    for event in display.events:
+        running += {"started": 1, "ended": -1}.get(event[0], 0)
         assert running <= 2
-    assert [event[1] for event in heard.events if event[0] == "began"] == list("01234")
+    assert [event[1] for event in display.events if event[0] == "started"] == list("01234")
 
 
 def test_an_interruption_ends_the_processes_cleanly(tmp_path):
@@ -85,7 +85,7 @@ def test_an_interruption_ends_the_processes_cleanly(tmp_path):
     saving += "def save(*_): open(sys.argv[1] + '/saved', 'w').close(); sys.exit(143)\n"
     saving += "signal.signal(signal.SIGTERM, save)\nopen(sys.argv[1] + '/ready', 'w').close()\ntime.sleep(60)"
 
-    def interrupt(heard):
+    def interrupt(display):
         if (tmp_path / "a" / "ready").exists() is False:
             deadline = time.monotonic() + 60
             while not (tmp_path / "a" / "ready").exists() and time.monotonic() < deadline:
@@ -93,15 +93,15 @@ def test_an_interruption_ends_the_processes_cleanly(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    jobs = [script("a", tmp_path, saving), script("b", tmp_path, "raise SystemExit('never begun')")]
+    jobs = [script("a", tmp_path, saving), script("b", tmp_path, "raise SystemExit('never started')")]
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, [Slot((str(tmp_path / "a"),))], Heard(interrupt))
+        run_jobs(jobs, [Slot((str(tmp_path / "a"),))], Recorded(interrupt))
     assert (tmp_path / "a" / "saved").exists()
     assert not (tmp_path / "b").exists()
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_the_line_that_says_why():
+def test_the_error_line_of_a_failed_job():
     assert last_error("x\ngot: error: here\nlater\n", 2) == "here"
     assert last_error("Traceback\n  File\nValueError: why\n\n", 1) == "ValueError: why"
     assert last_error("", 3) == "exit status 3"
@@ -119,17 +119,17 @@ def test_a_slot_a_core_or_a_gpu():
     assert "--trainer.accelerator=gpu" in slots(None, gpus=["0"])[0].arguments
 
 
-def test_a_run_loads_its_own_samples_where_every_core_has_one():
+def test_a_run_loads_its_own_samples_if_every_core_has_a_run():
     assert crowded(slots(cores(), gpus=[]))
     assert not crowded(slots(cores() - 1, gpus=[]) if cores() > 1 else [])
     assert not crowded(slots(cores(), gpus=["0"]))
     assert machine()["cores"] == cores()
 
 
-def test_a_folder_is_held_by_one_study(tmp_path):
+def test_a_folder_is_locked_by_one_study(tmp_path):
     folder = tmp_path / "run"
     with locked([folder]):
-        other = subprocess.run([sys.executable, "-c", TAKING, str(folder)], capture_output=True, text=True)
+        other = subprocess.run([sys.executable, "-c", LOCKING, str(folder)], capture_output=True, text=True)
         assert "run is being worked on by another study: wait" in other.stdout
     with locked([folder]), pytest.raises(UserError, match="is being worked on"), locked([folder]):
         pass
@@ -137,13 +137,13 @@ def test_a_folder_is_held_by_one_study(tmp_path):
         pass
 
 
-TAKING = """
+LOCKING = """
 import sys
 from pathlib import Path
 from got_core.studies.runner import locked
 try:
     with locked([Path(sys.argv[1])]):
-        print("taken")
+        print("locked")
 except Exception as error:
     print(error)
 """

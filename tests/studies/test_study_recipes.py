@@ -1,4 +1,4 @@
-"""The recipes of a study: built in shape before training, and what makes two runs the same."""
+"""The recipes of a study: built in shape before training, and the identity of runs."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ NO_MASKS = ["--model.guidance.spatial_channels=null", "--model.backbone.spatial_
         ("--model.guidance.token_dim=64", "makes tokens of width 64, FlowDiT takes 128"),
         ("--data.chains=some", "variant 'wrong' of backbone 'dit': data"),
         ("--data.batch_size=0", "batch_size and validation_batch_size must be at least 1"),
-        ("--trainer.callbacks=[]", "trainer.callbacks lacks got_core.evaluation.suites.callbacks.FinalScores"),
+        ("--trainer.callbacks=[]", "trainer.callbacks lacks got_core.evaluation.callbacks.FinalScores"),
         ("--model.num_workers=0 --model.backbone.depth=1", "variant 'wrong' of backbone 'dit': model"),
     ],
 )
@@ -52,22 +52,22 @@ def test_a_variant_that_the_recipe_refuses_is_found_before_training(capsys, tmp_
 )
 def test_an_evaluation_that_cannot_be_made_is_found_before_training(capsys, tmp_path, option, words):
     path = study_file(tmp_path, evaluations={"true-chain": [option]})
-    said = refused(capsys, "study", path, "--output", str(tmp_path / "runs"))
-    assert f"variant 'whole' of backbone 'dit': {words}" in said
+    error = refused(capsys, "study", path, "--output", str(tmp_path / "runs"))
+    assert f"variant 'whole' of backbone 'dit': {words}" in error
     assert not (tmp_path / "runs").exists()
 
 
 def test_every_value_of_a_grid_is_read_before_training(capsys, tmp_path):
     axes = {"steps": {"options": ["--model.sampling_steps"], "values": [1, 2, 0.5]}}
     path = study_file(tmp_path, grid={"axes": axes})
-    said = refused(capsys, "study", path, "--output", str(tmp_path / "runs"))
-    assert "variant 'whole' of backbone 'dit': grid.axes.steps, 0.5: model" in said
+    error = refused(capsys, "study", path, "--output", str(tmp_path / "runs"))
+    assert "variant 'whole' of backbone 'dit': grid.axes.steps, 0.5: model" in error
 
 
 def test_two_variants_that_are_the_same_recipe_are_refused(capsys, tmp_path):
     path = study_file(tmp_path, variants={"a": [], "b": ["--model.backbone.depth=1"]})
-    said = refused(capsys, "study", path)
-    assert "variant 'a' of backbone 'dit' and variant 'b' of backbone 'dit' are the same recipe" in said
+    error = refused(capsys, "study", path)
+    assert "variant 'a' of backbone 'dit' and variant 'b' of backbone 'dit' are the same recipe" in error
 
 
 def test_shipped_studies_can_be_built_and_share_their_runs(tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_shipped_studies_can_be_built_and_share_their_runs(tmp_path, monkeypatch
         assert summary["dit", "learned-16-no-masks", seed] == chain
 
 
-def test_every_pair_of_the_summary_study_differs_in_one_thing():
+def test_every_pair_of_the_summary_study_differs_in_one_respect():
     """Number of embeddings, source of the states, boxes in the chain, or masks; the chain's own need a number too."""
     study = read_study(str(ROOT / "recipes" / "studies" / "summary.yaml"))
 
@@ -112,7 +112,7 @@ def test_every_pair_of_the_summary_study_differs_in_one_thing():
     assert {name for pair in study.compare for name in pair} == set(study.variants)
 
 
-def test_a_seed_decides_all_that_is_random(tmp_path):
+def test_a_seed_determines_all_random_numbers(tmp_path):
     study = read_study(study_file(tmp_path, seeds=[7, 8], variants={"whole": []}, evaluations={}, split=None))
     seven, eight = plan_runs(study, tmp_path, workers=0)
     options = set(options_of(seven.overrides))
@@ -125,26 +125,26 @@ def test_a_seed_decides_all_that_is_random(tmp_path):
     assert seven.training.identity.digest != eight.training.identity.digest
 
 
-def test_a_run_is_what_its_recipe_says_however_it_says_it(tmp_path):
-    """Spelt-out defaults, comments, machine and seed are no part of it; every other value is."""
+def test_a_run_is_identified_by_the_meaning_of_its_recipe(tmp_path):
+    """Written-out defaults, comments, machine and seed are not part of it; every other value is."""
     plain = essentials(ResolvedRecipe(TINY))
-    said = ["--model.guidance.pooled_dim=null", "--trainer.devices=2", "--seed_everything=5", "--data.seed=5",
+    options = ["--model.guidance.pooled_dim=null", "--trainer.devices=2", "--seed_everything=5", "--data.seed=5",
             "--model.validation_chains=written", "--model.backbone.mlp_ratio=4.0", "--data.num_workers=3"]  # fmt: skip
-    assert essentials(ResolvedRecipe(TINY, said)) == plain
+    assert essentials(ResolvedRecipe(TINY, options)) == plain
     (tmp_path / "same.yaml").write_text("# the same\nmodel: {init_args: {validation_seed: 3}}\n")
     assert essentials(ResolvedRecipe([*TINY, str(tmp_path / "same.yaml")])) == plain
     for other in ("--model.backbone.depth=2", "--data.chains=none", "--trainer.max_steps=5", "--data.batch_size=5"):
         assert essentials(ResolvedRecipe(TINY, [other])) != plain
 
 
-@pytest.mark.parametrize("first", ["got_core.cli.main", "got_core.cli.study", "got_core.cli.train"])
+@pytest.mark.parametrize("first", ["got_core.cli.main", "got_core.studies.study", "got_core.cli.train"])
 def test_a_run_has_the_same_name_whatever_was_imported_before(first):
     """Lightning's `int | float` is read in the order in which some module first wrote it."""
-    told = "import sys, json, importlib; importlib.import_module(sys.argv[1])\n"
-    told += "from got_core.studies.identity import essentials\n"
-    told += "from got_core.training.recipe import ResolvedRecipe\n"
-    told += "print(json.dumps(essentials(ResolvedRecipe(sys.argv[2:]))))"
-    command = [sys.executable, "-c", told, first, *TINY]
+    script = "import sys, json, importlib; importlib.import_module(sys.argv[1])\n"
+    script += "from got_core.studies.identity import essentials\n"
+    script += "from got_core.training.recipe import ResolvedRecipe\n"
+    script += "print(json.dumps(essentials(ResolvedRecipe(sys.argv[2:]))))"
+    command = [sys.executable, "-c", script, first, *TINY]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     found = json.loads(ended.stdout.splitlines()[-1])
     assert json.dumps(found) == json.dumps(essentials(ResolvedRecipe(TINY)))
@@ -185,7 +185,7 @@ def test_versions_are_those_of_libraries_and_of_the_code_that_the_recipe_names(p
     assert {name for name in before if before[name] != after[name]} == {f"{CODE}my_parts_of_a_study"}
 
 
-def test_a_class_of_another_checkout_is_told_by_its_commit(part, tmp_path):
+def test_a_class_of_another_checkout_is_identified_by_its_commit(part, tmp_path):
     module, settings = part
     git(tmp_path, "init")
     git(tmp_path, "commit", "--allow-empty", "-m", "first")
@@ -203,7 +203,7 @@ def test_a_class_of_another_checkout_is_told_by_its_commit(part, tmp_path):
     assert dirty[0] != dirty[1]
 
 
-def test_without_git_code_is_told_by_its_version(part, tmp_path, monkeypatch):
+def test_without_git_code_is_identified_by_its_version(part, tmp_path, monkeypatch):
     """Also where git refuses a checkout because another user owns it."""
     module, settings = part
     git(tmp_path, "init")
@@ -218,7 +218,7 @@ def test_without_git_code_is_told_by_its_version(part, tmp_path, monkeypatch):
         assert found[f"{CODE}{module.stem}"] == checksum(module)[:DIGITS]
 
 
-def test_shipped_studies_are_read_as_they_stand():
+def test_shipped_studies_can_be_read():
     for path in SHIPPED:
         assert read_study(str(path)).steps == yaml.safe_load(path.read_text())["steps"]
     for variant in ("learned-16-no-masks", "chain-states-no-masks", "rewritten-prompt"):

@@ -1,4 +1,4 @@
-"""What a study makes of its figures, in closed form."""
+"""The results of a study from its scores, in closed form."""
 
 import math
 
@@ -65,16 +65,16 @@ def test_differences_are_paired_by_seed():
     assert (found.first, found.second, found.metric) == (PLAIN, BETTER, "mean_iou")
     assert found.estimate.mean == pytest.approx(1.3 / 3)
     assert found.estimate.low == pytest.approx(1.3 / 3 - half)
-    chance = 2 * float(t.sf(abs(1.3 / 3) / (half / T_TWO), 2))
-    assert found.p_value == pytest.approx(chance)
+    p_value = 2 * float(t.sf(abs(1.3 / 3) / (half / T_TWO), 2))
+    assert found.p_value == pytest.approx(p_value)
     assert found.conclusion == "above zero"
     (other,) = Results(a_study(), {BETTER: METRICS[BETTER], PLAIN: METRICS[PLAIN]}, {}).differences()
     assert other.conclusion == "below zero"
 
 
 def test_a_seed_that_is_missing_on_one_side_is_left_out():
-    figures = {PLAIN: {seed: METRICS[PLAIN][seed] for seed in (1, 2)}, BETTER: {2: METRICS[BETTER][2]}}
-    (found,) = Results(a_study(), figures, {}).differences()
+    scores = {PLAIN: {seed: METRICS[PLAIN][seed] for seed in (1, 2)}, BETTER: {2: METRICS[BETTER][2]}}
+    (found,) = Results(a_study(), scores, {}).differences()
     assert (found.estimate.mean, found.estimate.number) == (pytest.approx(0.4), 1)
     assert found.conclusion == "one seed: none"
 
@@ -92,18 +92,18 @@ def test_variants_are_compared_and_evaluations_with_their_own_run_but_no_points_
 
 
 def rows_of(**values: tuple[float | None, ...]) -> dict[int, dict[str, float | None]]:
-    """The figures of seeds 1, 2, ... from those of each column."""
+    """The scores of seeds 1, 2, ... from those of each column."""
     names, columns = list(values), list(values.values())
     return {seed + 1: dict(zip(names, row, strict=True)) for seed, row in enumerate(zip(*columns, strict=True))}
 
 
-def test_verdicts_are_corrected_for_the_differences_of_a_figure():
-    """Ten differences of one figure: what alone would be told from zero, is not among so many."""
-    names = [f"v{place}" for place in range(5)]
+def test_conclusions_are_corrected_for_the_differences_of_a_metric():
+    """Ten differences of one metric: one that would be significant alone is not among so many."""
+    names = [f"v{index}" for index in range(5)]
     study = a_study(variants={name: {"dit": ()} for name in names}, columns=("mean_iou",))
     noise = [(0.5, 0.52, 0.49), (0.51, 0.5, 0.5), (0.49, 0.5, 0.53), (0.5, 0.51, 0.5), (0.55, 0.6, 0.55)]
-    figures = {Arm("dit", name): rows_of(mean_iou=row) for name, row in zip(names, noise, strict=True)}
-    among = Results(study, figures, {}).differences()
+    scores = {Arm("dit", name): rows_of(mean_iou=row) for name, row in zip(names, noise, strict=True)}
+    among = Results(study, scores, {}).differences()
     assert len(among) == 10
     first, last = Arm("dit", "v0"), Arm("dit", "v4")
     (found,) = (entry for entry in among if (entry.first, entry.second) == (first, last))
@@ -111,7 +111,7 @@ def test_verdicts_are_corrected_for_the_differences_of_a_figure():
     assert found.conclusion == "not significant"
     assert found.p_value > found.estimate.chance
     alone = a_study(variants=study.variants, columns=("mean_iou",), compare=(("v0", "v4"),))
-    (found,) = Results(alone, figures, {}).differences()
+    (found,) = Results(alone, scores, {}).differences()
     assert found.conclusion == "above zero"
 
 
@@ -122,18 +122,18 @@ def test_only_the_pairs_that_a_study_names_are_compared_in_its_order():
     assert found.estimate.mean < 0
 
 
-def test_seeds_that_agree_give_no_verdict_but_count():
+def test_seeds_that_agree_give_no_conclusion_but_count():
     variants = {name: {"dit": ()} for name in ("plain", "same", "better")}
     same = rows_of(mean_iou=(0.13125, 0.23125, 0.33125))
     better = rows_of(mean_iou=(0.5, 0.6, 0.8))
-    figures = {PLAIN: rows_of(mean_iou=(0.1, 0.2, 0.3)), Arm("dit", "same"): same, BETTER: better}
-    agreeing, *others = Results(a_study(variants=variants, columns=("mean_iou",)), figures, {}).differences()
+    scores = {PLAIN: rows_of(mean_iou=(0.1, 0.2, 0.3)), Arm("dit", "same"): same, BETTER: better}
+    agreeing, *others = Results(a_study(variants=variants, columns=("mean_iou",)), scores, {}).differences()
     assert (agreeing.conclusion, agreeing.p_value) == ("no spread: none", None)
     assert min(entry.p_value / entry.estimate.chance for entry in others) >= 2
     assert max(entry.p_value / entry.estimate.chance for entry in others) == pytest.approx(3)
 
 
-def test_figures_are_read_by_their_dotted_names_once_all_steps_are_done(tmp_path):
+def test_scores_are_read_by_their_dotted_names_once_all_steps_are_done(tmp_path):
     metrics = {"seconds": 3, "mean_iou": None, "geneval": {"overall": 0.25}}
     assert score(metrics, "geneval.overall") == 0.25
     assert score(metrics, "seconds") == 3.0
@@ -141,9 +141,10 @@ def test_figures_are_read_by_their_dotted_names_once_all_steps_are_done(tmp_path
     study = a_study()
     run = TrainedRun(study, "dit", "plain", 1, tmp_path, {})
     run.training.identity.begin(run.folder, {})
-    run.metrics(None).write_text('{"step": 9, "mean_iou": 0.5}')
+    metrics_file = run.folder / "metrics.json"
+    metrics_file.write_text('{"step": 9, "mean_iou": 0.5}')
     assert collect(study, [run], {}).scores == {PLAIN: {}, BETTER: {}}
-    run.metrics(None).write_text('{"step": 10, "mean_iou": 0.5, "geneval": {"overall": null}}')
+    metrics_file.write_text('{"step": 10, "mean_iou": 0.5, "geneval": {"overall": null}}')
     found = collect(study, [run], {"other": "why"})
     assert found.scores == {PLAIN: {1: {"mean_iou": 0.5, "geneval.overall": None}}, BETTER: {}}
 
@@ -151,15 +152,15 @@ def test_figures_are_read_by_their_dotted_names_once_all_steps_are_done(tmp_path
 def test_an_evaluation_of_another_name_is_the_same_and_of_other_options_another(tmp_path):
     def folder(name, *options):
         study = a_study(evaluations={name: options})
-        return TrainedRun(study, "dit", "plain", 1, tmp_path, {}).scored_in(name).name
+        return TrainedRun(study, "dit", "plain", 1, tmp_path, {}).scoring(name).folder.name
 
     assert folder("a", "--x=1") != folder("a", "--x=2")
     assert folder("a", "--x=1").split("-")[1] == folder("b", "--x=1").split("-")[1]
     assert Identity({"b": 1, "a": 2}, 3).digest == Identity({"a": 2, "b": 1}, 4).digest
 
 
-def test_the_error_is_split_into_the_plan_part_and_the_drawings():
-    """By hand: of errors .4 and .2, true chains leave .1 and .1, so the plan's shares are 3/4 and 1/2."""
+def test_the_error_is_split_into_the_plans_part_and_the_images():
+    """By hand: of errors .4 and .2, true chains leave .1 and .1, so the plan's fractions are 3/4 and 1/2."""
     study = a_study(
         variants={"plain": {"dit": ()}}, evaluations={"true": ()}, columns=("mean_iou",), seeds=(1, 2, 3),
         split=Split("true", {"geneval.overall": "chain_satisfies", "edit_success": None}),
@@ -168,12 +169,12 @@ def test_the_error_is_split_into_the_plan_part_and_the_drawings():
     own = dict(zip(names, ((0.6, 0.8, None), (0.7, 0.9, 0.8), (0.5, 1.0, 1.0), (0, 0, 0)), strict=True))
     given = dict(zip(names, ((0.9, 0.9, 0.9), (1, 1, 1), (0.25, 1.0, 1.0), (0, 0, 0)), strict=True))
     results = Results(study, {PLAIN: rows_of(**own), Arm("dit", "plain", "true"): rows_of(**given)}, {})
-    drawn, edited = error_splits(results)
-    assert drawn.plan.mean == pytest.approx(0.8)
-    assert (drawn.own.mean, drawn.given.mean) == pytest.approx((0.7, 0.9))
-    assert (drawn.plan_part.mean, drawn.image_part.mean) == pytest.approx((0.2, 0.1))
-    assert (drawn.plan_fraction.mean, drawn.image_fraction.mean) == pytest.approx((0.625, 0.375))
-    assert drawn.plan_fraction.high > 0.625 > drawn.plan_fraction.low
+    generated, edited = error_splits(results)
+    assert generated.plan.mean == pytest.approx(0.8)
+    assert (generated.own.mean, generated.given.mean) == pytest.approx((0.7, 0.9))
+    assert (generated.plan_part.mean, generated.image_part.mean) == pytest.approx((0.2, 0.1))
+    assert (generated.plan_fraction.mean, generated.image_fraction.mean) == pytest.approx((0.625, 0.375))
+    assert generated.plan_fraction.high > 0.625 > generated.plan_fraction.low
     assert edited.plan is None
     assert (edited.plan_fraction.mean, edited.plan_fraction.number) == (-0.5, 1)
     sheet = split(results)
@@ -183,12 +184,12 @@ def test_the_error_is_split_into_the_plan_part_and_the_drawings():
     assert not split(Results(a_study(), METRICS, {})).rows
 
 
-def test_tables_say_what_was_measured():
-    figures = {
+def test_tables_have_the_scores():
+    scores = {
         PLAIN: {**METRICS[PLAIN], 3: {"mean_iou": None, "geneval.overall": None}},
         BETTER: {1: METRICS[BETTER][1]},
     }
-    results = Results(a_study(), figures, {"dit-better-seed2": "no room"})
+    results = Results(a_study(), scores, {"dit-better-seed2": "no room"})
     half = T_TWO * 0.1 / math.sqrt(3)
     sheet = means(Results(a_study(), METRICS, {}))
     assert sheet.headings == ("backbone", "variant", "seeds", "mean_iou", "geneval.overall")
@@ -218,19 +219,19 @@ def grid_results(axes: int, columns: tuple[str, ...] = ("mean_iou",)) -> Results
     values = {"x": (1.0, 2.0), "y": (0.5, 1.0, 1.5), "z": (3.0, 4.0)}
     grid = Grid({name: Axis((f"--{name}",), values[name]) for name in list(values)[:axes]})
     study = a_study(variants={"plain": {"dit": ()}}, grid=grid, columns=columns, seeds=(1,))
-    figures = {PLAIN: {1: dict.fromkeys(columns, 0.5)}}
-    for place, name in enumerate(grid.points()):
-        figures[Arm("dit", "plain", name)] = {1: dict.fromkeys(columns, float(place))}
-    return Results(study, figures, {})
+    scores = {PLAIN: {1: dict.fromkeys(columns, 0.5)}}
+    for index, name in enumerate(grid.points()):
+        scores[Arm("dit", "plain", name)] = {1: dict.fromkeys(columns, float(index))}
+    return Results(study, scores, {})
 
 
-def test_the_map_of_a_grid_has_each_mean_in_its_place():
+def test_the_map_of_a_grid_has_each_mean_at_its_point():
     results = grid_results(3)
     found = grid_means(results, "dit", "plain", "mean_iou")
     assert found.tolist() == np.arange(12.0).reshape(2, 3, 2).tolist()
     del results.scores[Arm("dit", "plain", point_name({"x": 1, "y": 1.5, "z": 4}))]
-    figures = {**results.scores, Arm("dit", "plain", "x=1,y=1.5,z=4"): {}}
-    partly = grid_means(Results(results.study, figures, {}), "dit", "plain", "mean_iou")
+    scores = {**results.scores, Arm("dit", "plain", "x=1,y=1.5,z=4"): {}}
+    partly = grid_means(Results(results.study, scores, {}), "dit", "plain", "mean_iou")
     assert np.isnan(partly[0, 2, 1])
     assert np.isnan(partly).sum() == 1
 
@@ -241,7 +242,7 @@ def test_a_grid_is_drawn(tmp_path, axes):
     assert Image.open(tmp_path / "grid.png").width > 300
 
 
-def test_means_are_drawn_where_there_is_something_to_compare(tmp_path):
+def test_means_are_drawn_if_there_is_something_to_compare(tmp_path):
     assert draw_means(Results(a_study(), METRICS, {}), tmp_path / "means.png")
     assert Image.open(tmp_path / "means.png").width > 300
     assert not draw_means(grid_results(2), tmp_path / "one.png")
@@ -249,10 +250,10 @@ def test_means_are_drawn_where_there_is_something_to_compare(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "columns", "rows"), [(2, 2, 1), (4, 4, 1), (5, 3, 2), (8, 4, 2), (9, 3, 3)])
-def test_many_figures_are_drawn_in_rows(tmp_path, number, columns, rows):
-    names = tuple(f"figure{place}" for place in range(number))
-    figures = {arm: {seed: dict.fromkeys(names, 0.5) for seed in (1, 2)} for arm in (PLAIN, BETTER)}
-    assert draw_means(Results(a_study(columns=names), figures, {}), tmp_path / "means.png")
+def test_many_metrics_are_drawn_in_rows(tmp_path, number, columns, rows):
+    names = tuple(f"metric{index}" for index in range(number))
+    scores = {arm: {seed: dict.fromkeys(names, 0.5) for seed in (1, 2)} for arm in (PLAIN, BETTER)}
+    assert draw_means(Results(a_study(columns=names), scores, {}), tmp_path / "means.png")
     size = MARGIN + rows * (MARGIN + 2 * ROW_HEIGHT), PANEL_WIDTH * (columns + 1)
     assert Image.open(tmp_path / "means.png").size == (round(size[1] * DOTS), round(size[0] * DOTS))
 

@@ -1,4 +1,4 @@
-"""A tiny study from end to end, interrupted, spoilt and gone on with."""
+"""A tiny study from end to end: run, damaged and continued."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from got_core.weights.files import checksum
 VERSIONS = {"torch": "2"}
 
 
-def test_a_folder_is_new_begun_finished_or_of_something_else(tmp_path):
+def test_a_folder_is_new_begun_finished_or_another_runs(tmp_path):
     folder, identity = tmp_path / "run", Identity({"depth": 2}, 5)
     assert identity.state(folder) is State.NEW
     identity.begin(folder, VERSIONS)
@@ -33,7 +33,7 @@ def test_a_folder_is_new_begun_finished_or_of_something_else(tmp_path):
         assert identity.state(folder) is State.BEGUN
     (folder / "metrics.json").write_text('{"step": 5}')
     assert identity.state(folder) is State.FINISHED
-    with pytest.raises(UserError, match=r"run holds another run \(its asked\.json says of what settings\)"):
+    with pytest.raises(UserError, match=r"run contains another run \(see its asked\.json\)"):
         Identity({"depth": 3}, 5).state(folder)
     (folder / "checkpoints" / "last.ckpt").unlink()
     (folder / "metrics.json").write_text('{"step": 2}')
@@ -42,7 +42,7 @@ def test_a_folder_is_new_begun_finished_or_of_something_else(tmp_path):
     with pytest.raises(UserError, match="not a readable record"):
         identity.state(folder)
     (folder / RECORD).unlink()
-    with pytest.raises(UserError, match="holds a run that no study made"):
+    with pytest.raises(UserError, match="contains a run that no study made"):
         identity.state(folder)
 
 
@@ -58,7 +58,7 @@ def test_a_record_keeps_all_versions_that_a_run_was_made_with(tmp_path):
     assert made_by(tmp_path) == [VERSIONS, {"torch": "3"}]
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_line(capsys, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_is_refused_in_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     (tmp_path / "file").touch()
     path = study_file(tmp_path, variants={"whole": []}, evaluations=None, split=None)
@@ -87,7 +87,7 @@ def scored_in(ran: Path, variant: str) -> Path:
     return next(Path(run["scored_in"]["true-chain"]) for run in saved(ran)["runs"] if run["variant"] == variant)
 
 
-def test_a_study_ends_in_tables_and_a_figure(ran):
+def test_a_study_writes_tables_and_a_diagram(ran):
     found, results = saved(ran), ran / "runs" / "tiny"
     assert [(row["variant"], row["scoring"], row["seed"]) for row in found["figures"]] == [
         ("whole", None, 1), ("whole", "true-chain", 1), ("no-chain", None, 1), ("no-chain", "true-chain", 1),
@@ -109,7 +109,7 @@ def test_a_study_ends_in_tables_and_a_figure(ran):
     assert Image.open(results / "results.png").width > 300
 
 
-def test_results_say_what_they_came_from(ran):
+def test_results_have_what_they_were_made_from(ran):
     found, folder = saved(ran), folder_of(ran, "no-chain")
     run = next(run for run in found["runs"] if run["variant"] == "no-chain")
     assert {name: run["made_with"][0][name] for name in versions()} == versions()
@@ -124,7 +124,7 @@ def test_results_say_what_they_came_from(ran):
     assert found["machine"]["cores"] == cores()
 
 
-def test_drawing_from_the_true_chain_is_scored_as_such(ran):
+def test_images_from_the_true_chain_are_scored_as_such(ran):
     """The true plan fulfils every prompt; an empty one none."""
     for variant, score in {"whole": 1.0, "no-chain": 0.0}.items():
         metrics = json.loads((scored_in(ran, variant) / "metrics.json").read_text())
@@ -132,22 +132,22 @@ def test_drawing_from_the_true_chain_is_scored_as_such(ran):
     assert json.loads((folder_of(ran, "no-chain") / "metrics.json").read_text())["chain_parses"] == 0
 
 
-def test_what_has_finished_is_not_run_again_by_any_study(ran, capsys, monkeypatch, tmp_path):
-    """Another study of the same runs, called differently, takes them as they are and only scores what is new."""
+def test_finished_runs_are_not_run_again_by_any_study(ran, capsys, monkeypatch, tmp_path):
+    """Another study of the same runs, called differently, uses them as they are and only scores what is new."""
     monkeypatch.chdir(ROOT)
     metrics = sorted((ran / "runs").rglob("metrics.json"))
     times = [path.stat().st_mtime_ns for path in metrics]
     other = study_file(ran, "other", variants={"chain": [], "none": ["--data.chains none"]})
     for file in (ran / "tiny.yaml", other):
         main(["study", str(file), "--output", str(ran / "runs")])
-        said = capsys.readouterr().out
-        assert said.count("finished before") == 4
-        assert "finished in" not in said
+        text = capsys.readouterr().out
+        assert text.count("finished before") == 4
+        assert "finished in" not in text
     assert [path.stat().st_mtime_ns for path in metrics] == times
     assert "| dit | none, true-chain | 1 of 1 |" in (ran / "runs" / "other" / "results.md").read_text()
 
 
-def test_a_run_of_other_steps_lies_elsewhere(ran, monkeypatch, tmp_path):
+def test_a_run_of_other_steps_has_another_folder(ran, monkeypatch, tmp_path):
     from got_core.studies.runs import plan_runs
     from got_core.studies.spec import read_study
 
@@ -162,13 +162,13 @@ def test_a_folder_that_another_study_works_on_is_refused(ran, capsys, monkeypatc
     shutil.copy(folder / "metrics.json", ran / "kept.json")
     (folder / "metrics.json").unlink()
     with locked([folder]):
-        said = refused(capsys, "study", str(ran / "tiny.yaml"), "--output", str(ran / "runs"))
+        text = refused(capsys, "study", str(ran / "tiny.yaml"), "--output", str(ran / "runs"))
     shutil.move(ran / "kept.json", folder / "metrics.json")
-    assert f"{folder} is being worked on by another study" in said
+    assert f"{folder} is being worked on by another study" in text
 
 
-def test_the_same_command_goes_on_and_a_failed_run_is_named(ran, capsys, monkeypatch):
-    """What was scored too early or spoilt goes on from its checkpoint; what is broken fails alone; code is noted."""
+def test_the_same_command_continues_and_a_failed_run_is_named(ran, capsys, monkeypatch):
+    """A run that was scored too early continues from its checkpoint; a broken one fails alone; versions are noted."""
     monkeypatch.chdir(ROOT)
     command = ["study", str(ran / "tiny.yaml"), "--output", str(ran / "runs")]
     whole, without = folder_of(ran, "whole"), folder_of(ran, "no-chain")
@@ -182,12 +182,12 @@ def test_the_same_command_goes_on_and_a_failed_run_is_named(ran, capsys, monkeyp
     (without / "checkpoints" / "last.ckpt").write_bytes(b"broken")
     with pytest.raises(SystemExit) as ended:
         main(command)
-    heard = capsys.readouterr()
+    output = capsys.readouterr()
     assert ended.value.code == 2
-    assert "1 of 4 failed and are left out: dit-no-chain-seed1" in heard.err
-    assert "dit-no-chain-seed1: failed:" in heard.out
-    assert "not a readable checkpoint" in heard.out
-    assert str(without / LOG) in heard.out.replace("\n", "")
+    assert "1 of 4 failed and are left out: dit-no-chain-seed1" in output.err
+    assert "dit-no-chain-seed1: failed:" in output.out
+    assert "not a readable checkpoint" in output.out
+    assert str(without / LOG) in output.out.replace("\n", "")
     assert "had reached its end" in (whole / LOG).read_text()
     assert {**json.loads((whole / "metrics.json").read_text()), "seconds": 0} == {**before, "seconds": 0}
     text = (ran / "runs" / "tiny" / "results.md").read_text()
@@ -207,8 +207,8 @@ def test_a_run_that_ends_before_its_steps_is_a_failure(capsys, tmp_path, monkeyp
     path = study_file(tmp_path, variants={"short": options}, evaluations=None, split=None)
     with pytest.raises(SystemExit):
         main(["study", path, "--output", str(tmp_path / "runs")])
-    heard = capsys.readouterr()
-    assert "1 of 1 failed and are left out: dit-short-seed1" in heard.err
+    output = capsys.readouterr()
+    assert "1 of 1 failed and are left out: dit-short-seed1" in output.err
     text = (tmp_path / "runs" / "tiny" / "results.md").read_text()
-    assert "dit-short-seed1: it ended with figures of step 1, not 2" in text
+    assert "dit-short-seed1: it ended with scores of step 1, not 2" in text
     assert "| dit | short | 0 of 1 |" in text

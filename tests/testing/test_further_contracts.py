@@ -1,4 +1,4 @@
-"""Contracts of objectives, codecs, datasets and of how reasoners are called: kept here, told where they are broken."""
+"""Contracts of objectives, codecs, datasets and of how reasoners are called: sound ones pass, broken ones fail."""
 
 from dataclasses import replace
 
@@ -76,12 +76,12 @@ class OneScheduler(RectifiedFlow):
         (Backwards, "adds less noise at a later time"),
         (Loud, "gives two results for the same inputs"),
         (Scaled, "times outside 0 to 1000"),
-        (OneLoss, "not one loss a sample"),
+        (OneLoss, "not one loss for each sample"),
         (OtherScheduler, "does not sample what it trains"),
-        (OneScheduler, "must be fresh"),
+        (OneScheduler, "must be a new one"),
     ],
 )
-def test_broken_objectives_are_told_so(broken, words):
+def test_broken_objectives_are_refused(broken, words):
     with pytest.raises(AssertionError, match=words):
         check_objective(broken())
 
@@ -143,14 +143,14 @@ class Crops(PixelCodec):
     [
         (Trained, "weight would be trained"),
         (lambda: Wakes(4), "does not stay in evaluation mode"),
-        (lambda: Noisy(4), "two results for the same images"),
-        (lambda: Mixes(4), "mixes the latents"),
+        (lambda: Noisy(4), "encode gives two results for the same inputs"),
+        (lambda: Mixes(4), "decode gives another result for a sample"),
         (lambda: Squares(4), "are not scaled ones times a number"),
-        (lambda: Halves(4), "decodes"),
+        (lambda: Halves(4), "decode turns shape"),
         (lambda: Crops(4), "no ValueError for images that do not divide"),
     ],
 )
-def test_broken_codecs_are_told_so(broken, words):
+def test_broken_codecs_are_refused(broken, words):
     with pytest.raises(AssertionError, match=words):
         check_codec(broken())
 
@@ -198,7 +198,7 @@ class Batches(Numbers):
         (Batches(), "is a list, not a Sample"),
     ],
 )
-def test_broken_datasets_are_told_so(broken, words):
+def test_broken_datasets_are_refused(broken, words):
     check_dataset(Numbers())
     with pytest.raises(AssertionError, match=words):
         check_dataset(broken)
@@ -211,7 +211,7 @@ def test_a_dataset_that_cannot_be_pickled_is_told_so():
         check_dataset(dataset)
 
 
-def test_box_masks_have_no_chains_and_are_told_so():
+def test_box_masks_have_no_chains_and_are_refused():
     with pytest.raises(AssertionError, match="has no"):
         check_dataset(BoxCanvasDataset(length=4))
 

@@ -150,7 +150,7 @@ def test_an_imported_folder_can_be_scored_but_is_no_training_state(imported, tmp
     folder = shutil.copytree(imported, tmp_path / "copy")
     scenes = {"class_path": "got_core.data.scenes.dataset.ScenesDataset", "init_args": {"length": 4, "size": 64}}
     data = {"train": [{"dataset": scenes, "weight": 1.0}], "validation": scenes, "num_workers": 0}
-    scores = {"class_path": "got_core.evaluation.suites.callbacks.FinalScores"}
+    scores = {"class_path": "got_core.evaluation.callbacks.FinalScores"}
     changes = {
         "data": {"init_args": data},
         "trainer": {"callbacks": [scores], "accelerator": "cpu", "enable_progress_bar": False},

@@ -69,10 +69,6 @@ def _edit_entry(step: Step, size: int) -> dict[str, Any]:
     }
 
 
-LAYOUTS = 10
-"""Layouts that are tried for edits before other edits are sampled."""
-
-
 @dataclass(frozen=True)
 class EditedScene:
     """A scene before and after the steps."""
@@ -107,7 +103,7 @@ class Composer:
 
     def edit(self, edits: Sequence[Edit], rng: np.random.Generator) -> EditedScene | None:
         """Sample a scene that the edits fit, and make them in sequence. None where no room was found."""
-        for _ in range(LAYOUTS):
+        for _ in range(10):
             specs = self._source_objects(edits, rng)
             boxes = self.layout.boxes(rng, len(specs))
             objects = [_at(spec, box) for spec, box in zip(specs, boxes, strict=True)]

@@ -13,9 +13,6 @@ from got_core.data.scenes.requests import SINGLE_EDIT_TAGS, Caption, Edit, Objec
 TRIES = 20_000
 """Conversations that are begun at most."""
 
-SAME_OBJECT = 0.5
-"""Fraction of conversations whose last turn edits the result of the turn before, and calls it "it"."""
-
 
 @dataclass(frozen=True)
 class SceneConversation:
@@ -25,7 +22,7 @@ class SceneConversation:
         requests: Caption and two instructions.
         scenes: One for each turn.
         steps: The edits of the instructions.
-        says_it: Whether the last instruction says "it".
+        says_it: Whether the last instruction edits the result of the one before, and calls it "it".
     """
 
     requests: tuple[str, str, str]
@@ -44,7 +41,7 @@ def sample_conversation(scenes: ScenesDataset, rng: np.random.Generator) -> Scen
     Raises:
         ValueError: None was found.
     """
-    says_it = rng.random() < SAME_OBJECT
+    says_it = rng.random() < 0.5
     for _ in range(TRIES):
         first = _edit(scenes, pick(rng, SINGLE_EDIT_TAGS), rng)
         made = scenes.composer.edit([first], rng)

@@ -58,15 +58,6 @@ FOLLOWED_UP = ("remove", "recolour", "replace", "move")
 Positions = dict[ObjectSpec, PixelBox | None]
 """The objects of an image and their boxes in pixels, where these are known."""
 
-DISTINCT_SHAPES = 0.5
-"""Fraction of captions of three objects or more in which no shape occurs twice, as far as there are enough shapes."""
-
-CALLED_IT = 0.75
-"""Fraction of follow-ups that say "it"."""
-
-WITH_CAPTION = 0.8
-"""Fraction of conversations that began with a caption. The others began with an image of the user."""
-
 EDITS_BEFORE = (0.5, 0.35, 0.15)
 """Probabilities that a turn comes after no edit, one, and two."""
 
@@ -79,7 +70,7 @@ def several_objects(vocabulary: Vocabulary, rng: np.random.Generator) -> list[Ob
     if number == 2:
         first = order[0]
         return [first, next(o for o in order[1:] if o.shape == first.shape or o.colour == first.colour)]
-    if number <= len(vocabulary.shapes) and rng.random() < DISTINCT_SHAPES:
+    if number <= len(vocabulary.shapes) and rng.random() < 0.5:  # no shape twice
         return list({spec.shape: spec for spec in order}.values())[:number]
     return order[:number]
 
@@ -114,7 +105,7 @@ def requests_before(
         present = _undone(present, edit)
     if about is not None and not requests:
         return None
-    if not requests or rng.random() < WITH_CAPTION:
+    if not requests or rng.random() < 0.8:  # the other conversations began with an image of the user
         objects = list(present)
         requests.insert(0, _caption([objects[index] for index in rng.permutation(len(objects))], rng))
     return tuple(requests)
@@ -344,7 +335,7 @@ class ScenesDataset(Dataset[Sample]):
             earlier = requests_before(made.source, self.vocabulary, rng, about) if follows else ()
             if earlier is None:
                 continue
-            words = instruction(edits, rng, "it" if tag == FOLLOW_UP and rng.random() < CALLED_IT else None)
+            words = instruction(edits, rng, "it" if tag == FOLLOW_UP and rng.random() < 0.75 else None)
             chain = edit_chain(made.source, made.target, made.steps)
             meta = edit_meta(tag, made.source, made.target, made.steps)
             return Sketch(words, chain, made.target, made.source, meta, earlier)

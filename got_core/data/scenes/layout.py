@@ -10,9 +10,6 @@ from numpy import ndarray
 from got_core.data.scenes.render import PixelBox
 from got_core.planning.boxes import relation_strength
 
-CLEAR = 0.65
-"""Strength that a relation in a scene has at least, so that it also holds for a detected box that is off by a pixel."""
-
 ATTEMPTS = 200
 """Layouts that are tried at most."""
 
@@ -33,10 +30,7 @@ class Layout:
     gap: int = 3
 
     def free(
-        self,
-        side: int,
-        taken: Sequence[PixelBox],
-        relations: Sequence[tuple[str, PixelBox]] = (),
+        self, side: int, taken: Sequence[PixelBox], relations: Sequence[tuple[str, PixelBox]] = ()
     ) -> Bool[ndarray, "rows columns"]:
         """Mark the upper left corners (y, x) at which a box of a side clears the taken ones and has every relation."""
         corners = np.arange(self.size - side + 1)
@@ -46,7 +40,8 @@ class Layout:
             allowed[max(y1 - reach, 0) : y2 + self.gap, max(x1 - reach, 0) : x2 + self.gap] = False
         for relation, anchor in relations:
             centres = (corners + side / 2)[None, :], (corners + side / 2)[:, None]
-            allowed &= relation_strength(relation, centres, side, anchor) >= CLEAR
+            # clearly above 0.5, so that the relation also holds for a detected box that is off by a pixel
+            allowed &= relation_strength(relation, centres, side, anchor) >= 0.65
         return allowed
 
     def place(

@@ -1,1 +1,1 @@
-"""What drawing an image costs: parameters, FLOPs, time by stage and memory, beside well-known pipelines."""
+"""What generating an image costs, and well-known pipelines to compare with."""

@@ -21,16 +21,16 @@ from got_core.model import PARTS, GoTModel
 from got_core.types import Batch, Guidance, Sample
 
 STAGES = ("reason", "guide", "denoise", "decode")
-"""Of drawing an image: writing a chain and summing it up; encoding what guides; all denoising steps; decoding."""
+"""Of generating an image: writing and summarizing a chain; encoding guidance; all denoising steps; decoding."""
 
 ROLES = ("reasoner or text encoders", "guidance encoder", "denoiser", "autoencoder")
-"""What has weights."""
+"""Of models with weights."""
 
 LARGEST_ON_CPU = 500_000_000
 """Parameters above which nothing is timed on a CPU."""
 
 ROOM = 1.5
-"""Free memory of a GPU that is asked for, over that of the weights."""
+"""Free memory of a GPU that is required, as a multiple of that of the weights."""
 
 MEMORY_STEPS = 2
 """Denoising steps at which memory is measured: a further one needs no more."""
@@ -41,7 +41,7 @@ STDERR = 2
 
 
 class Clock:
-    """Notes how long each stage takes; work on an accelerator is waited for."""
+    """Measures how long each stage takes; waits for work on an accelerator."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -49,11 +49,11 @@ class Clock:
         self._last = 0.0
 
     def start(self) -> None:
-        """What follows is timed."""
+        """Start timing."""
         self._last = self._now()
 
     def mark(self, stage: str) -> None:
-        """What came since the last mark was of that stage."""
+        """Add the time since the last mark to a stage."""
         now = self._now()
         self.seconds[stage] += now - self._last
         self._last = now
@@ -64,11 +64,11 @@ class Clock:
         return time.perf_counter()
 
 
-class Drawer(ABC):
-    """Something that draws images, built on a device or in shape alone.
+class Workload(ABC):
+    """A pipeline that generates an image, built on a device or in shape alone.
 
     Attributes:
-        name: What tables call it.
+        name: In tables.
         size: (height, width) of its images in pixels.
         steps: Denoising steps.
         passes: Of the denoiser in a step.
@@ -81,15 +81,15 @@ class Drawer(ABC):
 
     @abstractmethod
     def modules(self) -> Mapping[str, Sequence[nn.Module]]:
-        """Its models, by their role."""
+        """Return its models by role."""
 
     @abstractmethod
     def flops(self) -> Mapping[str, int]:
-        """Floating-point operations of an image, by stage, found in shape alone."""
+        """Return floating-point operations of an image by stage, computed in shape alone."""
 
     @abstractmethod
-    def draw(self, clock: Clock, steps: int) -> None:
-        """Draw an image in so many steps, and mark the end of each stage."""
+    def run(self, clock: Clock, steps: int) -> None:
+        """Generate an image in `steps` steps, and mark the end of each stage."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,16 @@ class Latency:
         return cls(median, low, high)
 
 
-def parameter_counts(drawer: Drawer) -> dict[str, int]:
-    """Parameters by role, shared ones once."""
+def parameter_counts(workload: Workload) -> dict[str, int]:
+    """Return numbers of parameters by role; shared ones count once."""
     return {
         role: sum(p.numel() for p in {id(p): p for m in models for p in m.parameters()}.values())
-        for role, models in drawer.modules().items()
+        for role, models in workload.modules().items()
     }
 
 
 def obstacle(parameters: int, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why models of so many parameters are not measured on a device; None where they are."""
+    """Return why models of so many parameters are not measured on a device; None if they are."""
     if device.type == "cpu":
         if parameters > LARGEST_ON_CPU:
             return f"{parameters / 1e9:.2f} billion parameters are measured on a GPU only"
@@ -127,12 +127,12 @@ def obstacle(parameters: int, dtype: torch.dtype, device: torch.device) -> str |
 
 
 @torch.no_grad()
-def latencies(drawer: Drawer, device: torch.device, repeats: int, warm_up: int) -> dict[str, Latency]:
-    """Seconds by stage, and `all` of them, over repeats after runs that are not counted."""
+def latencies(workload: Workload, device: torch.device, repeats: int, warm_up: int) -> dict[str, Latency]:
+    """Return seconds by stage, and of `all`, over repeats after warm-up runs."""
     clocks = []
     for run in range(warm_up + repeats):
         clock = Clock(device)
-        drawer.draw(clock, drawer.steps)
+        workload.run(clock, workload.steps)
         if run >= warm_up:
             clocks.append(clock)
     found = {stage: Latency.of([clock.seconds[stage] for clock in clocks]) for stage in STAGES}
@@ -140,26 +140,26 @@ def latencies(drawer: Drawer, device: torch.device, repeats: int, warm_up: int) 
 
 
 @torch.no_grad()
-def drawing_memory(drawer: Drawer, device: torch.device) -> int:
-    """The most bytes that drawing an image takes, weights included."""
-    steps = min(drawer.steps, MEMORY_STEPS)
+def peak_memory(workload: Workload, device: torch.device) -> int:
+    """Return the peak memory of generating an image in bytes, weights included."""
+    steps = min(workload.steps, MEMORY_STEPS)
     weights = {
-        id(t): t for models in drawer.modules().values() for m in models for t in (*m.parameters(), *m.buffers())
+        id(t): t for models in workload.modules().values() for m in models for t in (*m.parameters(), *m.buffers())
     }
     held = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-    return peak_bytes(lambda: drawer.draw(Clock(device), steps), device, held)
+    return peak_bytes(lambda: workload.run(Clock(device), steps), device, held)
 
 
 def peak_bytes(run: Callable[[], None], device: torch.device, held: int) -> int:
-    """The most bytes at a time while something runs.
+    """Return the peak memory of a run in bytes.
 
-    On a GPU by the allocator's own count. On a CPU by the allocator's record of what is made while it runs, with what
-    is held before added.
+    On a GPU it is the allocator's own count. On a CPU it is the peak of the profiler's record of allocations, plus what
+    was allocated before.
 
     Args:
-        run: What is measured.
+        run: What to measure.
         device: Where it runs.
-        held: Bytes of tensors that are there already.
+        held: Bytes of tensors that exist already.
     """
     if device.type != "cpu":
         torch.accelerator.reset_peak_memory_stats(device)
@@ -177,19 +177,16 @@ def peak_bytes(run: Callable[[], None], device: torch.device, held: int) -> int:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Without what the profiler's own code writes to stderr, of itself and of GPUs that are not asked for."""
-    former, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    """Hide what the profiler writes to stderr about itself and about GPUs that are not used."""
+    stderr, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, STDERR)
     try:
         yield
     finally:
-        os.dup2(former, STDERR)
-        os.close(former)
+        os.dup2(stderr, STDERR)
+        os.close(stderr)
         os.close(nowhere)
 
-
-SUITE = "efficiency"
-"""What results of this suite call it."""
 
 MEGA, GIGA = 1e6, 1e9
 
@@ -200,22 +197,22 @@ NOTE = (
 )
 
 NOTHING = "-"
-"""In tables: there is no such thing here, or it was not measured."""
+"""In tables: there is none, or it was not measured."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What drawing an image costs.
+    """What generating an image costs.
 
     Attributes:
-        name: Of the drawer.
+        name: Of the workload.
         size: (height, width) in pixels.
         steps, passes: Denoising steps, and passes of the denoiser in each.
         parameters: By role.
         flops: By stage.
-        latency: By stage, and `all`; None where it was not timed.
-        memory: The most bytes at a time, weights included; None where it was not measured.
-        reason: Why time and memory were not measured; empty where they were.
+        latency: By stage, and `all`; None if it was not measured.
+        memory: Peak in bytes, weights included; None if it was not measured.
+        reason: Why time and memory were not measured; empty if they were.
     """
 
     name: str
@@ -229,7 +226,7 @@ class Measured:
     reason: str
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, with sums."""
+        """Return everything, with sums."""
         return asdict(self) | {
             "size": list(self.size),
             "parameters": {**self.parameters, "all": sum(self.parameters.values())},
@@ -237,29 +234,35 @@ class Measured:
         }
 
 
-def in_shape_alone(drawer: Drawer, reason: str) -> Measured:
-    """Parameters and FLOPs alone, and why it is no more."""
+def measured(workload: Workload, device: torch.device, repeats: int, warm_up: int, reason: str = "") -> Measured:
+    """Measure a workload.
+
+    Args:
+        workload: Built on the device, or in shape alone where there is a reason.
+        device: Where it runs.
+        repeats, warm_up: Runs that are timed, and runs before them.
+        reason: Why only parameters and FLOPs are measured.
+    """
     return Measured(
-        drawer.name, drawer.size, drawer.steps, drawer.passes, parameter_counts(drawer), drawer.flops(), None, None,
-        reason,
-    )  # fmt: skip
+        name=workload.name,
+        size=workload.size,
+        steps=workload.steps,
+        passes=workload.passes,
+        parameters=parameter_counts(workload),
+        flops=workload.flops(),
+        latency=None if reason else latencies(workload, device, repeats, warm_up),
+        memory=None if reason else peak_memory(workload, device),
+        reason=reason,
+    )
 
 
-def measured(drawer: Drawer, device: torch.device, repeats: int, warm_up: int) -> Measured:
-    """All of it, of a drawer that is built on a device."""
-    return Measured(
-        drawer.name, drawer.size, drawer.steps, drawer.passes, parameter_counts(drawer), drawer.flops(),
-        latencies(drawer, device, repeats, warm_up), drawing_memory(drawer, device), "",
-    )  # fmt: skip
-
-
-def why_not(drawer: Drawer, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why a drawer cannot be timed on a device; None where it can."""
-    return obstacle(sum(parameter_counts(drawer).values()), dtype, device)
+def why_not(workload: Workload, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Return why a workload cannot be measured on a device; None if it can."""
+    return obstacle(sum(parameter_counts(workload).values()), dtype, device)
 
 
 def efficiency_table(found: Sequence[Measured], title: str) -> Table:
-    """Everything for people to read, a column for each drawer."""
+    """Return a table with a column for each workload."""
     table = Table(title=title, title_justify="left", caption=NOTE, caption_justify="left")
     table.add_column("", overflow="fold")
     for entry in found:
@@ -290,7 +293,7 @@ def _seconds(entry: Measured, stage: str) -> str:
 
 
 CHAIN_TOKENS = 256
-"""A chain that is timed is cut here: about what the published 860 characters are in tokens."""
+"""A chain is cut here while timing: about as many tokens as the published 860 characters."""
 
 SPREAD = 0.02
 """Standard deviation of random weights."""
@@ -298,18 +301,18 @@ SPREAD = 0.02
 CPU = torch.device("cpu")
 
 
-class SystemDrawer(Drawer):
-    """Draws a text-to-image sample whose prompt and chain are as long as those of the reference's datasets.
+class ModelWorkload(Workload):
+    """Generates a text-to-image sample whose prompt and chain are as long as those of the reference's datasets.
 
-    Time: the reasoner writes a chain from the prompt, greedily, of at most `CHAIN_TOKENS`; what follows goes by the
-    typical chain with its four boxes, so that it is the same for any weights. FLOPs of `reason` are those of one pass
-    over prompt, typical chain and image tokens: written token by token from a cache, the products are the same.
+    Time: the reasoner writes a chain from the prompt, greedily, of at most `CHAIN_TOKENS`; the other stages use the
+    typical chain with its four boxes, so that they are the same for any weights. FLOPs of `reason` are those of one
+    pass over prompt, typical chain and image tokens: token by token with a cache, the products are the same.
 
     Args:
         model: Built, on a device or in shape alone.
-        name: What tables call it.
+        name: In tables.
         size: (height, width) in pixels.
-        steps: Denoising steps; the model's own when None.
+        steps: Denoising steps; the model's own by default.
         dtype: Of the model's weights.
     """
 
@@ -324,27 +327,27 @@ class SystemDrawer(Drawer):
         self.model = model.eval()
         self.name, self.size, self.dtype = name, size, dtype
         self.steps = steps or model.sampling_steps
-        self.asked = branches(
+        self.branches = branches(
             model.generation_scales,
             1,
             CPU,
             model.guidance.spatial_channels is not None,
             model.guidance.reference_channels is not None,
         )
-        self.passes = len(self.asked)
+        self.passes = len(self.branches)
 
     @property
     def most_tokens(self) -> int:
-        """Tokens that a chain is cut at."""
+        """The longest chain in tokens."""
         return min(self.model.max_chain_tokens, CHAIN_TOKENS)
 
     def modules(self) -> Mapping[str, Sequence[nn.Module]]:
-        """By role."""
+        """Return its models by role."""
         return dict(zip(ROLES, ([getattr(self.model, name)] for name in PARTS), strict=True))
 
     @torch.no_grad()
     def flops(self) -> Mapping[str, int]:
-        """By stage; each step costs the same."""
+        """Return FLOPs by stage; each step costs the same."""
         model, codec = self.model, self.model.codec
         with in_shape(model, self.dtype):
             batch = shape_batch(model, self._samples(), self.dtype)
@@ -353,7 +356,7 @@ class SystemDrawer(Drawer):
                 reasoned = run.flops
                 guidance = model.guidance(reasoning, batch, codec)
                 guided = run.flops
-                parts = Guidance.cat([self._part(guidance, branch) for branch in self.asked])
+                parts = Guidance.cat([self._part(guidance, branch) for branch in self.branches])
                 bound = run.flops
                 height, width = (side // codec.downsample for side in self.size)
                 noisy = torch.empty(self.passes, codec.latent_channels, height, width, device=META, dtype=self.dtype)
@@ -365,7 +368,7 @@ class SystemDrawer(Drawer):
         return {"reason": reasoned, "guide": guided - reasoned, "denoise": denoising, "decode": decoding}
 
     @torch.no_grad()
-    def draw(self, clock: Clock, steps: int) -> None:
+    def run(self, clock: Clock, steps: int) -> None:
         """Reason, guide, denoise and decode."""
         model, device = self.model, clock.device
         batch = self._batch(device)
@@ -401,7 +404,7 @@ class SystemDrawer(Drawer):
         return replace(batch, source=batch.source.to(self.dtype), target=None, inputs=inputs).to(device)
 
     def _part(self, guidance: Guidance, branch: Branch) -> Guidance:
-        """The guidance that a branch is asked with, as `got_core.diffusion.sampling` makes it."""
+        """The guidance of a branch, as `got_core.diffusion.sampling` makes it."""
         kept = (branch.semantic, branch.spatial, branch.reference)
         masks = (torch.full((1,), not part, device=META) for part in kept)
         return self.model.guidance.drop(guidance, *masks)

@@ -28,21 +28,21 @@ HIGHEST = 10
 """The best score; 0 is the worst."""
 
 BUSY = (408, 429, 500, 502, 503, 504)
-"""HTTP statuses after which the same request is made again, later and later."""
+"""HTTP statuses after which a request is repeated, each time later."""
 
 REFUSED = (401, 403, 404)
-"""HTTP statuses that no other image will change."""
+"""HTTP statuses that are the same for every image."""
 
 QUOTED = 120
-"""Characters of an answer that a complaint quotes."""
+"""Characters of an answer that an error message quotes."""
 
-QUESTION = """You see two images. The second was made from the first by an editing program that was told:
+QUESTION = """You see two images. The second was made from the first by an editing program with this instruction:
 
 {instruction}
 
 Give two whole numbers from 0 to 10.
 "followed": how far the second image shows what the instruction asks for. 0: nothing of it. 10: all of it.
-"kept": how far the second image leaves alone what the instruction does not speak of. 0: it is another picture. \
+"kept": how far the second image leaves alone what the instruction does not speak of. 0: it is another image. \
 10: nothing else has changed.
 Answer with JSON alone: {{"reason": "one short sentence", "followed": 0, "kept": 0}}"""
 
@@ -53,11 +53,11 @@ class JudgeError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge says of an edit.
+    """A judge's scores of an edit.
 
     Attributes:
         followed, kept: 0 to 10.
-        reason: In its words.
+        reason: In the judge's words.
     """
 
     followed: float
@@ -66,24 +66,24 @@ class Answer:
 
     @property
     def score(self) -> float:
-        """The lower score, as a share of the best one."""
+        """The lower score, as a fraction of the best one."""
         return min(self.followed, self.kept) / HIGHEST
 
 
 class ChatJudge:
-    """Asks a model about edits. May be used from several threads.
+    """Asks a model about edits; can be used from several threads.
 
     Args:
         url: Up to `/chat/completions`, such as http://localhost:8000/v1.
         model: Its name there.
-        key_variable: Environment variable that holds the key; where it is not set none is sent.
+        key_variable: Environment variable that holds the key; if it is not set, none is sent.
         timeout: Seconds to wait for an answer.
-        retries: Times that a request is made again after a timeout or a status of `BUSY`.
-        backoff: Seconds before the second of these; doubled each time. A server's Retry-After is kept to.
-        attempts: Times that the question is asked when the answer makes no sense.
+        retries: How often a request is repeated after a timeout or a status of `BUSY`.
+        backoff: Seconds before the second repetition; doubled each time. A server's Retry-After is respected.
+        attempts: How often the question is asked if the answer makes no sense.
 
     Raises:
-        UserError: `url` is no http or https address.
+        UserError: `url` is not an http or https address.
     """
 
     def __init__(
@@ -114,24 +114,24 @@ class ChatJudge:
             self.session.headers["Authorization"] = f"Bearer {key}"
 
     def __call__(self, instruction: str, source: Float[Tensor, "3 h w"], output: Float[Tensor, "3 H W"]) -> Answer:
-        """The scores of an edit, images in [-1, 1].
+        """Return the scores of an edit, images in [-1, 1].
 
         Raises:
-            JudgeError: No answer in time, or none that makes sense, however often it was asked.
+            JudgeError: No answer in time, or none that makes sense after all attempts.
             UserError: The endpoint cannot be reached, or refuses every question.
         """
         content: list[dict[str, Any]] = [{"type": "text", "text": QUESTION.format(instruction=instruction)}]
         content += [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in (source, output)]
-        complaints = []
+        problems = []
         for attempt in range(self.attempts):
             try:
                 return read_answer(self._ask(content, certain=attempt == 0))
             except ValueError as error:
-                complaints.append(str(error))
-        raise JudgeError(f"asked {self.attempts} times, at last {complaints[-1]}")
+                problems.append(str(error))
+        raise JudgeError(f"no sensible answer in {self.attempts} attempts: {problems[-1]}")
 
     def _ask(self, content: list[dict[str, Any]], certain: bool) -> str:
-        """The text of one answer; `certain` asks for the likeliest words, which not every model allows."""
+        """The text of one answer; `certain` requests temperature 0, which not every model allows."""
         body: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": content}]}
         body |= {"temperature": 0} if certain else {}
         try:
@@ -161,42 +161,42 @@ class ChatJudge:
 
 
 def read_answer(text: str) -> Answer:
-    """The scores in a judge's words: the last JSON object with `followed` and `kept`.
+    """Return the scores in a judge's text: the last JSON object with `followed` and `kept`.
 
     Raises:
         ValueError: There is none, or a score is not a number from 0 to 10.
     """
     decoder = json.JSONDecoder()
-    found: dict[str, Any] | None = None
-    for place in (place for place, letter in enumerate(text) if letter == "{"):
+    answer: dict[str, Any] | None = None
+    for start in (index for index, letter in enumerate(text) if letter == "{"):
         try:
-            value, _ = decoder.raw_decode(text, place)
+            value, _ = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict) and {"followed", "kept"} <= value.keys():
-            found = value
-    if found is None:
+            answer = value
+    if answer is None:
         raise ValueError(f"no scores in {text[:QUOTED]!r}")
-    scores = [found["followed"], found["kept"]]
+    scores = [answer["followed"], answer["kept"]]
     for score in scores:
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= HIGHEST:
             raise ValueError(f"{score!r} is not a score from 0 to {HIGHEST}")
-    return Answer(float(scores[0]), float(scores[1]), str(found.get("reason", "")))
+    return Answer(float(scores[0]), float(scores[1]), str(answer.get("reason", "")))
 
 
 def data_url(image: Float[Tensor, "3 H W"]) -> str:
-    """An image in [-1, 1] as the address of a PNG that holds it."""
+    """Return an image in [-1, 1] as a data URL of a PNG."""
     buffer = io.BytesIO()
     to_pil(image).save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 class SavedAnswers:
-    """Asks a judge what it has not been asked yet about the same images in the same words.
+    """Asks a judge only what it was not asked before about the same images in the same words.
 
     Args:
-        judge: Whom to ask.
-        folder: Gets the answers, `NAME.json`.
+        judge: The judge.
+        folder: Where answers are saved, as `NAME.json`.
     """
 
     def __init__(self, judge: ChatJudge, folder: Path) -> None:
@@ -210,18 +210,18 @@ class SavedAnswers:
         Raises:
             JudgeError, UserError: See `ChatJudge`.
         """
-        asked = self._asked(instruction, source, output)
+        question = self._question(instruction, source, output)
         file = self.folder / f"{name}.json"
         if file.is_file():
             saved = json.loads(file.read_text(encoding="utf-8"))
-            if saved["asked"] == asked:
+            if saved["question"] == question:
                 return Answer(**saved["answer"])
         answer = self.judge(instruction, source, output)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({"asked": asked, "answer": asdict(answer)}, indent=1) + "\n")
+        write_whole(file, json.dumps({"question": question, "answer": asdict(answer)}, indent=1) + "\n")
         return answer
 
-    def _asked(
+    def _question(
         self, instruction: str, source: Float[Tensor, "3 h w"], output: Float[Tensor, "3 H W"]
     ) -> dict[str, str]:
         digest = hashlib.sha256(QUESTION.encode())

@@ -5,14 +5,11 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torchmetrics import Metric
 from torchmetrics.image.kid import poly_mmd
-from torchmetrics.utilities.data import dim_zero_cat
 
 from got_core.errors import UserError, one_line
 from got_core.evaluation.statistics import Interval
@@ -27,36 +24,8 @@ NORMAL_95 = 1.96
 """Standard deviations on either side of the mean that hold 95% of a normal distribution."""
 
 
-class FeatureStore(Metric):
-    """The features of items, gathered from all ranks; an item that several ranks have looked at counts once.
-
-    Features that are NaN stand for an item that could not be read.
-    """
-
-    full_state_update = False
-    places: list[Tensor]
-    features: list[Tensor]
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.add_state("places", [], dist_reduce_fx="cat")
-        self.add_state("features", [], dist_reduce_fx="cat")
-
-    def update(self, places: Int[Tensor, " k"], features: Float[Tensor, "k d"]) -> None:
-        """Keep the features of the items at some places."""
-        self.places.append(places)
-        self.features.append(features)
-
-    def compute(self) -> tuple[Int[Tensor, " n"], Float[Tensor, "n d"]]:
-        """The places of the items that could be read, in order, and their features."""
-        places, features = torch.atleast_1d(dim_zero_cat(self.places)), dim_zero_cat(self.features)
-        found = {int(place): row for row, place in enumerate(places.tolist()) if not features[row].isnan().any()}
-        rows = torch.tensor([found[place] for place in sorted(found)], dtype=torch.long, device=features.device)
-        return places[rows], features[rows]
-
-
 def frechet_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) -> float:
-    """FID (Heusel et al., 2017): the distance of two normal distributions of the features' means and covariances.
+    """Return FID (Heusel et al., 2017): the distance of normal distributions with the features' mean and covariance.
 
     The trace of the root of the product of covariances is the sum of the singular values of the product of their
     factors, which stays exact, and cheap, where there are fewer images than features.
@@ -93,7 +62,7 @@ class KernelDistance:
 
 
 def kernel_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"], seed: int = 0) -> KernelDistance:
-    """KID (Binkowski et al., 2018): the unbiased squared maximum mean discrepancy under a cubic kernel.
+    """Return KID (Binkowski et al., 2018): the unbiased squared maximum mean discrepancy under a cubic kernel.
 
     Args:
         first, second: Features.
@@ -107,14 +76,14 @@ def kernel_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"], s
         raise ValueError(f"KID needs four images of each set at least, not {len(first)} and {len(second)}")
     size = min(SUBSET_SIZE, fewest // 2)
     generator = Generator().manual_seed(seed)
-    drawn = []
+    distances = []
     for _ in range(SUBSETS):
         chosen = [torch.randperm(len(rows), generator=generator)[:size] for rows in (first, second)]
         some, others = (
             rows[choice.to(rows.device)].double() for rows, choice in zip((first, second), chosen, strict=True)
         )
-        drawn.append(float(poly_mmd(some, others)))
-    values = torch.tensor(drawn, dtype=torch.float64)
+        distances.append(float(poly_mmd(some, others)))
+    values = torch.tensor(distances, dtype=torch.float64)
     mean = float(values.mean())
     reach = NORMAL_95 * float(values.std()) * (size / (fewest - size)) ** 0.5
     return KernelDistance(mean, (mean - reach, mean + reach), size)

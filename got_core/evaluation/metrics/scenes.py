@@ -30,15 +30,15 @@ _WORD = re.compile(r"[a-z]+")
 
 @dataclass(frozen=True)
 class SceneView:
-    """One drawn image with its plan, and what is seen in it.
+    """A generated image with its plan, and the objects in it.
 
     Attributes:
-        image: The drawn image in [-1, 1].
-        source: The image that was edited; black or None for text-to-image, None where none was given.
-        chain: The chain it was drawn from.
+        image: In [-1, 1].
+        source: The edited image; black or None for text-to-image, None where none is given.
+        chain: The chain that it was generated from.
         meta: The sample's metadata, as `got_core.data.scenes.compose` makes it.
-        colours: The image taken apart by colour.
-        found: The objects in the image.
+        colours: The image by colour.
+        detected: The objects in the image.
     """
 
     image: Float[Tensor, "3 H W"]
@@ -46,7 +46,7 @@ class SceneView:
     chain: Chain
     meta: Mapping[str, Any]
     colours: ColourMap
-    found: tuple[Detection, ...]
+    detected: tuple[Detection, ...]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def view_scenes(
     metas: Sequence[Mapping[str, Any]],
     sources: Sources = None,
 ) -> list[SceneView]:
-    """Look at a batch of images in [-1, 1] once.
+    """Detect the objects of a batch of images in [-1, 1].
 
     Raises:
         ValueError: Not as many chains, metadata or sources as images.
@@ -77,17 +77,17 @@ def view_scenes(
             chain=parse(chains[i]),
             meta=metas[i],
             colours=colours,
-            found=tuple(detector.objects(colours)),
+            detected=tuple(detector.objects(colours)),
         )
         for i, colours in enumerate(detector.colour_maps(images))
     ]
 
 
 def planned_object(region: Region) -> Detection:
-    """A region of a chain as a detection without doubt: the shape and the colour that its phrase and colour name.
+    """Return a region of a chain as a detection: the shape and the colour that its phrase and colour name.
 
-    The last shape named counts, singular or plural; none makes it `UNKNOWN`. Where the phrase names one colour and the
-    colour after the box is another, the plan contradicts itself and the colour is None.
+    The last shape that is named counts, singular or plural; without one it is `UNKNOWN`. If the phrase names one colour
+    and the colour after the box is another, the plan contradicts itself and the colour is None.
     """
     words = _WORD.findall(region.phrase.lower())
     shapes = [shape for word in words for shape in SHAPES if word in (shape, f"{shape}s", f"{shape}es")]
@@ -98,14 +98,14 @@ def planned_object(region: Region) -> Detection:
 
 
 Values = Mapping[str, Sequence[float]]
-"""Figures by name; none or several may come of one image."""
+"""Scores by metric; an image may have none or several of one."""
 
 
 class SceneMetric(Metric, ABC):
-    """Means of named figures; a figure that no sample had any value of is NaN.
+    """Means of named metrics; NaN for a metric that no sample has.
 
     Attributes:
-        names: The figures, as `compute` names them.
+        names: The metrics, as `compute` names them.
 
     Args:
         detector: Finds the objects; one for all default shapes and colours when left out.
@@ -125,7 +125,7 @@ class SceneMetric(Metric, ABC):
 
     @abstractmethod
     def measure(self, view: SceneView) -> Values:
-        """The figures of one image; a name left out counts nothing."""
+        """Return the scores of one image; a metric that is left out counts nothing."""
 
     def update(
         self,
@@ -138,11 +138,11 @@ class SceneMetric(Metric, ABC):
         """Count a batch.
 
         Args:
-            images: The drawn images, in [-1, 1].
-            chains: The chain each was drawn from.
+            images: In [-1, 1].
+            chains: The chain of each image.
             metas: The samples' metadata, as `got_core.data.scenes.compose` makes it.
-            sources: The images that were edited; what stands in the place of a text-to-image sample is not looked at.
-            views: What `view_scenes` made of these very arguments, so that several metrics look only once.
+            sources: The edited images; that of a text-to-image sample is not used.
+            views: What `view_scenes` returns for these arguments, so that several metrics detect objects only once.
 
         Raises:
             ValueError: Not as many chains, metadata or sources as images.
@@ -150,12 +150,12 @@ class SceneMetric(Metric, ABC):
         seen = view_scenes(self.detector, images, chains, metas, sources) if views is None else views
         for view in seen:
             for name, values in self.measure(view).items():
-                place = self.names.index(name)
-                self.total[place] += sum(values)
-                self.count[place] += len(values)
+                index = self.names.index(name)
+                self.total[index] += sum(values)
+                self.count[index] += len(values)
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
-        """The mean of each figure."""
+        """Return the mean of each metric."""
         return dict(zip(self.names, self.total / self.count, strict=True))
 
 
@@ -163,34 +163,33 @@ IN_PLACE = 0.3
 """Two boxes overlap by at least this (intersection over union) when their objects count as in the same place."""
 
 KEPT_WITHIN = 0.1
-"""A pixel is kept when no channel differs by more than this share of the range from black to white."""
+"""A pixel is unchanged if no channel differs by more than this fraction of the range from black to white."""
 
 MARGIN = 1
-"""Pixels around a changed box that are not looked at: edges are smooth."""
+"""Pixels around a changed box that are left out: edges are smooth."""
 
 
 def edit_succeeds(view: SceneView) -> bool:
-    """Whether every edit asked for was made.
+    """Return whether every requested edit was made.
 
-    - Added: an object of the class and colour is there; in the relation asked for, if any.
+    - Added: an object of the class and colour is there; in the requested relation, if any.
     - Removed: no object of any class is in its place.
     - Recoloured, replaced: an object of the new class and colour is in its place, and no other.
-    - Moved: an object of the class and colour is in the relation asked for; none of any class is in its old place.
+    - Moved: an object of the class and colour is in the requested relation; none of any class is in its old place.
 
-    What is in a place overlaps with it by at least `IN_PLACE`.
+    An object is in a place if its box has at least the IoU `IN_PLACE` with it.
     """
     edits = view.meta["edits"]
-    results = [_result(view.found, edit, view.size) for edit in edits]
-    asked = [edit["result"] for edit in edits]
-    if any(wanted is not None and result is None for wanted, result in zip(asked, results, strict=True)):
+    results = [_result(view.detected, edit, view.size) for edit in edits]
+    if any(edit["result"] is not None and result is None for edit, result in zip(edits, results, strict=True)):
         return False
-    left = [entry for entry in view.found if entry not in results]
+    left = [entry for entry in view.detected if entry not in results]
     old = [edit["object"]["box"] for edit in edits if edit["object"] is not None]
     return not any(box_iou(entry.box, box) >= IN_PLACE for entry in left for box in old)
 
 
 def background_kept(view: SceneView) -> float:
-    """Share of pixels outside the changed boxes that are as in the source (`KEPT_WITHIN`).
+    """Return the fraction of pixels outside the changed boxes that are as in the source (`KEPT_WITHIN`).
 
     Changed boxes are those of the objects before and after, and those of the objects that were accepted as results.
     1 where the changed boxes leave no pixel.
@@ -202,22 +201,22 @@ def background_kept(view: SceneView) -> float:
         raise ValueError("an edit is scored against its source image, but none was given: pass sources")
     edits = view.meta["edits"]
     changed = [entry["box"] for edit in edits for entry in (edit["object"], edit["result"]) if entry is not None]
-    changed += [result.box for edit in edits if (result := _result(view.found, edit, view.size)) is not None]
+    changed += [result.box for edit in edits if (result := _result(view.detected, edit, view.size)) is not None]
     height, width = view.size
     outside = torch.ones(height, width, dtype=torch.bool, device=view.image.device)
     for box in changed:
         outside[pixels_of(box, view.size, MARGIN)] = False
     difference = reduce((view.image - view.source).abs() / 2, "c h w -> h w", "max")
-    kept = (difference <= KEPT_WITHIN)[outside]
-    return float(kept.float().mean()) if len(kept) else 1.0
+    unchanged = (difference <= KEPT_WITHIN)[outside]
+    return float(unchanged.float().mean()) if len(unchanged) else 1.0
 
 
-def _result(found: Sequence[Detection], edit: Mapping[str, Any], size: tuple[int, int]) -> Detection | None:
+def _result(detected: Sequence[Detection], edit: Mapping[str, Any], size: tuple[int, int]) -> Detection | None:
     """The object that fulfils an edit, or None."""
     wanted = edit["result"]
     if wanted is None:
         return None
-    alike = (entry for entry in found if (entry.label, entry.colour) == (wanted["shape"], wanted["color"]))
+    alike = (entry for entry in detected if (entry.label, entry.colour) == (wanted["shape"], wanted["color"]))
     return next((entry for entry in alike if _stands_right(entry.box, edit, size)), None)
 
 
@@ -233,7 +232,7 @@ GENEVAL = "geneval"
 
 
 class ChainValidity(SceneMetric):
-    """`chain_parses`: share of chains that have a region and nothing malformed."""
+    """`chain_parses`: fraction of chains that have a region and nothing malformed."""
 
     names = ("chain_parses",)
 
@@ -243,9 +242,9 @@ class ChainValidity(SceneMetric):
 
 
 class ChainSatisfies(SceneMetric):
-    """`chain_satisfies`: share of text-to-image plans that fulfil the prompt, were they drawn perfectly.
+    """`chain_satisfies`: fraction of text-to-image plans of which a perfect image would fulfil the prompt.
 
-    The chain's regions are judged by GenEval's rules for the prompt: objects, counts, colours and relations.
+    The chain's regions are scored by GenEval's rules for the prompt: objects, counts, colours and relations.
     """
 
     names = ("chain_satisfies",)
@@ -263,7 +262,7 @@ def _of_geneval(view: SceneView) -> bool:
 
 
 class GenEvalAccuracy(SceneMetric):
-    """GenEval's six categories, each a share of right images, and `overall`, the plain mean of those there are.
+    """GenEval's six categories, each a fraction of right images, and `overall`, the plain mean of those there are.
 
     Args:
         detector: Finds the objects.
@@ -281,7 +280,7 @@ class GenEvalAccuracy(SceneMetric):
         """1 or 0 in the category of each text-to-image sample of one of the six."""
         if not _of_geneval(view):
             return {}
-        return {view.meta["tag"]: [float(shows(view.meta, view.found, self.rules, view.size)[0])]}
+        return {view.meta["tag"]: [float(shows(view.meta, view.detected, self.rules, view.size)[0])]}
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
         """The categories and `overall`."""
@@ -289,12 +288,12 @@ class GenEvalAccuracy(SceneMetric):
 
 
 class LayoutAgreement(SceneMetric):
-    """How well text-to-image drawings keep to their plan.
+    """How well text-to-image samples keep to their plan.
 
-    `mean_iou`: over all planned boxes, the overlap with the found box that an optimal matching gives it, whatever its
-    class; 0 where nothing is left to be matched. `object_position_deviation`: over the matched boxes, the distance of
-    the two centres over the image's diagonal. `colour_in_box`: share of planned boxes with a colour that is dominant in
-    them (`layout.colour_dominates`). A chain without boxes counts in none of these; `chain_parses` tells of it.
+    `mean_iou`: over all planned boxes, the overlap with the detected box that an optimal matching gives it, whatever
+    its class; 0 where no box is left. `object_position_deviation`: over the matched boxes, the distance of the two
+    centres over the image's diagonal. `colour_in_box`: fraction of planned boxes with a colour that is dominant in them
+    (`colour_dominates`). A chain without boxes counts in none of these; `chain_parses` counts it.
     """
 
     names = ("mean_iou", "object_position_deviation", "colour_in_box")
@@ -304,7 +303,7 @@ class LayoutAgreement(SceneMetric):
         if view.meta["kind"] != TEXT_TO_IMAGE:
             return {}
         planned = [planned_object(region) for region in view.chain.regions]
-        matched = match_boxes([entry.box for entry in planned], [entry.box for entry in view.found], view.size)
+        matched = match_boxes([entry.box for entry in planned], [entry.box for entry in view.detected], view.size)
         painted = [region.colour for region in view.chain.regions]
         coloured = [replace(entry, colour=word or entry.colour) for entry, word in zip(planned, painted, strict=True)]
         return {
@@ -320,7 +319,7 @@ class EditScore(SceneMetric):
     names = ("edit_success", "background_kept")
 
     def measure(self, view: SceneView) -> Values:
-        """Both figures for each edit.
+        """Return both scores of each edit.
 
         Raises:
             ValueError: An edit without its source image.
@@ -331,7 +330,7 @@ class EditScore(SceneMetric):
 
 
 class SceneScores(nn.Module):
-    """Every score of drawn scenes, the figures of `metrics.json`; each image is looked at once.
+    """Every score of scenes, the metrics of `metrics.json`; objects of each image are detected once.
 
     Args:
         detector: Finds the objects; one for all shapes and colours when left out.
@@ -369,17 +368,17 @@ class SceneScores(nn.Module):
             metric.update(images, chains, metas, sources, views=views)
 
     def compute(self) -> dict[str, Any]:
-        """The means as plain numbers, ready for JSON; those of GenEval in a mapping of their own.
+        """Return the means as plain numbers for JSON; those of GenEval in a mapping of their own.
 
-        A figure that no sample had a value of (edits, where there were none) is left out.
+        A metric that no sample has (those of edits, without edits) is left out.
         """
-        figures: dict[str, Any] = {}
+        means: dict[str, Any] = {}
         for metric in self.metrics[:-1]:
-            figures |= _plain(metric.compute())
-        return {**figures, GENEVAL: _plain(self.geneval.compute())}
+            means |= _plain(metric.compute())
+        return {**means, GENEVAL: _plain(self.geneval.compute())}
 
     def reset(self) -> None:
-        """Forget what was counted."""
+        """Start counting again."""
         for metric in self.metrics:
             metric.reset()
 

@@ -1,4 +1,4 @@
-"""Edits to be scored, read in the layouts that datasets are published in."""
+"""Edits to score, read in the layouts that datasets are published in."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from torch import Tensor
 from got_core.data.images import load_image
 from got_core.data.records import Table, open_tables
 from got_core.errors import UserError, one_line
+from got_core.evaluation.results import Missing
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Cell:
     """An image in a table: a path, the bytes of a file, or Hugging Face's struct {"bytes", "path"}.
 
     Attributes:
-        table, row, column: Where it stands.
+        table, row, column: Of the cell.
         root: Folder that paths start from.
     """
 
@@ -31,10 +32,10 @@ class Cell:
     root: Path
 
     def read(self) -> Path | bytes:
-        """The file, or its bytes.
+        """Return the file, or its bytes.
 
         Raises:
-            ValueError: There is neither in it.
+            ValueError: It holds neither.
         """
         value = self.table.row(self.row).get(self.column)
         if isinstance(value, Mapping):
@@ -47,30 +48,30 @@ class Cell:
 
 
 ImageSource = Path | Cell
-"""Where an image is."""
+"""Where an image is stored."""
 
 
-def load_rgb(picture: ImageSource, size: tuple[int, int] | None = None) -> Float[Tensor, "3 H W"]:
-    """An image in [-1, 1], resized to (height, width) where a size is given.
+def load_rgb(source: ImageSource, size: tuple[int, int] | None = None) -> Float[Tensor, "3 H W"]:
+    """Load an image in [-1, 1], resized to (height, width) if a size is given.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It cannot be read.
     """
-    if isinstance(picture, Path):
-        return load_image(picture, size)
-    return load_image(picture.read(), size, name=f"{picture.table.name(picture.row)}: column '{picture.column}'")
+    if isinstance(source, Path):
+        return load_image(source, size)
+    return load_image(source.read(), size, name=f"{source.table.name(source.row)}: column '{source.column}'")
 
 
-def image_bytes(picture: ImageSource) -> bytes:
-    """The bytes of an image's file.
+def image_bytes(source: ImageSource) -> bytes:
+    """Return the bytes of an image's file.
 
     Raises:
         OSError: There is no such file.
         ValueError: There is no image in a table's cell.
     """
-    found = picture if isinstance(picture, Path) else picture.read()
-    return found if isinstance(found, bytes) else found.read_bytes()
+    stored = source if isinstance(source, Path) else source.read()
+    return stored if isinstance(stored, bytes) else stored.read_bytes()
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,12 @@ class EditCase:
 
     Attributes:
         name: Unlike that of every other edit of its set; letters, digits, `_`, `.` and `-`.
-        instruction: What is asked for.
+        instruction: What to change.
         source: The image that is edited.
-        output: What was made of it; None where nothing is there.
-        source_caption, target_caption: What the source shows, and what the output should show, where that is known.
-        chain: The chain that the output was drawn from, where there is one.
-        category: The kind of edit, where it is known.
+        output: The edited image; None where there is none.
+        source_caption, target_caption: What the source shows, and what the output should show, where known.
+        chain: The chain that the output was generated from, if any.
+        category: The kind of edit, where known.
         meta: Of a drawn scene, as `got_core.data.scenes.compose` makes it; empty for other images.
     """
 
@@ -101,79 +102,85 @@ class EditCase:
 
 @dataclass(frozen=True)
 class EditSet:
-    """Edits from one place.
+    """Edits from one file or folder.
 
     Attributes:
-        place: File or folder.
+        path: File or folder.
         cases: The edits, in order.
-        missing: What cannot be scored, with the reason, by the edit's name.
+        missing: What cannot be scored.
     """
 
-    place: Path
+    path: Path
     cases: tuple[EditCase, ...]
-    missing: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[Missing, ...] = ()
 
 
 EDITS, SOURCES, OUTPUTS, CHAINS = "edits.jsonl", "sources", "outputs", "chains"
-"""In the folder of a drawn set."""
+"""In the folder of a set that was generated here."""
 
 LOOKUP, INPUT = "dataset_lookup.json", "input"
-BESIDE = (INPUT, "mask", "GroundTruth")
-"""ImagenHub's names; folders of the last are no method's."""
+NO_METHOD = (INPUT, "mask", "GroundTruth")
+"""ImagenHub's names; folders of the last hold no method's outputs."""
 
 IMAGE, EDITED, INDEX = "image", "edited_image", "idx"
 """Emu-Edit's columns."""
 
 
-def read_edits(place: Path, method: str | None = None) -> EditSet:
-    """The edits of a place, in whichever of the layouts it has.
+def read_edits(path: Path, method: str | None = None) -> EditSet:
+    """Read edits in any of the layouts.
 
     Args:
-        place: File or folder.
-        method: Whose outputs, in ImagenHub's layout; may be left out where there is one.
+        path: File or folder.
+        method: Whose outputs, in ImagenHub's layout; may be left out if there is only one.
 
     Raises:
-        UserError: There is no edit, no known layout, two edits of one name, or no telling whose outputs are meant.
+        UserError: There is no edit, no known layout, two edits have one name, or several methods have outputs.
     """
     try:
-        if (place / EDITS).is_file():
-            cases = _drawn(place)
-        elif (place / LOOKUP).is_file():
-            cases = _imagenhub(place, method)
+        if (path / EDITS).is_file():
+            cases = _generated(path)
+        elif (path / LOOKUP).is_file():
+            cases = _imagenhub(path, method)
         else:
-            cases = _table(place)
+            cases = _table(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{place}: no edits can be read there ({type(error).__name__}: {one_line(error)}); a folder needs {EDITS}, "
+            f"{path}: no edits can be read there ({type(error).__name__}: {one_line(error)}); a folder needs {EDITS}, "
             f"{LOOKUP}, or tables with the columns {IMAGE} and instruction"
         ) from error
     if not cases:
-        raise UserError(f"{place}: there is no edit in it")
-    often = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
-    if often:
-        raise UserError(f"{place}: several edits are called {often[0]}")
-    return EditSet(place, tuple(cases))
+        raise UserError(f"{path}: there is no edit in it")
+    names = Counter(case.name for case in cases)
+    name, count = names.most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{path}: several edits are called {name}")
+    return EditSet(path, tuple(cases))
 
 
 def with_outputs(edits: EditSet) -> EditSet:
-    """A set to be scored: edits without output or source are taken out and named.
+    """Return a set to score: edits without output or source are missing.
 
     Raises:
         UserError: No edit is left.
     """
-    missing = {}
+    missing: list[Missing] = []
+    cases: list[EditCase] = []
     for case in edits.cases:
-        for what, picture in (("output", case.output), ("source", case.source)):
-            if picture is None or (isinstance(picture, Path) and not picture.is_file()):
-                missing[case.name] = f"no {what}" if picture is None else f"no {what} ({picture})"
-    cases = tuple(case for case in edits.cases if case.name not in missing)
+        for what, image in (("source", case.source), ("output", case.output)):
+            if image is None or (isinstance(image, Path) and not image.is_file()):
+                missing.append(
+                    Missing(case.name, f"no {what}" if image is None else f"no {what} ({image})", case.category)
+                )
+                break
+        else:
+            cases.append(case)
     if not cases:
-        name, reason = next(iter(missing.items()))
-        raise UserError(f"{edits.place}: no output to score for {len(edits.cases)} edits ({name}: {reason})")
-    return EditSet(edits.place, cases, missing)
+        first = missing[0]
+        raise UserError(f"{edits.path}: no output to score for {len(edits.cases)} edits ({first.item}: {first.reason})")
+    return EditSet(edits.path, tuple(cases), tuple(missing))
 
 
-def _drawn(root: Path) -> list[EditCase]:
+def _generated(root: Path) -> list[EditCase]:
     (table,) = open_tables(root / EDITS, ["name", "instruction"])
     cases = []
     for row in range(len(table)):
@@ -198,7 +205,7 @@ def _drawn(root: Path) -> list[EditCase]:
 
 def _imagenhub(root: Path, method: str | None) -> list[EditCase]:
     lookup = json.loads((root / LOOKUP).read_text(encoding="utf-8"))
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and entry.name not in BESIDE)
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and entry.name not in NO_METHOD)
     methods = [folder.name for folder in folders if any((folder / file).is_file() for file in lookup)]
     if method is None and len(methods) > 1:
         raise UserError(f"{root}: outputs of {', '.join(methods)} are there: give --method one of them")
@@ -218,10 +225,10 @@ def _imagenhub(root: Path, method: str | None) -> list[EditCase]:
     ]
 
 
-def _table(place: Path) -> list[EditCase]:
-    root = place if place.is_dir() else place.parent
+def _table(path: Path) -> list[EditCase]:
+    root = path if path.is_dir() else path.parent
     cases: list[EditCase] = []
-    for table in _tables(place):
+    for table in _tables(path):
         for row in range(len(table)):
             entry = table.row(row)
             cases.append(
@@ -238,17 +245,17 @@ def _table(place: Path) -> list[EditCase]:
     return cases
 
 
-def _tables(place: Path) -> list[Table]:
-    """The tables with as many of the columns that may be left out as they have."""
+def _tables(path: Path) -> list[Table]:
+    """The tables with the optional columns that they have."""
     needed = [IMAGE, "instruction"]
-    open_tables(place, needed)
+    open_tables(path, needed)
     for optional in (INDEX, "task", "input_caption", "output_caption", EDITED):
         try:
-            open_tables(place, [*needed, optional])
+            open_tables(path, [*needed, optional])
         except ValueError:
             continue
         needed.append(optional)
-    return open_tables(place, needed)
+    return open_tables(path, needed)
 
 
 def _name(value: object) -> str:
@@ -258,5 +265,5 @@ def _name(value: object) -> str:
 def _words(entry: Mapping[str, Any], column: str) -> str:
     text = entry[column]
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"'{column}' of an edit holds no words: {text!r}")
+        raise ValueError(f"'{column}' of an edit has no words: {text!r}")
     return text

@@ -1,4 +1,4 @@
-"""Does only what was changed change? True plans and changed ones, generated from one noise and seen by a detector."""
+"""Does a change of a plan change nothing else? True plans and changed ones, generated from the same noise."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,26 +11,26 @@ from got_core.data.scenes.language import pick, with_article
 from got_core.data.scenes.render import PixelBox, Scene, SceneObject, relative_box
 from got_core.detection.base import Detection
 from got_core.detection.scenes import SceneDetector
+from got_core.evaluation.generation import image_seed
 from got_core.evaluation.metrics.boxes import match_boxes
 from got_core.evaluation.metrics.scenes import IN_PLACE
 from got_core.evaluation.results import Better
-from got_core.evaluation.suites.cases import Case, CaseDrawing, CaseSuite, OutputImages, Record
-from got_core.evaluation.suites.generation import image_seed
+from got_core.evaluation.suites.cases import Case, CaseGeneration, CaseSuite, Images, Record
 from got_core.pipelines.output import GoTPipelineOutput
 from got_core.planning.boxes import box_iou
 from got_core.planning.plan import Plan
 
 SEVERAL = ("two_object", "counting", "position", "color_attr")
-"""Categories of captions with several objects, so that there is a rest that stays."""
+"""Categories of captions with several objects, so that some stay unchanged."""
 
 RESIZED_BY = 2
 """Pixels by which a resized side differs at least."""
 
 BEFORE, AFTER, KEPT = "before", "after", "kept"
-"""Images of a case: from the true plan, from the changed one, and from that with the rest held still."""
+"""Images of a case: from the true plan, from the changed one, and from that with the rest kept."""
 
 Changed = tuple[Plan, SceneObject | None]
-"""The plan after a change, and the object that it is about as it will be; None where it is removed."""
+"""The plan after a change, and the changed object as it will be; None where it is removed."""
 
 
 class SceneChanges:
@@ -39,7 +39,7 @@ class SceneChanges:
     Args:
         scenes: The dataset.
         scene, plan: Of one sample.
-        rng: The source of chance.
+        rng: Chooses the object and its change.
     """
 
     def __init__(self, scenes: ScenesDataset, scene: Scene, plan: Plan, rng: np.random.Generator) -> None:
@@ -47,7 +47,7 @@ class SceneChanges:
         self.scene, self.plan, self.rng = scene, plan, rng
         self.index = int(rng.integers(len(scene.objects)))
         self.object = scene.objects[self.index]
-        self.others = [entry for place, entry in enumerate(scene.objects) if place != self.index]
+        self.others = [entry for index, entry in enumerate(scene.objects) if index != self.index]
 
     def move(self) -> Changed | None:
         """To where there is room."""
@@ -110,27 +110,27 @@ CHANGES: dict[str, Callable[[SceneChanges], Changed | None]] = {
 
 
 def interaction_cases(number: int, size: int, seed: int, split: str) -> list[Case]:
-    """Each of `CHANGES` of so many scenes, but for those that have no room; the same for a seed."""
+    """Return each of `CHANGES` of `number` scenes, without those that find no room; the same for a seed."""
     scenes = ScenesDataset(size, number, seed, split, dict.fromkeys(SEVERAL, 1.0), balanced=True)
-    found = []
-    for place in range(number):
-        sketch, group = scenes.sketch(place), f"{place:05d}"
+    cases = []
+    for index in range(number):
+        sketch, group = scenes.sketch(index), f"{index:05d}"
         plan = Plan(sketch.prompt, sketch.chain, (size, size))
-        for turn, (name, change) in enumerate(CHANGES.items()):
-            changes = SceneChanges(scenes, sketch.target, plan, np.random.default_rng([seed, place, turn]))
-            made = change(changes)
-            if made is None:
+        for kind, (name, change) in enumerate(CHANGES.items()):
+            changes = SceneChanges(scenes, sketch.target, plan, np.random.default_rng([seed, index, kind]))
+            changed = change(changes)
+            if changed is None:
                 continue
-            pictures = {BEFORE: f"{group}-before", AFTER: f"{group}-{name}", KEPT: f"{group}-{name}-kept"}
-            details = _details(name, changes, made)
-            seeded = image_seed(seed, place, 0)
-            found.append(Case(f"{group}-{name}", group, name, sketch.prompt, seeded, pictures, details))
-    return found
+            images = {BEFORE: f"{group}-before", AFTER: f"{group}-{name}", KEPT: f"{group}-{name}-kept"}
+            details = _details(name, changes, changed)
+            noise = image_seed(seed, index)
+            cases.append(Case(f"{group}-{name}", group, name, sketch.prompt, noise, images, details))
+    return cases
 
 
-def _details(name: str, changes: SceneChanges, made: Changed) -> dict[str, Any]:
-    """The chains, the prompt that is left, and what there shall be after the change, what not, and what stays."""
-    plan, after = made
+def _details(name: str, changes: SceneChanges, changed: Changed) -> dict[str, Any]:
+    """The chains, the prompt after the change, and which objects must be there, must not be there, and must stay."""
+    plan, after = changed
     size = changes.scene.size
     stays: Sequence[SceneObject] = changes.scene.objects if name == "add" else changes.others
     gone = None if name in ("add", "resize", "replace", "recolour") else changes.object
@@ -153,89 +153,89 @@ def _phrase(entry: SceneObject) -> str:
 
 
 HIT = 0.5
-"""A changed object is where it was planned when its box and the planned one overlap so well (IoU)."""
+"""A changed object is where it was planned if its box and the planned one have at least this IoU."""
 
 STAYED = 0.9
-"""A region has stayed when it overlaps its former self at least so well: the goal."""
+"""An object has stayed if it has at least this IoU with itself before the change."""
 
 SQUARE = (1, 1)
 """Height and width of drawn scenes, in any unit."""
 
 METRICS: dict[str, Better] = {
-    "as_asked": "higher",
+    "as_requested": "higher",
     "iou": "higher",
     "iou_90": "higher",
-    "as_asked_kept": "higher",
+    "as_requested_kept": "higher",
     "iou_kept": "higher",
     "iou_90_kept": "higher",
     "seen_before": "higher",
 }
-"""Whether the change came out as asked; the mean IoU of what was not changed with its former self, and the share of it
-that reaches `STAYED`; the same with the rest held still; and the share of what was not changed that has a former self,
-for it was drawn where it was planned."""
+"""Whether the change is as requested; the mean IoU of unchanged objects with themselves before, and the fraction of
+them that reach `STAYED`; the same with the rest kept; and the fraction of unchanged objects that are where they were
+planned in the image before the change."""
 
 
-class InteractionDrawing(CaseDrawing):
-    """Draws the true plan of each scene, the changed ones from the same noise, and these with the rest held still."""
+class InteractionGeneration(CaseGeneration):
+    """Generates the true plan of each scene, the changed ones from the same noise, and these with the rest kept."""
 
-    def draw_groups(self, groups: Sequence[Sequence[Case]]) -> None:
-        """Draw each scene's plans as one batch."""
-        for cases in groups:
+    def generate(self, units: Sequence[Sequence[Case]]) -> None:
+        """Generate each scene's plans as one batch."""
+        for cases in units:
             chains = [cases[0].details["chains"][0], *(case.details["chains"][1] for case in cases)]
             prompts = [cases[0].prompt, *(case.details["prompt"] for case in cases)]
-            asked = zip(prompts, chains, strict=True)
-            before, *after = (Plan(prompt, chain, self.manner.size) for prompt, chain in asked)
+            size = self.options.size
+            before, *after = (Plan(prompt, chain, size) for prompt, chain in zip(prompts, chains, strict=True))
             seeds = [cases[0].seed] * len(chains)
-            names = [cases[0].pictures[BEFORE], *(case.pictures[AFTER] for case in cases)]
-            first, *_ = self.draw([before, *after], seeds, names)
-            former = GoTPipelineOutput(torch.stack([first] * len(after)), (before,) * len(after), None)
-            self.draw(after, seeds[1:], [case.pictures[KEPT] for case in cases], former)
+            names = [cases[0].images[BEFORE], *(case.images[AFTER] for case in cases)]
+            first, *_ = self.write([before, *after], seeds, names)
+            previous = GoTPipelineOutput(torch.stack([first] * len(after)), (before,) * len(after), None)
+            self.write(after, seeds[1:], [case.images[KEPT] for case in cases], previous)
             self.finish(cases[0].group, {"chains": dict(zip(names, chains, strict=True))})
 
 
-def measure(case: Case, pictures: OutputImages, record: Record, detector: SceneDetector) -> Mapping[str, float]:
-    """All figures of a change."""
-    before, after, kept = (detector(pictures[name][None])[0] for name in (BEFORE, AFTER, KEPT))
+def measure(case: Case, images: Images, record: Record, detector: SceneDetector) -> Mapping[str, float]:
+    """Return all scores of a change."""
+    before, after, kept = (detector(images[name][None])[0] for name in (BEFORE, AFTER, KEPT))
     stay = case.details["stay"]
-    found = {"seen_before": len(_selves(stay, before)) / len(stay)} if stay else {}
-    for end, seen in {"": after, "_kept": kept}.items():
-        found[f"as_asked{end}"] = float(as_asked(case.details, seen))
-        overlaps = stayed(_selves(stay, before), seen)
+    scores = {"seen_before": len(_present(stay, before)) / len(stay)} if stay else {}
+    for end, detected in {"": after, "_kept": kept}.items():
+        scores[f"as_requested{end}"] = float(as_requested(case.details, detected))
+        overlaps = stayed(_present(stay, before), detected)
         if overlaps:
-            found[f"iou{end}"] = sum(overlaps) / len(overlaps)
-            found[f"iou_90{end}"] = sum(iou >= STAYED for iou in overlaps) / len(overlaps)
-    return found
+            scores[f"iou{end}"] = sum(overlaps) / len(overlaps)
+            scores[f"iou_90{end}"] = sum(iou >= STAYED for iou in overlaps) / len(overlaps)
+    return scores
 
 
-def as_asked(details: Mapping[str, Any], found: Sequence[Detection]) -> bool:
-    """Whether the object is there in its shape and colour where it was planned, and none where it shall be gone.
+def as_requested(details: Mapping[str, Any], detected: Sequence[Detection]) -> bool:
+    """Return whether the object has its shape and colour where it was planned, and is gone where it was removed.
 
-    One that was resized must overlap its new box better than its former one.
+    One that was resized must overlap its new box more than its previous one.
     """
     result, gone, resized = details["result"], details["gone"], details["resized"]
-    results = [] if result is None else [entry for entry in found if _is(entry, result)]
+    results = [] if result is None else [entry for entry in detected if _is(entry, result)]
     if resized is not None:
-        former, new = resized["box"], result["box"]
-        results = [entry for entry in results if box_iou(entry.box, new) > box_iou(entry.box, former)]
+        old, new = resized["box"], result["box"]
+        results = [entry for entry in results if box_iou(entry.box, new) > box_iou(entry.box, old)]
     if result is not None and not results:
         return False
-    others = [entry for entry in found if entry not in results]
+    others = [entry for entry in detected if entry not in results]
     return gone is None or not any(box_iou(entry.box, gone["box"]) >= IN_PLACE for entry in others)
 
 
-def stayed(selves: Sequence[Detection], after: Sequence[Detection]) -> list[float]:
-    """The IoU of each object with what it has become; 0 where that has another shape or colour."""
-    overlaps = [0.0] * len(selves)
-    for pair in match_boxes([entry.box for entry in selves], [entry.box for entry in after], SQUARE):
-        one, other = selves[pair.planned], after[pair.found]
+def stayed(before: Sequence[Detection], after: Sequence[Detection]) -> list[float]:
+    """Return the IoU of each object with itself after the change; 0 if that has another shape or colour."""
+    overlaps = [0.0] * len(before)
+    for pair in match_boxes([entry.box for entry in before], [entry.box for entry in after], SQUARE):
+        one, other = before[pair.planned], after[pair.detected]
         overlaps[pair.planned] = pair.iou if (one.label, one.colour) == (other.label, other.colour) else 0.0
     return overlaps
 
 
-def _selves(regions: Sequence[Mapping[str, Any]], found: Sequence[Detection]) -> list[Detection]:
-    """The objects that were drawn where regions plan one, whatever they look like."""
-    matched = match_boxes([region["box"] for region in regions], [entry.box for entry in found], SQUARE)
-    return [found[pair.found] for pair in matched if pair.iou >= HIT]
+def _present(regions: Sequence[Mapping[str, Any]], detected: Sequence[Detection]) -> list[Detection]:
+    """The objects that are where regions plan one, whatever they look like."""
+    matched = match_boxes([region["box"] for region in regions], [entry.box for entry in detected], SQUARE)
+    return [detected[pair.detected] for pair in matched if pair.iou >= HIT]
 
 
 def _is(entry: Detection, wanted: Mapping[str, Any]) -> bool:
@@ -245,9 +245,11 @@ def _is(entry: Detection, wanted: Mapping[str, Any]) -> bool:
 
 INTERACTION = CaseSuite(
     name="interaction",
-    figures=METRICS,
-    shares=frozenset({"as_asked", "iou_90", "as_asked_kept", "iou_90_kept", "seen_before"}),
+    metrics=METRICS,
+    fractions=frozenset({"as_requested", "iou_90", "as_requested_kept", "iou_90_kept", "seen_before"}),
     cases=interaction_cases,
-    drawing=InteractionDrawing,
+    generation=InteractionGeneration,
     measure=measure,
 )
+
+evaluate = INTERACTION.evaluate

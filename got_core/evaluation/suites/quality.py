@@ -1,71 +1,88 @@
-"""Compares two folders of images by FID and KID under a Trainer, each rank a share of the images."""
+"""FID and KID of the images in two folders, each rank a part of the images."""
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from got_core.detection.base import FROM
 from got_core.errors import UserError
-from got_core.evaluation.metrics.fid_kid import (
-    FEATURES,
-    FeatureStore,
-    InceptionFeatures,
-    frechet_distance,
-    kernel_distance,
-)
-from got_core.evaluation.results import DIGITS
-from got_core.evaluation.scoring import ItemScoring, Keeping, Loaded, PictureFiles, Said
+from got_core.evaluation.metrics.fid_kid import InceptionFeatures, frechet_distance, kernel_distance
+from got_core.evaluation.results import OVERALL, SEED, Better, Missing, Results, Summary, check_writable, origin
+from got_core.evaluation.scoring import Image, ImageFiles, ItemScoring, ScoreCache, evaluation_trainer, score_items
+from got_core.weights.files import checksum, checksum_of
 
-SUITE = "quality"
-"""What results of this suite call it."""
+METRICS: dict[str, Better] = {"fid": "lower", "kid": "lower"}
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-"""Of files that are taken for images."""
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+"""Of files that are images."""
 
 ENOUGH = 10_000
-"""Images of each set below which FID is noted to be too high."""
+"""Images of each set below which a note says that FID is too high."""
 
-KEPT = "features"
-"""What the features of an image are kept as: the bytes of their float32 numbers in base64."""
+FEATURES = "features"
+"""The detail that holds an image's features: the bytes of their float32 numbers in base64."""
+
+
+def evaluate(options: Namespace) -> None:
+    """Compare two folders of images, print FID and KID and write `results.json`.
+
+    Raises:
+        UserError: A folder or the weights are not there, too few images can be read, or results cannot be written.
+    """
+    if not (options.images and options.reference and options.inception):
+        raise UserError("got evaluate quality needs --images FOLDER, --reference FOLDER and --inception FILE")
+    folders = Path(options.reference), Path(options.images)
+    sets = [image_files(folder) for folder in folders]
+    files = [*sets[0], *sets[1]]
+    network = InceptionFeatures.from_file(Path(options.inception))
+    trainer = evaluation_trainer(options)
+    output = Path(options.output or options.images)
+    check_writable(output)
+    weights = {"inception": checksum(Path(options.inception))}
+    evaluator = {FROM: {"inception": options.inception}, "kind": network.kind, "weights": weights}
+    cache = ScoreCache(output, evaluator)
+    scoring = QualityScoring(files, network, options.batch_size, options.num_workers, cache)
+    if score_items(trainer, scoring, output):
+        sums = {"reference": checksum_of(folders[0], sets[0]), "images": checksum_of(folders[1], sets[1])}
+        came = origin(folders[1], evaluator, sums, {"subsets": SEED})
+        results = replace(quality_results(scoring, files, len(sets[0])), origin=came)
+        counts = results.counts
+        results.publish(
+            output, f"{counts['images']} images of {folders[1]} against {counts['reference']} of {folders[0]}"
+        )
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images in a folder and in the folders in it, in the order of their names.
+    """Return the images in a folder and its subfolders, in the order of their names.
 
     Raises:
         UserError: There is no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
-        raise UserError(f"{folder}: there is no image in it ({', '.join(sorted(ENDINGS))})")
+        raise UserError(f"{folder}: there is no image in it ({', '.join(sorted(SUFFIXES))})")
     return files
 
 
 class QualityScoring(ItemScoring):
-    """`trainer.test` reads the features of all images.
+    """Extracts the features of all images; `details` holds them.
 
     Args:
         files: The images of both sets.
-        network: Makes the features.
+        network: Extracts features.
         batch_size: Images at a time.
         num_workers: Processes that read images.
-        keeping: Where features are kept.
-
-    Attributes:
-        places: After the test, the places of the images that could be read.
-        features: Their features.
+        cache: Where features are cached.
     """
-
-    places: Int[Tensor, " n"]
-    features: Float[Tensor, "n d"]
 
     def __init__(
         self,
@@ -73,96 +90,50 @@ class QualityScoring(ItemScoring):
         network: InceptionFeatures,
         batch_size: int = 8,
         num_workers: int = 0,
-        keeping: Keeping | None = None,
+        cache: ScoreCache | None = None,
     ) -> None:
-        super().__init__(PictureFiles(files), (), batch_size, num_workers, keeping)
+        super().__init__(ImageFiles(files), (), batch_size, num_workers, cache)
         self.network = network
-        self.gathered = FeatureStore()
 
-    def score(self, batch: list[Loaded]) -> None:
-        """Keep the features of some images."""
-        read = [(place, image.to(self.device)) for place, image, _ in batch if image is not None]
-        rows = self.network([image for _, image in read]) if read else ()
-        found = {place: row for (place, _), row in zip(read, rows, strict=True)}
-        for place, _, problem in batch:
-            features = found.get(place)
-            if features is None or not features.isfinite().all():
-                self.remark(place, problem or "its features are not finite numbers")
-                features = torch.full((FEATURES,), torch.nan, device=self.device)
-            self._gather(place, features)
-            self.fresh[place] = {KEPT: base64.b64encode(features.cpu().numpy().tobytes()).decode()}
+    def score(self, batch: Mapping[int, Image]) -> None:
+        """Extract the features of some images."""
+        features = self.network([image.to(self.device) for image in batch.values()])
+        for index, row in zip(batch, features.cpu(), strict=True):
+            if row.isfinite().all():
+                self.record(index, {FEATURES: base64.b64encode(row.numpy().tobytes()).decode()})
+            else:
+                self.remark(index, "its features are not finite numbers")
 
-    def recall(self, place: int, said: Said) -> None:
-        """Take the features that were kept."""
-        features = np.frombuffer(base64.b64decode(said[KEPT]), np.float32).copy()
-        self._gather(place, torch.from_numpy(features).to(self.device))
-
-    def _gather(self, place: int, features: Float[Tensor, " d"]) -> None:
-        self.note(place, {})
-        self.gathered.update(torch.tensor([place], device=self.device), features[None])
-
-    def on_test_epoch_end(self) -> None:
-        """Join what the ranks have found."""
-        super().on_test_epoch_end()
-        self.places, self.features = self.gathered.compute()
+    def features(self, start: int, end: int) -> Float[Tensor, "n d"]:
+        """Return the features of the images from index `start` to before `end` that could be read."""
+        encoded = [self.details[index][FEATURES] for index in range(start, end) if index not in self.remarks]
+        rows = [torch.from_numpy(np.frombuffer(base64.b64decode(row), np.float32).copy()) for row in encoded]
+        return torch.stack(rows) if rows else torch.empty(0, 0)
 
 
-@dataclass(frozen=True)
-class QualityResult:
-    """How far two sets are apart.
-
-    Attributes:
-        images: How many of each set, the reference first, could be read.
-        scores: `fid` and `kid`, the latter with its interval.
-        missing: Images that could not be read, with the reason.
-        notes: What a reader should know of the figures.
-    """
-
-    images: tuple[int, int]
-    scores: dict[str, dict[str, Any]]
-    missing: dict[str, str]
-    notes: list[str]
-
-    def as_json(self) -> dict[str, Any]:
-        """Scores, numbers of images, and what is missing."""
-        return {
-            "suite": SUITE,
-            "counts": {"reference": self.images[0], "images": self.images[1], "missing": len(self.missing)},
-            "scores": self.scores,
-            "missing": self.missing,
-            "notes": self.notes,
-        }
-
-
-def quality_result(scoring: QualityScoring, files: Sequence[Path], reference: int, seed: int = 0) -> QualityResult:
-    """The distances of the sets that were read.
+def quality_results(scoring: QualityScoring, files: Sequence[Path], reference: int) -> Results:
+    """Return FID and KID of the images that were read.
 
     Args:
         scoring: After the test.
-        files: As it was given them.
+        files: Its images.
         reference: How many of them, from the first, are the reference set.
-        seed: Of KID's subsets.
 
     Raises:
         UserError: Too few images could be read.
     """
-    first, second = (scoring.features[chosen] for chosen in (scoring.places < reference, scoring.places >= reference))
-    missing = {str(files[place]): reason for place, reason in sorted(scoring.notes.items())}
+    first, second = scoring.features(0, reference), scoring.features(reference, len(files))
+    missing = [Missing(str(files[index]), reason) for index, reason in sorted(scoring.remarks.items())]
     try:
-        kernel = kernel_distance(first, second, seed)
+        kernel = kernel_distance(first, second, SEED)
         frechet = frechet_distance(first, second)
     except ValueError as error:
         raise UserError(f"{error}; {len(missing)} could not be read") from error
-    notes = []
-    if min(len(first), len(second)) < ENOUGH:
-        notes.append(f"FID of fewer than {ENOUGH:,} images is too high, and the fewer the higher: compare like numbers")
-    low, high = kernel.interval
-    scores: dict[str, dict[str, Any]] = {
-        "fid": {"mean": round(frechet, DIGITS)},
-        "kid": {
-            "mean": round(kernel.mean, DIGITS),
-            "interval": [round(low, DIGITS), round(high, DIGITS)],
-            "subset_size": kernel.subset_size,
-        },
+    scores = {
+        "fid": Summary(frechet, None, len(second)),
+        "kid": Summary(kernel.mean, kernel.interval, len(second), {"subset_size": kernel.subset_size}),
     }
-    return QualityResult((len(first), len(second)), scores, missing, notes)
+    counts = {"reference": len(first), "images": len(second), "missing": len(missing)}
+    note = f"FID of fewer than {ENOUGH:,} images is too high, and the fewer the higher: compare equal numbers of images"
+    notes = [note] if min(len(first), len(second)) < ENOUGH else []
+    return Results("quality", METRICS, (), {OVERALL: scores}, counts, missing, notes)

@@ -4,9 +4,10 @@ import json
 import pickle
 
 import pytest
-from edit_sets import write_drawn, write_emu, write_imagenhub
+from edit_sets import write_emu, write_generated, write_imagenhub
 
 from got_core.errors import UserError
+from got_core.evaluation.results import Missing
 from got_core.evaluation.suites.edit_datasets import load_rgb, read_edits, with_outputs
 
 LEVEL = 2 / 255
@@ -16,13 +17,13 @@ def near(image, expected, within=LEVEL):
     return bool(((image - expected).abs() <= within).all())
 
 
-def test_a_drawn_set_is_read_with_chains_and_scenes(tmp_path):
-    samples = write_drawn(tmp_path, 4)
+def test_a_generated_set_is_read_with_chains_and_scenes(tmp_path):
+    samples = write_generated(tmp_path, 4)
     (tmp_path / "chains" / "00001.txt").unlink()
     edits = with_outputs(read_edits(tmp_path))
-    assert [case.name for case in edits.cases] == [f"{place:05d}" for place in range(4)]
+    assert [case.name for case in edits.cases] == [f"{index:05d}" for index in range(4)]
     assert [case.chain for case in edits.cases] == [
-        None if place == 1 else sample.chain for place, sample in enumerate(samples)
+        None if index == 1 else sample.chain for index, sample in enumerate(samples)
     ]
     for case, sample in zip(edits.cases, samples, strict=True):
         assert (case.instruction, case.category) == (sample.prompt, sample.meta["tag"])
@@ -45,12 +46,12 @@ def test_imagenhubs_folders_are_read_one_method_at_a_time(tmp_path):
     assert (load_rgb(edits.cases[0].source) - samples[0].source).abs().mean() < 0.1
 
 
-def test_emu_edits_tables_are_read_and_what_has_no_output_is_named(tmp_path):
+def test_emu_edits_tables_are_read_and_missing_outputs_are_named(tmp_path):
     samples = write_emu(tmp_path / "emu")
     edits = read_edits(tmp_path / "emu")
     scored = with_outputs(edits)
     assert [case.name for case in scored.cases] == ["10", "11"]
-    assert scored.missing == {"12": "no output"}
+    assert scored.missing == (Missing("12", "no output", "add"),)
     case = pickle.loads(pickle.dumps(scored.cases[1]))
     assert (case.category, case.target_caption) == ("add", "after")
     assert near(load_rgb(case.source), samples[1].source)
@@ -68,14 +69,15 @@ def test_requests_alone_are_edits_without_outputs(tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    write_drawn(tmp_path, 3)
+    write_generated(tmp_path, 3)
     (tmp_path / "sources" / "00001.png").unlink()
     (tmp_path / "outputs" / "00002.png").unlink()
     edits = with_outputs(read_edits(tmp_path))
     assert [case.name for case in edits.cases] == ["00000"]
-    assert set(edits.missing) == {"00001", "00002"}
-    assert "no source" in edits.missing["00001"]
-    assert "00002.png" in edits.missing["00002"]
+    reasons = {entry.item: entry.reason for entry in edits.missing}
+    assert set(reasons) == {"00001", "00002"}
+    assert "no source" in reasons["00001"]
+    assert "00002.png" in reasons["00002"]
 
 
 @pytest.mark.parametrize(
@@ -83,14 +85,14 @@ def test_missing_files_are_named(tmp_path):
     [
         ({}, "no edits can be read there"),
         ({"edits.jsonl": ""}, "there is no edit in it"),
-        ({"edits.jsonl": '{"name": "a", "instruction": " "}'}, "'instruction' of an edit holds no words"),
+        ({"edits.jsonl": '{"name": "a", "instruction": " "}'}, "'instruction' of an edit has no words"),
         ({"edits.jsonl": '{"name": "a", "instruction": "b"}\n' * 2}, "several edits are called a"),
         ({"dataset_lookup.json": "[]"}, "no edits can be read there"),
         ({"dataset_lookup.json": "{"}, "no edits can be read there"),
         ({"other.jsonl": '{"image": "a"}'}, "no column 'instruction'"),
     ],
 )
-def test_what_is_no_set_of_edits_is_refused(tmp_path, files, message):
+def test_other_files_are_refused(tmp_path, files, message):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
@@ -99,7 +101,7 @@ def test_what_is_no_set_of_edits_is_refused(tmp_path, files, message):
         read_edits(tmp_path / "nowhere")
 
 
-def test_a_picture_that_cannot_be_read_says_where(tmp_path):
+def test_the_error_of_an_unreadable_image_names_its_row(tmp_path):
     (tmp_path / "requests.jsonl").write_text('{"image": "a.png", "instruction": "b"}\n{"image": 3, "instruction": "b"}')
     first, second = read_edits(tmp_path).cases
     with pytest.raises(FileNotFoundError, match=r"requests\.jsonl:1: column 'image': no such image file"):

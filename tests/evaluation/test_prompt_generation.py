@@ -1,24 +1,18 @@
-"""Prompts are drawn image by image, each from its own seed, whatever is there already."""
+"""Images of prompts are generated one by one, each from its own seed, whatever is there already."""
 
 import json
-import warnings
 
 import numpy as np
 import pytest
+from evaluation_runs import quiet_trainer
 from geneval_scenes import write_prompts
-from lightning import Trainer
 from PIL import Image
 from small_system import small_system, stirred_system
 
 from got_core.errors import UserError
-from got_core.evaluation.suites.generation import (
-    PromptDrawing,
-    first_difference,
-    image_seed,
-    prepare_folder,
-    still_wanted,
-)
-from got_core.evaluation.suites.geneval import read_prompts
+from got_core.evaluation.generation import Generator, first_difference, image_seed
+from got_core.evaluation.suites.geneval import check_clauses
+from got_core.evaluation.suites.prompts import PromptGeneration, missing_images, prepare_prompts, read_prompts
 from got_core.model import GoTModel
 from got_core.types import Sample
 
@@ -27,32 +21,28 @@ SETTINGS = {"seed": 1, "checkpoint": "abc"}
 
 @pytest.fixture
 def prompts(tmp_path):
-    return read_prompts(write_prompts(tmp_path / "prompts.jsonl", 3))
+    return read_prompts(write_prompts(tmp_path / "prompts.jsonl", 3), check_clauses)
 
 
-def draw(root, prompts, batch_size, seed=1, system=None):
-    warnings.filterwarnings("ignore")
-    prepare_folder(root, prompts, SETTINGS)
-    drawing = PromptDrawing(system or small_system().model, still_wanted(root, prompts, 2, seed), (32, 32), batch_size)
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
-    trainer.predict(drawing, return_predictions=False)
+def generate(root, prompts, batch_size, seed=1, model=None):
+    prepare_prompts(root, prompts, SETTINGS)
+    images, generator = missing_images(root, prompts, 2, seed), Generator("", (32, 32), seed, {}, {"steps": None})
+    generation = PromptGeneration(model or small_system().model, images, batch_size, generator)
+    quiet_trainer().predict(generation, return_predictions=False)
     return {file.relative_to(root).as_posix(): np.array(Image.open(file), dtype=int) for file in root.rglob("*.png")}
 
 
-def test_what_is_there_is_kept_and_the_rest_comes_out_the_same(tmp_path, prompts):
+def test_existing_images_stay_and_the_others_come_out_the_same(tmp_path, prompts):
     root = tmp_path / "images"
-    first = draw(root, prompts, batch_size=4)
+    first = generate(root, prompts, batch_size=4)
     assert sorted(first) == [f"0000{i}/samples/0000{k}.png" for i in range(3) for k in range(2)]
     assert json.loads((root / "00002" / "metadata.jsonl").read_text()) == prompts[2]
     assert (root / "00001" / "chains" / "00001.txt").exists()
     (root / "00001" / "samples" / "00001.png").unlink()
     (root / "00002" / "samples" / "00000.png").unlink()
-    kept = root / "00000" / "samples" / "00000.png"
-    Image.new("RGB", (32, 32), "red").save(kept)
-    again = draw(root, prompts, batch_size=1)
+    existing = root / "00000" / "samples" / "00000.png"
+    Image.new("RGB", (32, 32), "red").save(existing)
+    again = generate(root, prompts, batch_size=1)
     assert (again.pop("00000/samples/00000.png") == [255, 0, 0]).all()
     for name, image in again.items():
         assert np.abs(image - first[name]).max() <= 1, name
@@ -60,7 +50,7 @@ def test_what_is_there_is_kept_and_the_rest_comes_out_the_same(tmp_path, prompts
 
 
 def test_images_of_a_prompt_and_of_other_seeds_differ(tmp_path, prompts):
-    one, other = draw(tmp_path / "one", prompts, 6), draw(tmp_path / "other", prompts, 6, seed=2)
+    one, other = generate(tmp_path / "one", prompts, 6), generate(tmp_path / "other", prompts, 6, seed=2)
     assert (one["00000/samples/00000.png"] != one["00000/samples/00001.png"]).any()
     assert (one["00000/samples/00000.png"] != other["00000/samples/00000.png"]).any()
 
@@ -72,29 +62,29 @@ def test_seeds_follow_from_seed_prompt_and_image_alone():
     assert image_seed(1, 2, 3) == image_seed(1, 2, 3)
 
 
-def test_all_images_of_a_prompt_are_drawn_from_one_chain_that_is_written_once(tmp_path, prompts, monkeypatch):
+def test_all_images_of_a_prompt_are_generated_from_one_chain_that_is_written_once(tmp_path, prompts, monkeypatch):
     root, planned, plan = tmp_path / "images", [], GoTModel.plan
     monkeypatch.setattr(GoTModel, "plan", lambda self, batch: planned.extend(batch.prompts) or plan(self, batch))
-    first = draw(root, prompts, batch_size=4)
+    first = generate(root, prompts, batch_size=4)
     assert sorted(planned) == sorted(metadata["prompt"] for metadata in prompts)
     chains = {file: file.read_bytes() for file in root.glob("*/chains/*.txt")}
     assert len(chains) == 6
     assert all(chains[file] == chains[file.with_name("00000.txt")] for file in chains)
     (root / "00001" / "samples" / "00001.png").unlink()
     (root / "00001" / "chains" / "00001.txt").unlink()
-    again = draw(root, prompts, batch_size=4)
-    assert len(planned) == 3, "the chain is read, not written anew"
+    again = generate(root, prompts, batch_size=4)
+    assert len(planned) == 3, "the chain is read, not written again"
     assert {file: file.read_bytes() for file in root.glob("*/chains/*.txt")} == chains
     name = "00001/samples/00001.png"
     assert np.abs(again[name] - first[name]).max() <= 1
 
 
-def test_an_image_is_drawn_from_the_chain_that_lies_there(tmp_path, prompts):
-    first = draw(tmp_path / "images", prompts, batch_size=6, system=stirred_system().model)
+def test_an_image_is_generated_from_the_chain_that_is_there(tmp_path, prompts):
+    first = generate(tmp_path / "images", prompts, batch_size=6, model=stirred_system().model)
     other = tmp_path / "other"
-    prepare_folder(other, prompts, SETTINGS)
+    prepare_prompts(other, prompts, SETTINGS)
     (other / "00000" / "chains" / "00000.txt").write_text("a red circle <|box_start|>(0,0),(999,999)<|box_end|>\n")
-    second = draw(other, prompts, batch_size=6, system=stirred_system().model)
+    second = generate(other, prompts, batch_size=6, model=stirred_system().model)
     assert (first["00000/samples/00001.png"] != second["00000/samples/00001.png"]).any()
     assert (other / "00000" / "chains" / "00001.txt").read_text().startswith("a red circle")
     assert np.abs(first["00001/samples/00001.png"] - second["00001/samples/00001.png"]).mean() < 1
@@ -111,28 +101,28 @@ def test_the_first_setting_that_differs_is_named():
     assert first_difference(one, {"seed": 1}) == ("recipe", one["recipe"], "nothing")
 
 
-def test_a_folder_that_was_drawn_otherwise_is_refused(tmp_path, prompts):
-    prepare_folder(tmp_path / "images", prompts, SETTINGS | {"seed": 2})
+def test_a_folder_that_was_generated_otherwise_is_refused(tmp_path, prompts):
+    prepare_prompts(tmp_path / "images", prompts, SETTINGS | {"seed": 2})
     stale = tmp_path / "images" / "00000" / "chains" / "00000.txt"
     stale.write_text("of the first settings")
-    prepare_folder(tmp_path / "images", prompts, SETTINGS)
-    assert json.loads((tmp_path / "images" / "drawing.json").read_text()) == SETTINGS
+    prepare_prompts(tmp_path / "images", prompts, SETTINGS)
+    assert json.loads((tmp_path / "images" / "generation.json").read_text()) == SETTINGS
     assert not stale.exists()
     (tmp_path / "images" / "00000" / "samples" / "00000.png").write_bytes(b"")
-    prepare_folder(tmp_path / "images", prompts, SETTINGS)
-    with pytest.raises(UserError, match="its images were drawn with seed 1, not 2; name a new folder"):
-        prepare_folder(tmp_path / "images", prompts, SETTINGS | {"seed": 2})
-    with pytest.raises(UserError, match="not drawn here"):
-        prepare_folder(tmp_path, prompts, SETTINGS)
+    prepare_prompts(tmp_path / "images", prompts, SETTINGS)
+    with pytest.raises(UserError, match="its images were generated with seed 1, not 2; name a new folder"):
+        prepare_prompts(tmp_path / "images", prompts, SETTINGS | {"seed": 2})
+    with pytest.raises(UserError, match="not generated here"):
+        prepare_prompts(tmp_path, prompts, SETTINGS)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be drawn into"):
-        prepare_folder(tmp_path / "file" / "images", prompts, SETTINGS)
+    with pytest.raises(UserError, match="cannot be written to"):
+        prepare_prompts(tmp_path / "file" / "images", prompts, SETTINGS)
 
 
 def test_there_must_be_a_seed_for_each_sample():
-    system = small_system().model
-    batch = system.processor([Sample(prompt=prompt, chain="", size=(32, 32)) for prompt in ("a circle", "a square")])
-    noise = system.starting_noise(batch, [3, 4])
-    assert (noise == system.starting_noise(batch, [4, 3]).flip(0)).all()
+    model = small_system().model
+    batch = model.processor([Sample(prompt=prompt, chain="", size=(32, 32)) for prompt in ("a circle", "a square")])
+    noise = model.starting_noise(batch, [3, 4])
+    assert (noise == model.starting_noise(batch, [4, 3]).flip(0)).all()
     with pytest.raises(ValueError, match="1 seeds for 2 samples"):
-        system.starting_noise(batch, [3])
+        model.starting_noise(batch, [3])

@@ -1,28 +1,25 @@
-"""`got evaluate efficiency`: what drawing an image costs, beside well-known pipelines."""
+"""What generating an image costs, beside well-known pipelines."""
 
-import argparse
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from got_core.cli.suite_drawing import find_run
-from got_core.cli.tables import print_table
 from got_core.errors import UserError, one_line
 from got_core.evaluation.efficiency.measure import (
     CHAIN_TOKENS,
-    SUITE,
-    Drawer,
     Measured,
-    SystemDrawer,
+    ModelWorkload,
+    Workload,
     efficiency_table,
-    in_shape_alone,
     measured,
     random_weights,
     why_not,
 )
-from got_core.evaluation.efficiency.references import REFERENCES, Reference, ReferenceDrawer, build_reference
-from got_core.evaluation.results import RESULTS, check_writable, processor, versions, write_results
+from got_core.evaluation.efficiency.references import REFERENCES, Reference, ReferenceWorkload, build_reference
+from got_core.evaluation.generation import find_run
+from got_core.evaluation.results import RESULTS, check_writable, print_table, processor, versions, write_results
 from got_core.inspection.shapes import META
 from got_core.pipelines.pipeline import default_device
 from got_core.pipelines.saving import open_model, trained_size
@@ -32,11 +29,11 @@ from got_core.weights.files import checksum
 from got_core.weights.loading import without_weights
 
 
-def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Count and time a checkpoint or a recipe and the pipelines it stands beside; print a table, write `results.json`.
+def evaluate(options: Namespace) -> None:
+    """Measure a checkpoint or a recipe and well-known pipelines, print a table and write `results.json`.
 
     Raises:
-        UserError: Options that do not go together, nothing that can be built or drawn at that size, no such device, or
+        UserError: Options that do not fit, nothing that can be built or generated at that size, no such device, or
             a folder that cannot be written to.
     """
     if bool(options.checkpoint) == bool(options.config) or not options.output:
@@ -48,7 +45,7 @@ def evaluate(options: argparse.Namespace, rest: Sequence[str]) -> None:
     found = [_own(options, device, dtype), *_references(options, device, dtype)]
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {_threads()}"
     content = {
-        "suite": SUITE,
+        "suite": "efficiency",
         "machine": machine,
         "dtype": str(dtype).removeprefix("torch."),
         "repeats": options.repeats,
@@ -74,7 +71,7 @@ def _threads() -> str:
     return "1 thread" if number == 1 else f"{number} threads"
 
 
-def _device(options: argparse.Namespace) -> torch.device:
+def _device(options: Namespace) -> torch.device:
     device = default_device()
     if options.accelerator == "auto" or (options.accelerator == "gpu" and device.type != "cpu"):
         return device
@@ -86,7 +83,7 @@ def _device(options: argparse.Namespace) -> torch.device:
     return device
 
 
-def _own(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Measured:
+def _own(options: Namespace, device: torch.device, dtype: torch.dtype) -> Measured:
     """What a checkpoint costs; or a recipe, with random weights."""
     if options.checkpoint:
         opened = open_model(options.checkpoint)
@@ -96,39 +93,36 @@ def _own(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
         with without_weights():
             model = build_model(recipe.config.model.as_dict())
         if not isinstance(model, GoTSystem):
-            raise UserError(f"{options.config[-1]}: {type(model).__name__} draws nothing; a GoTSystem is needed")
+            raise UserError(f"{options.config[-1]}: {type(model).__name__} generates nothing; a GoTSystem is needed")
         built, trained, name = model.model, trained_size(recipe.config.as_dict()), Path(options.config[-1]).stem
     size = options.size or trained
     if size is None:
         raise UserError("the recipe does not say how large its images are: give --size HEIGHTxWIDTH")
-    drawer = SystemDrawer(built, name, size, options.steps, dtype)
+    workload = ModelWorkload(built, name, size, options.steps, dtype)
     try:
-        drawer.flops()
+        workload.flops()
     except ValueError as error:
         raise UserError(f"{name} at {size[0]}x{size[1]}: {one_line(error)}") from error
-    reason = why_not(drawer, dtype, device)
-    if reason:
-        return in_shape_alone(drawer, reason)
-    if options.checkpoint:
+    reason = why_not(workload, dtype, device)
+    if not reason and options.checkpoint:
         built.to(device, dtype)
-    else:
+    elif not reason:
         random_weights(built, device, dtype)
-    found = measured(drawer, device, options.repeats, options.warm_up)
+    result = measured(workload, device, options.repeats, options.warm_up, reason or "")
     built.to(META)  # gives the device's memory back to what is measured next
-    return found
+    return result
 
 
-def _references(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Iterator[Measured]:
+def _references(options: Namespace, device: torch.device, dtype: torch.dtype) -> Iterator[Measured]:
     """One after the other, so that only one has weights at a time."""
     for reference in REFERENCES:
-        shape = _drawer(reference, META, dtype, options)
-        reason = why_not(shape, dtype, device)
-        if reason:
-            yield in_shape_alone(shape, reason)
-        else:
-            yield measured(_drawer(reference, device, dtype, options), device, options.repeats, options.warm_up)
+        workload = _workload(reference, META, dtype, options)
+        reason = why_not(workload, dtype, device) or ""
+        if not reason:
+            workload = _workload(reference, device, dtype, options)
+        yield measured(workload, device, options.repeats, options.warm_up, reason)
 
 
-def _drawer(reference: Reference, device: torch.device, dtype: torch.dtype, options: argparse.Namespace) -> Drawer:
+def _workload(reference: Reference, device: torch.device, dtype: torch.dtype, options: Namespace) -> Workload:
     pipeline = build_reference(reference, device, dtype)
-    return ReferenceDrawer(reference, pipeline, (reference.side, reference.side), options.steps)
+    return ReferenceWorkload(reference, pipeline, (reference.side, reference.side), options.steps)

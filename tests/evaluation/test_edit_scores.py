@@ -1,4 +1,4 @@
-"""How far two images differ, in all and outside a plan; how alike they look to CLIP and DINO."""
+"""How far two images differ, in all and outside a plan; how similar they are to CLIP and DINO."""
 
 import importlib.resources
 
@@ -12,10 +12,7 @@ from transformers import AutoImageProcessor, CLIPProcessor
 from got_core.data.visualization import to_pil
 from got_core.errors import UserError
 from got_core.evaluation.metrics.similarity import ClipEmbedding, DinoEmbedding, PerceptualDistance
-from got_core.evaluation.results import summaries
-from got_core.evaluation.scoring import FigureTable
-from got_core.evaluation.statistics import wilson
-from got_core.evaluation.suites.editing import outside_plan, pixel_figures
+from got_core.evaluation.suites.editing import outside_plan, pixel_scores
 
 LEFT_HALF = "1. Area: the sky (0,0),(500,999)."
 
@@ -30,7 +27,7 @@ def alexnet(tmp_path_factory):
     return random_alexnet(tmp_path_factory.mktemp("alexnet") / "alexnet.pth")
 
 
-def test_the_outside_is_what_no_box_covers():
+def test_outside_is_what_no_box_covers():
     outside = outside_plan("a (0,0),(500,500) and b (250,0),(999,250)", (8, 8))
     assert outside.sum() == 64 - 16 - 8
     assert outside[3, 3] == outside[1, 7] == False  # noqa: E712
@@ -45,14 +42,14 @@ def test_pixels_by_hand():
     output = source.clone()
     output[:, :, :2] = 1.0
     output[0, 0, 3] = 0.0
-    figures = pixel_figures(source, output, LEFT_HALF, None)
-    assert figures == {
+    scores = pixel_scores(source, output, LEFT_HALF, None)
+    assert scores == {
         "l1": pytest.approx((24 + 0.5) / 48),
         "l2": pytest.approx((24 + 0.25) / 48),
         "l1_outside": pytest.approx(0.5 / 24),
         "l2_outside": pytest.approx(0.25 / 24),
     }
-    assert set(pixel_figures(source, output, None, None)) == {"l1", "l2"}
+    assert set(pixel_scores(source, output, None, None)) == {"l1", "l2"}
 
 
 def plain_lpips(file, first, second):
@@ -65,12 +62,12 @@ def plain_lpips(file, first, second):
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     x = (torch.stack([first, second]) - shift[:, None, None]) / scale[:, None, None]
     total = torch.zeros(1, 1, *first.shape[-2:])
-    heard = (1, 4, 7, 9, 11)
-    for place, layer in enumerate(network.features):
+    used = (1, 4, 7, 9, 11)
+    for index, layer in enumerate(network.features):
         x = layer(x)
-        if place in heard:
+        if index in used:
             unit = x / (x**2).sum(dim=1, keepdim=True).add(1e-8).sqrt()
-            weight = linear[f"lin{heard.index(place)}.model.1.weight"]
+            weight = linear[f"lin{used.index(index)}.model.1.weight"]
             difference = ((unit[:1] - unit[1:]) ** 2 * weight[0]).sum(dim=1, keepdim=True)
             total = total + interpolate(difference, first.shape[-2:], mode="bilinear", align_corners=False)
     return total[0, 0]
@@ -88,11 +85,11 @@ def test_lpips_outside_does_not_see_what_changed_inside(alexnet):
     lpips = PerceptualDistance.from_file(alexnet)
     source, inside = noise(1), noise(1)
     inside[:, :, :40] = noise(2)[:, :, :40]
-    figures = pixel_figures(source, inside, LEFT_HALF, lpips)
-    assert figures["lpips"] > 1e-4
-    assert figures["lpips_outside"] < 1e-6
-    assert figures["l1_outside"] == 0
-    assert pixel_figures(source, noise(2), LEFT_HALF, lpips)["lpips_outside"] > 1e-4
+    scores = pixel_scores(source, inside, LEFT_HALF, lpips)
+    assert scores["lpips"] > 1e-4
+    assert scores["lpips_outside"] < 1e-6
+    assert scores["l1_outside"] == 0
+    assert pixel_scores(source, noise(2), LEFT_HALF, lpips)["lpips_outside"] > 1e-4
 
 
 def test_weights_that_are_not_lpips_are_refused(tmp_path, alexnet):
@@ -111,14 +108,14 @@ def test_clip_embeds_images_and_captions_in_one_space(tmp_path):
     model = tiny_clip(tmp_path)
     clip = ClipEmbedding.from_saved(str(tmp_path))
     images = [noise(1), noise(2, 32, 32)]
-    seen, read = clip.images(images), clip.texts(["a dog", "x" * 500])
+    images_embedded, texts_embedded = clip.images(images), clip.texts(["a dog", "x" * 500])
     inputs = CLIPProcessor.from_pretrained(tmp_path)(
         images=[to_pil(image) for image in images], text=["a dog"] * 2, return_tensors="pt"
     )
     expected = model(**inputs)
-    torch.testing.assert_close(seen, expected.image_embeds)
-    torch.testing.assert_close(read[0], expected.text_embeds[0])
-    torch.testing.assert_close(read.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(images_embedded, expected.image_embeds)
+    torch.testing.assert_close(texts_embedded[0], expected.text_embeds[0])
+    torch.testing.assert_close(texts_embedded.norm(dim=1), torch.ones(2))
 
 
 @torch.no_grad()
@@ -136,30 +133,3 @@ def test_another_model_is_not_dino(tmp_path):
         DinoEmbedding.from_saved(str(tmp_path))
     with pytest.raises(UserError, match="nowhere cannot be loaded as DINO"):
         DinoEmbedding.from_saved(str(tmp_path / "nowhere"))
-
-
-def test_a_table_keeps_each_items_figures_once():
-    one, two = FigureTable(3, ("a", "b")), FigureTable(3, ("a", "b"))
-    one.update(torch.tensor([0, 2]), torch.tensor([[1.0, torch.nan], [-3.0, 0.0]]))
-    one.update(torch.tensor([0]), torch.tensor([[torch.nan, 5.0]]))
-    two.update(torch.tensor([2]), torch.tensor([[-3.0, 0.0]]))
-    (reduction,) = one._reductions.values()
-    one.values = reduction(torch.stack([one.values, two.values]))
-    expected = torch.tensor([[1.0, 5.0], [torch.nan, torch.nan], [-3.0, 0.0]])
-    torch.testing.assert_close(one.compute(), expected, equal_nan=True)
-    with pytest.raises(ValueError, match="finite or NaN"):
-        one.update(torch.tensor([1]), torch.tensor([[torch.inf, 0.0]]))
-    summed = summaries(one.compute(), ("a", "b"))
-    assert (summed["a"].mean, summed["a"].items, summed["a"].interval) == (-1, 2, None)
-    assert list(summaries(torch.tensor([[torch.nan, 1.0]]), ("a", "b"))) == ["b"]
-
-
-def test_intervals_are_given_where_there_is_something_to_tell():
-    halves = torch.tensor([0.0, 1.0] * 15)
-    found = torch.stack([torch.ones(30), torch.ones(30), halves], dim=1)
-    summed = summaries(found, ("success", "cosine", "halves"), yes_or_no={"success"})
-    assert summed["success"].interval == pytest.approx(wilson(1, 30))
-    assert summed["cosine"].interval is None
-    low, high = summed["halves"].interval
-    assert 0.25 < low < 0.4 < 0.6 < high < 0.75
-    assert summaries(found[:19], ("success", "cosine", "halves"))["halves"].interval is None

@@ -24,43 +24,43 @@ from got_core.weights.files import write_whole
 
 
 class TileCollector:
-    """Keeps up to `limit` drawings, taken evenly from the batches that are expected."""
+    """Keeps up to `limit` images, taken evenly from the expected batches."""
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
-            raise ValueError(f"{limit} drawings to show: it must be at least 1")
+            raise ValueError(f"{limit} images to show: it must be at least 1")
         self.limit = limit
         self.tiles: list[Tile] = []
         self._per_batch = limit
 
     def start(self, batches: int) -> None:
-        """Forget what was kept, and expect so many batches."""
+        """Drop all images, and expect so many batches."""
         self.tiles = []
         self._per_batch = max(1, -(-self.limit // max(1, batches)))
 
-    def add(self, drawing: Generation, batch: Batch) -> None:
-        """Keep the batch's share."""
+    def add(self, generation: Generation, batch: Batch) -> None:
+        """Keep some images of a batch."""
         number = min(self._per_batch, self.limit - len(self.tiles), len(batch))
-        for place in range(number):
+        for index in range(number):
             self.tiles.append(
                 Tile(
-                    image=drawing.images[place].cpu(),
-                    chain=drawing.chains[place],
-                    prompt=batch.prompts[place],
-                    source=batch.source[place].cpu() if bool(batch.has_source[place]) else None,
+                    image=generation.images[index].cpu(),
+                    chain=generation.chains[index],
+                    prompt=batch.prompts[index],
+                    source=batch.source[index].cpu() if bool(batch.has_source[index]) else None,
                 )
             )
 
 
 SCENE_KEY = "objects"
-"""Present in the meta of samples whose objects are known, so that drawings can be scored."""
+"""Present in the metadata of samples whose objects are known, so that images can be scored."""
 
 
-class ScoredDrawings(Callback, ABC):
-    """Keeps some drawings of each validation it takes part in, and scores those whose objects are known.
+class ScoredValidation(Callback, ABC):
+    """Keeps some images of each validation it takes part in, and scores those whose objects are known.
 
     Args:
-        samples: Drawings to keep.
+        samples: Images to keep.
     """
 
     def __init__(self, samples: int) -> None:
@@ -69,10 +69,10 @@ class ScoredDrawings(Callback, ABC):
 
     @abstractmethod
     def takes_part(self, trainer: Trainer) -> bool:
-        """Whether this callback looks at the validation that is going on."""
+        """Return whether this callback scores the current validation."""
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget earlier drawings."""
+        """Drop earlier images."""
         self.scores.reset()
         self.scores.to(pl_module.device)
         self.tiles.start(sum(int(number) for number in trainer.num_val_batches if math.isfinite(number)))
@@ -86,7 +86,7 @@ class ScoredDrawings(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep some of the batch, and count it in the scores where all its objects are known."""
+        """Keep some images of the batch, and score it if all its objects are known."""
         if not self.takes_part(trainer):
             return
         self.tiles.add(outputs, batch)
@@ -98,11 +98,11 @@ PANEL_WIDTH = 1200
 """Of a panel, in pixels."""
 
 
-class ScenePanels(ScoredDrawings):
-    """At each validation during fit: scalars `val/...` of the drawn batches, and a panel of drawings with their chains.
+class ScenePanels(ScoredValidation):
+    """At each validation during fit: scalars `val/...` of the batches, and a panel of images with their chains.
 
     Args:
-        samples: Drawings on a panel.
+        samples: Images on a panel.
     """
 
     def __init__(self, samples: int = 8) -> None:
@@ -125,7 +125,7 @@ class ScenePanels(ScoredDrawings):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 sheet = np.array(contact_sheet(self.tiles.tiles, width=PANEL_WIDTH))
-                logger.experiment.add_image("drawings", torch.from_numpy(sheet), trainer.global_step, dataformats="HWC")
+                logger.experiment.add_image("samples", torch.from_numpy(sheet), trainer.global_step, dataformats="HWC")
                 chains = "\n\n".join(f"**{tile.prompt}**\n\n{tile.chain}" for tile in self.tiles.tiles)
                 logger.experiment.add_text("chains", chains, trainer.global_step)
 
@@ -139,21 +139,21 @@ METRICS = (
     "edit_success",
     "background_kept",
 )
-"""The figures of `metrics.json` besides `seconds` and GenEval's."""
+"""The scores in `metrics.json` besides `seconds` and GenEval's."""
 
 STEP = "step"
-"""The key of `metrics.json` that tells after how many optimizer steps the figures were reached."""
+"""The key of `metrics.json` for the number of optimizer steps."""
 
 
-class FinalScores(ScoredDrawings):
-    """Scores `trainer.validate`: the drawings of all of the validation set, whatever `limit_val_batches` says for fit.
+class FinalScores(ScoredValidation):
+    """Scores `trainer.validate`: images of the whole validation set, whatever `limit_val_batches` is for fit.
 
-    `got fit` validates once training has ended, with averaged weights where the recipe averages them. Drawings of
-    samples whose objects are unknown are shown but not scored.
+    `got fit` validates once training has ended, with averaged weights if the recipe averages them. Images of samples
+    whose objects are unknown are shown but not scored.
 
     Args:
-        batches: Validation batches to score of each loader: a share of them (float) or a number (int).
-        samples: Drawings on the contact sheet.
+        batches: Validation batches to score of each loader: a fraction of them (float) or a number (int).
+        samples: Images on the contact sheet.
     """
 
     def __init__(self, batches: int | float = 1.0, samples: int = 36) -> None:
@@ -161,12 +161,12 @@ class FinalScores(ScoredDrawings):
         self.batches = batches
         self.seconds = 0.0
         self.step = 0
-        self.figures: dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
         self._since = time.monotonic()
         self._trains = False
 
     def started(self, moment: float) -> None:
-        """Count from a moment of the monotonic clock, such as the start of the command."""
+        """Count seconds from a moment of the monotonic clock, such as the start of the command."""
         self._since = moment
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class FinalScores(ScoredDrawings):
         return {"seconds": self.seconds + time.monotonic() - self._since, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Continue counting."""
         self.seconds = state_dict["seconds"]
         self.step = state_dict["step"]
 
@@ -186,7 +186,7 @@ class FinalScores(ScoredDrawings):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Note the step, and that the time is this run's and not that of scoring it again."""
+        """Note the step, and that the seconds are of training and not of scoring again."""
         self.step = trainer.global_step
         self._trains = True
 
@@ -195,54 +195,54 @@ class FinalScores(ScoredDrawings):
         return trainer.state.fn == "validate"
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what was reached."""
+        """Write the scores and the contact sheet."""
         if not self.takes_part(trainer):
             return
-        reached = to_figures(self.scores.compute()) if self.scores.update_called else {}
+        scores = to_metrics(self.scores.compute()) if self.scores.update_called else {}
         if trainer.is_global_zero:
             run = Run(Path(trainer.default_root_dir))
-            self.figures = {"seconds": self._seconds(run), STEP: self.step} | reached
+            self.metrics = {"seconds": self._seconds(run), STEP: self.step} | scores
             run.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(run.metrics, json.dumps(self.figures, indent=2) + "\n")
+            write_whole(run.metrics, json.dumps(self.metrics, indent=2) + "\n")
             if self.tiles.tiles:
                 contact_sheet(self.tiles.tiles).save(run.samples)
 
     def _seconds(self, run: Run) -> float | None:
-        """What the run took, final scoring included; scoring it again leaves that as it was."""
+        """Seconds of the run, final scoring included; scoring it again leaves them as they were."""
         before = read_scores(run.metrics)
         return round(self.state_dict()["seconds"], 1) if self._trains or before is None else before.get("seconds")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, once the progress bar is gone."""
-        if self.figures:
-            Console().print(table(self.figures, f"{trainer.default_root_dir}, step {self.step}"))
-        self.figures = {}
+        if self.metrics:
+            Console().print(table(self.metrics, f"{trainer.default_root_dir}, step {self.step}"))
+        self.metrics = {}
 
 
 def read_scores(file: Path) -> dict[str, Any] | None:
-    """What a `metrics.json` holds; None where there is none that can be read."""
+    """Read a `metrics.json`; None if there is none that can be read."""
     try:
-        figures = json.loads(file.read_text(encoding="utf-8"))
+        metrics = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return figures if isinstance(figures, dict) else None
+    return metrics if isinstance(metrics, dict) else None
 
 
-def to_figures(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores as `metrics.json` has them: every figure in its place, null where there was nothing to score."""
-    figures = {name: _rounded(scores.get(name)) for name in METRICS}
+def to_metrics(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scores as `metrics.json` has them: every metric, None where there was nothing to score."""
+    metrics = {name: _rounded(scores.get(name)) for name in METRICS}
     geneval = scores.get(GENEVAL, {})
-    return figures | {GENEVAL: {name: _rounded(geneval.get(name)) for name in (*CATEGORIES, "overall")}}
+    return metrics | {GENEVAL: {name: _rounded(geneval.get(name)) for name in (*CATEGORIES, "overall")}}
 
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def table(figures: Mapping[str, Any], title: str) -> Table:
-    """Figures as a table, groups with their name in front."""
-    result = Table("figure", "value", title=title, title_justify="left")
-    for name, value in figures.items():
+def table(metrics: Mapping[str, Any], title: str) -> Table:
+    """Return metrics as a table, groups with their name in front."""
+    result = Table("metric", "value", title=title, title_justify="left")
+    for name, value in metrics.items():
         rows = value.items() if isinstance(value, Mapping) else [("", value)]
         for part, number in rows:
             result.add_row(f"{name} {part}".strip(), "-" if number is None else f"{number:g}")

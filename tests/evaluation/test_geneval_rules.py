@@ -1,3 +1,5 @@
+"""GenEval's rules: what an image must show for its prompt."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,8 +16,8 @@ def found(label, colour="red", box=LEFT, score=0.95):
     return Detection(label, colour, box, score)
 
 
-def single(label="circle", count=1, **asked):
-    return {"tag": "single_object", "include": [{"class": label, "count": count, **asked}]}
+def single(label="circle", count=1, **more):
+    return {"tag": "single_object", "include": [{"class": label, "count": count, **more}]}
 
 
 def positioned(relation):
@@ -46,7 +48,7 @@ def test_relations_follow_the_published_rule(a, b):
 
 @settings(max_examples=100, deadline=None)
 @given(boxes, boxes)
-def test_relations_are_mirrored_when_the_boxes_change_places(a, b):
+def test_relations_are_mirrored_when_the_boxes_are_swapped(a, b):
     opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
     assert relations(b, a) == {opposite[name] for name in relations(a, b)}
 
@@ -64,17 +66,17 @@ def test_relations_are_mirrored_when_the_boxes_change_places(a, b):
         ((0, 0, 500, 500), (199, 0, 699, 500), set()),  # (199 - 100) / 199 < 0.5
     ],
 )
-def test_relations_at_known_places(a, b, expected):
+def test_relations_of_known_boxes(a, b, expected):
     assert relations(a, b) == expected
 
 
-def test_relations_are_judged_in_the_images_own_proportions():
+def test_relations_follow_the_images_own_proportions():
     a, b = (0, 0, 10, 10), (500, 300, 510, 310)
     assert relations(a, b) == {"left of", "above"}
     assert relations(a, b, size=(1, 4)) == {"left of"}
 
 
-def test_an_images_proportions_reach_the_verdict():
+def test_an_images_proportions_reach_the_decision():
     objects = [found("square", box=(500, 300, 510, 310)), found("circle", box=(0, 0, 10, 10))]
     assert shows(positioned("above"), objects)[0]
     assert not shows(positioned("above"), objects, size=(1, 4))[0]
@@ -119,7 +121,7 @@ def test_a_low_score_does_not_count_as_too_many():
     assert shows(metadata, [found("circle"), found("circle", score=0.8)])[0]
 
 
-def test_only_sixteen_objects_of_a_class_are_looked_at():
+def test_only_sixteen_objects_of_a_class_are_counted():
     metadata = {**single(), "exclude": [{"class": "circle", "count": 17}]}
     assert shows(metadata, [found("circle")] * 30)[0]
     assert not shows(metadata, [found("circle")] * 30, Rules(max_objects=17))[0]
@@ -154,7 +156,7 @@ def test_position_fails_where_the_other_clause_fails():
     assert len(reason.split("; ")) == 2
 
 
-def test_colours_are_asked_of_as_many_objects_as_count():
+def test_colours_are_detected_of_as_many_objects_as_count():
     dogs = {"class": "dog", "count": 2, "color": "red"}
     include = [dogs, {"class": "cat", "count": 1}, {"class": "dog", "count": 1, "color": "blue"}]
     assert coloured({"include": include, "exclude": [{"class": "cat", "count": 2}]}) == {"dog": 2}

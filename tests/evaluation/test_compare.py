@@ -1,22 +1,25 @@
+"""`got compare`: paired differences of two results, their intervals and tests."""
+
 import json
 
 import numpy as np
 import pytest
 
 from got_core.errors import UserError
-from got_core.evaluation.compare import difference_table, differences, what_differs
-from got_core.evaluation.results import Item, read_results, scored_items
+from got_core.evaluation.compare import difference_table, differences, same_evaluator, what_differs
+from got_core.evaluation.results import Item, Results, read_results, summarize
 
 METRICS = {"right": "higher"}
 
 
-def save(file, items, suite="geneval", figures=METRICS, **more):
-    file.write_text(json.dumps({**scored_items(suite, figures, items), **more}))
+def save(file, items, suite="geneval", metrics=METRICS, **more):
+    content = Results(suite, metrics, items, summarize(items, metrics), origin=more).as_json()
+    file.write_text(json.dumps(content))
     return read_results(file)
 
 
 def write(file, values, category="colors", **more):
-    """A result of one category with the figure `right`."""
+    """A result of one category with the metric `right`."""
     return save(file, [Item(key, category, {"right": value}) for key, value in values.items()], **more)
 
 
@@ -34,13 +37,13 @@ def test_a_difference_that_every_prompt_shows_is_significant(tmp_path):
     for found in right(a, b).values():
         assert (found.second - found.first, found.items) == (0.25, 20)
         assert found.interval is None
-        assert found.verdict("higher") == "significant: B is better"
-        assert found.verdict("lower") == "significant: A is better"
-        assert found.verdict(None) == "significant"
-    assert right(b, a)["colors"].verdict("higher") == "significant: A is better"
+        assert found.conclusion("higher") == "significant: B is better"
+        assert found.conclusion("lower") == "significant: A is better"
+        assert found.conclusion(None) == "significant"
+    assert right(b, a)["colors"].conclusion("higher") == "significant: A is better"
 
 
-def test_pairs_are_kept_together(tmp_path):
+def test_items_are_compared_in_pairs(tmp_path):
     """Scores that vary far more between prompts than between the two results."""
     scores = np.random.default_rng(0).random(60)
     differing = np.where(np.arange(60) % 3, 0.05, -0.01)
@@ -54,9 +57,9 @@ def test_pairs_are_kept_together(tmp_path):
 def test_differences_that_go_both_ways_are_not_significant(tmp_path):
     a = write(tmp_path / "a.json", numbered([0.0, 1.0] * 15))
     b = write(tmp_path / "b.json", numbered([1.0, 0.0] * 15))
-    assert right(a, b)["overall"].verdict("higher") == "not significant"
+    assert right(a, b)["overall"].conclusion("higher") == "not significant"
     few = write(tmp_path / "few.json", numbered([1.0] * 19))
-    assert right(a, few)["overall"].verdict("higher") == "too few items"
+    assert right(a, few)["overall"].conclusion("higher") == "too few items"
 
 
 def test_overall_needs_enough_items_in_every_category(tmp_path):
@@ -68,10 +71,10 @@ def test_overall_needs_enough_items_in_every_category(tmp_path):
     overall = right(a, b)["overall"]
     assert (overall.items, overall.smallest) == (55, 1)
     assert overall.interval is None
-    assert overall.verdict("higher") == "too few items"
+    assert overall.conclusion("higher") == "too few items"
 
 
-def test_chances_of_categories_are_corrected_for_their_number(tmp_path):
+def test_p_values_of_categories_are_corrected_for_their_number(tmp_path):
     gaps = np.r_[np.ones(8), -np.ones(1), np.zeros(16)]
     alone, among = [
         [Item(f"{name} {n}", name, {"right": 0.5}) for name in names for n in range(25)] for names in ("a", "abcdef")
@@ -83,9 +86,9 @@ def test_chances_of_categories_are_corrected_for_their_number(tmp_path):
 
     single = right(save(tmp_path / "a", alone), save(tmp_path / "b", moved(alone)))["a"]
     several = right(save(tmp_path / "c", among), save(tmp_path / "d", moved(among)))["a"]
-    assert single.verdict("higher") == "significant: B is better"
-    assert several.chance == pytest.approx(6 * single.chance)
-    assert several.verdict("higher") == "not significant"
+    assert single.conclusion("higher") == "significant: B is better"
+    assert several.p_value == pytest.approx(6 * single.p_value)
+    assert several.conclusion("higher") == "not significant"
 
 
 def test_only_prompts_of_both_are_compared_and_a_repeated_one_is_two(tmp_path):
@@ -109,13 +112,13 @@ def test_overall_is_the_plain_mean_of_the_categories(tmp_path):
     a = save(tmp_path / "a.json", items)
     found = right(a, a)
     assert (found["overall"].first, found["overall"].items) == (0.5, 40)
-    assert difference_table(found, a, a, "right", judged_alike=True).row_count == 3
+    assert difference_table(found, a, a, "right", comparable=True).row_count == 3
 
 
-def test_any_suite_is_compared_by_each_of_its_figures(tmp_path):
-    """Two figures, one of them lacking in some items, no categories."""
+def test_any_suite_is_compared_by_each_of_its_metrics(tmp_path):
+    """Two metrics, one of them lacking in some items, no categories."""
     rng = np.random.default_rng(0)
-    figures = {"deviation": "lower", "iou": "higher", "boxes": None}
+    metrics = {"deviation": "lower", "iou": "higher", "boxes": None}
     scores = rng.random((30, 2))
 
     def items(shift):
@@ -124,32 +127,34 @@ def test_any_suite_is_compared_by_each_of_its_figures(tmp_path):
             for n, (d, i) in enumerate(scores)
         ]
 
-    a = save(tmp_path / "a.json", items(0), suite="layout", figures=figures)
-    b = save(tmp_path / "b.json", items(0.1 + 1e-3 * rng.random()), suite="layout", figures=figures)
+    a = save(tmp_path / "a.json", items(0), suite="layout", metrics=metrics)
+    b = save(tmp_path / "b.json", items(0.1 + 1e-3 * rng.random()), suite="layout", metrics=metrics)
     found = differences(a, b)
     assert {name: list(parts) for name, parts in found.items()} == {"deviation": ["overall"], "iou": ["overall"]}
     assert (found["deviation"]["overall"].items, found["iou"]["overall"].items) == (30, 25)
     for name in found:
-        assert found[name]["overall"].verdict(figures[name]) == "significant: B is better"
+        assert found[name]["overall"].conclusion(metrics[name]) == "significant: B is better"
 
 
-def test_what_else_differs_is_said_and_places_are_not_looked_at(tmp_path):
-    judge = {"from": {"detector": "a"}, "rules": {"confidence": 0.3}, "weights": {"detector/model": "1"}}
+def test_what_else_differs_is_listed_but_not_where_an_evaluator_was_loaded_from(tmp_path):
+    evaluator = {"from": {"detector": "a"}, "rules": {"confidence": 0.3}, "weights": {"detector/model": "1"}}
     values = numbered([0.0, 1.0])
-    a = write(tmp_path / "a", values, judge=judge, counts={"images": 8}, seeds={"drawing": 1})
-    moved = write(tmp_path / "b", values, judge={**judge, "from": {"detector": "b"}}, counts={"images": 8},
-                  seeds={"drawing": 1})  # fmt: skip
-    assert a.judge == moved.judge
+    a = write(tmp_path / "a", values, evaluator=evaluator, counts={"images": 8}, seeds={"generation": 1})
+    moved = write(tmp_path / "b", values, evaluator={**evaluator, "from": {"detector": "b"}}, counts={"images": 8},
+                  seeds={"generation": 1})  # fmt: skip
+    assert same_evaluator(a, moved)
     assert not list(what_differs(a, moved))
-    other = write(tmp_path / "c", values, judge={**judge, "weights": {"detector/model": "2"}}, counts={"images": 7})
-    assert a.judge != other.judge
+    other = write(
+        tmp_path / "c", values, evaluator={**evaluator, "weights": {"detector/model": "2"}}, counts={"images": 7}
+    )
+    assert not same_evaluator(a, other)
     assert [line.split(":")[0] for line in what_differs(a, other)] == [
-        "judge, weights",
+        "evaluator, weights",
         "counts, images",
-        "seeds, drawing",
+        "seeds, generation",
     ]
-    table = difference_table(right(a, other), a, other, "right", judged_alike=False)
-    assert list(table.columns[-1].cells) == ["judged otherwise"] * 2
+    table = difference_table(right(a, other), a, other, "right", comparable=False)
+    assert list(table.columns[-1].cells) == ["different evaluators"] * 2
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
@@ -162,7 +167,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         differences(a, apart)
     with pytest.raises(UserError, match="no scored item in common"):
         differences(a, write(tmp_path / "category.json", numbered([0.0] * 3), category="counting"))
-    for text in ('{"suite": "geneval"}', "[]", '{"suite": "a", "items": [1], "figures": {}}'):
+    for text in ('{"suite": "geneval"}', "[]", '{"suite": "a", "items": [1], "metrics": {}}'):
         (tmp_path / "broken.json").write_text(text)
         with pytest.raises(UserError, match=r"broken\.json: not a results\.json"):
             read_results(tmp_path / "broken.json")

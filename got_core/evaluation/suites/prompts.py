@@ -1,0 +1,238 @@
+"""Folders of generated images in GenEval's layout: a folder a prompt, with its metadata, images and chains."""
+
+import json
+import re
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+
+from got_core.errors import UserError, one_line
+from got_core.evaluation.generation import (
+    GenerationUnderTrainer,
+    Generator,
+    generate_missing,
+    image_seed,
+    prepare_folder,
+    write_image,
+)
+from got_core.evaluation.results import Missing
+from got_core.model import GoTModel
+from got_core.types import Sample
+from got_core.weights.files import checksum, write_whole
+
+FOLDER = "{:05d}"
+"""Name of a prompt's folder, and of its images, by index."""
+
+METADATA, SAMPLES, CHAINS = "metadata.jsonl", "samples", "chains"
+"""In a prompt's folder: its metadata, the images, and (ours alone) the chain that each was generated from."""
+
+PER_PROMPT = 4
+"""Images of a prompt that GenEval generates."""
+
+_IMAGE = re.compile(r"[0-9]+\.png")
+
+
+def read_prompts(file: Path, check: Callable[[Any], dict[str, Any]], plain: bool = False) -> list[dict[str, Any]]:
+    """Read prompts, one a line.
+
+    Args:
+        file: Of JSON objects.
+        check: Returns the metadata of a prompt if it is as it should be; raises ValueError otherwise.
+        plain: Whether a line that does not begin with `{` is a prompt itself.
+
+    Raises:
+        UserError: There is no such file, no prompt in it, or a line is wrong.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: no readable prompts ({type(error).__name__})") from error
+    prompts = []
+    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
+        if line:
+            try:
+                prompts.append(check({"prompt": line} if plain and not line.startswith("{") else from_json(line)))
+            except ValueError as error:
+                raise UserError(f"{file}, line {number}: {error}") from error
+    if not prompts:
+        raise UserError(f"{file}: there is no prompt in it")
+    return prompts
+
+
+def from_json(text: str) -> Any:
+    """Return what JSON says (ValueError: "not JSON")."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError("not JSON") from error
+
+
+def check_prompt(metadata: Any) -> dict[str, Any]:
+    """Return metadata if it is an object with a `prompt`; it may have a `tag`, its category (ValueError otherwise)."""
+    if not isinstance(metadata, dict):
+        raise ValueError("not a JSON object")
+    if not isinstance(metadata.get("prompt"), str) or not metadata["prompt"].strip():
+        raise ValueError("it has no prompt")
+    return metadata
+
+
+def list_prompts(root: Path, per_prompt: int | None, contents: str) -> tuple[dict[Path, list[Path]], int]:
+    """List the prompts' folders with their images in order, and how many images a prompt should have.
+
+    Args:
+        root: The folder of all prompts.
+        per_prompt: Images that each prompt should have; those beyond are left out. By default as many as most prompts
+            have (of two numbers that are as common, the higher), and all are used.
+        contents: What a prompt's folder should hold, for the error message.
+
+    Raises:
+        UserError: There is no such folder, or no prompt in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and entry.name.isdecimal())
+    if not folders:
+        raise UserError(f"{root}: there is no folder such as 00000/ with {contents} in it")
+    images = {folder: _images(folder / SAMPLES)[:per_prompt] for folder in folders}
+    numbers = Counter(len(files) for files in images.values() if files)
+    return images, per_prompt or max(numbers, key=lambda number: (numbers[number], number), default=1)
+
+
+def _images(samples: Path) -> list[Path]:
+    """Images that are named by numbers, in the order of these."""
+    files = samples.iterdir() if samples.is_dir() else ()
+    named = [file for file in files if _IMAGE.fullmatch(file.name)]
+    return sorted(named, key=lambda image: (int(image.stem), image.name))
+
+
+def too_few(folder: Path, images: int, expected: int, category: str | None) -> list[Missing]:
+    """Return what to say of a prompt with fewer images than it should have; nothing otherwise."""
+    reason = f"{images} of {expected} images"
+    missing = Missing(f"{folder.name}/{SAMPLES}", reason, category, expected - images)
+    return [missing] if images < expected else []
+
+
+@dataclass(frozen=True)
+class ImageToGenerate:
+    """An image that is not there yet.
+
+    Attributes:
+        prompt: Its prompt.
+        folder: Of the prompt.
+        name: Of the image's file, without its ending.
+        seed: Of its noise.
+    """
+
+    prompt: str
+    folder: Path
+    name: str
+    seed: int
+
+    @property
+    def image(self) -> Path:
+        """The image's file."""
+        return self.folder / SAMPLES / f"{self.name}.png"
+
+
+def missing_images(
+    root: Path, prompts: Sequence[Mapping[str, Any]], per_prompt: int, seed: int
+) -> list[ImageToGenerate]:
+    """Return the images that are not in a folder yet, prompt by prompt."""
+    images = [
+        ImageToGenerate(metadata["prompt"], root / FOLDER.format(i), FOLDER.format(k), image_seed(seed, i, k))
+        for i, metadata in enumerate(prompts)
+        for k in range(per_prompt)
+    ]
+    return [image for image in images if not image.image.exists()]
+
+
+def prepare_prompts(root: Path, prompts: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
+    """Prepare a folder for the images of prompts; see `prepare_folder` for the errors."""
+    folders = [FOLDER.format(index) for index in range(len(prompts))]
+    parts = [f"{folder}/{part}" for folder in folders for part in (SAMPLES, CHAINS)]
+    prepare_folder(root, settings, f"*/{SAMPLES}/*.png", [f"*/{CHAINS}/*.txt"], parts)
+    try:
+        for folder, metadata in zip(folders, prompts, strict=True):
+            file, text = root / folder / METADATA, json.dumps(metadata) + "\n"
+            if not file.exists() or file.read_text(encoding="utf-8") != text:
+                write_whole(file, text)
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written to ({one_line(error)})") from error
+
+
+class PromptGeneration(GenerationUnderTrainer):
+    """Generates images of prompts: a prompt's chain is written once, greedily, and all its images follow from it.
+
+    Args:
+        model: Plans and generates.
+        units: The images.
+        batch_size: Images at a time.
+        generator: How.
+    """
+
+    def __init__(
+        self, model: GoTModel, units: Sequence[ImageToGenerate], batch_size: int, generator: Generator
+    ) -> None:
+        super().__init__(model, units, batch_size)
+        self.size, self.steps = generator.size, generator.settings["steps"]
+        self.scales = replace(model.generation_scales, **generator.scales)
+
+    def part(self, rank: int, ranks: int) -> list[ImageToGenerate]:
+        """Return the images of every so many prompts."""
+        folders = list(dict.fromkeys(unit.folder for unit in self.units))
+        own = set(folders[rank::ranks])
+        return [unit for unit in self.units if unit.folder in own]
+
+    def generate(self, units: Sequence[ImageToGenerate]) -> None:
+        """Generate a batch, each image from its own seed, and write it."""
+        batch = self.batch([Sample(unit.prompt, chain="", size=self.size) for unit in units])
+        chains = self._chains(units)
+        seeds = [unit.seed for unit in units]
+        images = self.model.generate(batch, chains, seed=seeds, steps=self.steps, scales=self.scales).images
+        for unit, image in zip(units, images, strict=True):
+            write_image(unit.image, image)
+
+    def _chains(self, units: Sequence[ImageToGenerate]) -> list[str]:
+        """The chain of each image: its prompt's if that is written, else written now, once a prompt."""
+        prompts = {unit.folder: unit.prompt for unit in units}
+        chains = {folder: _written_chain(folder) for folder in prompts}
+        if new := [folder for folder, chain in chains.items() if chain is None]:
+            batch = self.batch([Sample(prompts[folder], chain="", size=self.size) for folder in new])
+            chains |= zip(new, self.model.plan(batch).chains, strict=True)
+        for unit in units:
+            (unit.folder / CHAINS / f"{unit.name}.txt").write_bytes(f"{chains[unit.folder]}\n".encode())
+        return [chains[unit.folder] or "" for unit in units]
+
+
+def _written_chain(folder: Path) -> str | None:
+    """The chain of a prompt's images; None where none is written whole yet."""
+    for file in sorted((folder / CHAINS).glob("*.txt")):
+        text = file.read_bytes().decode()
+        if text.endswith("\n"):
+            return text[:-1]
+    return None
+
+
+def generate_prompts(
+    trainer: Trainer, options: Namespace, generator: Generator, prompts: Sequence[Mapping[str, Any]]
+) -> None:
+    """Generate the images of prompts that are not in `options.output` yet.
+
+    Raises:
+        UserError: The folder holds something else, or cannot be written to.
+    """
+    root = Path(options.output)
+    settings = {**generator.settings, "prompts": checksum(Path(options.prompts))}
+    generate_missing(
+        trainer,
+        root,
+        generator,
+        prepare=lambda: prepare_prompts(root, prompts, settings),
+        left=lambda: missing_images(root, prompts, options.per_prompt or PER_PROMPT, generator.seed),
+        make=lambda model, units: PromptGeneration(model, units, options.batch_size, generator),
+    )
