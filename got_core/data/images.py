@@ -1,16 +1,18 @@
 """Images as tensors: RGB, upright, of one size, in [-1, 1]."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from got_core.errors import one_line
 
 ImageLike = Image.Image | Float[Tensor, "3 H W"] | Float[np.ndarray, "H W 3"]
 """A PIL image, or a tensor or an array with channels last in [0, 1]."""
@@ -18,8 +20,31 @@ ImageLike = Image.Image | Float[Tensor, "3 H W"] | Float[np.ndarray, "H W 3"]
 ImagesLike = ImageLike | Sequence[ImageLike] | Float[Tensor, "b 3 H W"] | Float[np.ndarray, "b H W 3"]
 """One image or several, as a list or a batch."""
 
+FORMATS = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "IM", "JPEG", "JPEG2000", "MSP"),
+    *("PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"),
+)
+"""Formats of image files that are read, by Pillow's names: those that it decodes itself, without other programs."""
+
 LEVELS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16")
 """Modes of PIL images whose levels have one meaning."""
+
+_PHOTOMETRIC = 262
+"""TIFF's tag of what level 0 means: 0 for white, 1 for black."""
+
+_TURNS: Mapping[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
+
+# Programs store their settings as text in PNGs; Pillow refuses more than 1 MB of it otherwise.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 def load_image(
@@ -31,13 +56,13 @@ def load_image(
     stay right whatever the aspect ratio.
 
     Args:
-        source: A file, or the bytes of one, in any format that Pillow reads.
+        source: A file, or the bytes of one, in one of `FORMATS`.
         size: (height, width) in pixels; None keeps the image's own.
         name: The name of the image in error messages; its path by default.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is not an image or is damaged.
+        ValueError: The file is not an image, is damaged, or has levels of which none is known to be white (32 bits).
     """
     return _resized(open_image(source, name), size)
 
@@ -48,11 +73,12 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     if isinstance(source, Path) and not source.is_file():
         raise FileNotFoundError(f"{name}: no such image file")
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-            return _rgb(ImageOps.exif_transpose(opened))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise ValueError(f"{name}: not a readable image ({reason})") from None
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
+            return _decoded(opened)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{name}: not a readable image (unknown format: save it as PNG or JPEG)") from None
+    except Exception as error:  # Decoders of damaged files raise errors of every kind.
+        raise ValueError(f"{name}: not a readable image ({one_line(error)})") from None
 
 
 def image_tensor(image: ImageLike, size: tuple[int, int]) -> Float[Tensor, "3 H W"]:
@@ -63,12 +89,13 @@ def image_tensor(image: ImageLike, size: tuple[int, int]) -> Float[Tensor, "3 H 
         size: (height, width) in pixels.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: It is none of these, or it cannot be decoded.
     """
     if isinstance(image, Image.Image):
-        if image.mode not in LEVELS:
-            raise ValueError(f"an image of mode {image.mode!r} does not say which levels are black and white")
-        return _resized(_rgb(ImageOps.exif_transpose(image)), size)
+        try:
+            return _resized(_decoded(image), size)
+        except Exception as error:  # An opened file is decoded here.
+            raise ValueError(f"not a readable image ({one_line(error)})") from None
     kinds = "an image is a PIL image, a tensor (3, height, width) or an array (height, width, 3) of floats in [0, 1]"
     if not isinstance(image, Tensor | np.ndarray):
         raise ValueError(f"{kinds}, not {type(image).__name__}")
@@ -93,10 +120,57 @@ def _resized(image: Image.Image, size: tuple[int, int] | None) -> Float[Tensor, 
     return rearrange(pixels, "h w c -> c h w").contiguous() / 127.5 - 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        levels = np.asarray(image, dtype=np.int64) // 257  # 65535 / 255
-        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+def _decoded(image: Image.Image) -> Image.Image:
+    """Decode an image as RGB, upright, white where it is transparent. Raises whatever its decoder raises."""
+    stored = _stored_mode(image)
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        rgb = _grey(image, stored)
+    elif image.mode not in LEVELS:
+        raise ValueError(
+            f"an image of mode {image.mode!r} does not say which levels are black and white: save it with 8 bits"
+        )
+    else:
+        rgb = _opaque(image, stored)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _stored_mode(image: Image.Image) -> str:
+    """Pillow's name for the pixels in the file, which may be deeper than those of the image; before it is loaded."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0].args if tiles else image.mode
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _orientation(image: Image.Image) -> object:
+    """The image's orientation tag, 1 to 8; None without one that can be read. No other tag counts."""
+    try:
+        orientation: object = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pixels do not depend on damaged tags.
+        return None
+    return orientation if isinstance(orientation, int) else None
+
+
+def _grey(image: Image.Image, stored: str) -> Image.Image:
+    """An image of one channel of 12 or 16 bits as RGB."""
+    levels = np.asarray(image, dtype=np.int32)
+    white = 4095 if stored == "I;12" else 65535
+    transparent = levels == image.info.get("transparency", -1)
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
+        levels = white - levels
+    eight_bits = (levels * 255 // white).clip(0, 255).astype(np.uint8)
+    eight_bits[transparent] = 255
+    return Image.fromarray(eight_bits).convert("RGB")
+
+
+def _opaque(image: Image.Image, stored: str) -> Image.Image:
+    """An image of channels of up to 8 bits as RGB, on white."""
+    transparent = image.info.get("transparency")
+    if stored == "RGB;16B" and isinstance(transparent, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in transparent)
+    elif stored in ("L;2", "L;4") and isinstance(transparent, int):
+        image.info["transparency"] = transparent * (85 if stored == "L;2" else 17)
     if image.has_transparency_data:
         overlay = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", overlay.size, "white"), overlay)
