@@ -28,6 +28,23 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+def check_text(text: str) -> str:
+    """Return a text if every tokenizer, file and terminal can take it.
+
+    Raises:
+        ValueError: It has a NUL, or half of a character such as an emoji, as when a text is cut by UTF-16 units or
+            its bytes could not be decoded.
+    """
+    fault = _NOT_TEXT.search(text)
+    if fault is None:
+        return text
+    what = "a NUL" if fault[0] == "\0" else f"half of a character or an undecodable byte (\\u{ord(fault[0]):04x})"
+    raise ValueError(f"{what} at character {fault.start()} of the text")
+
+
 @contextmanager
 def as_user_error(*kinds: type[Exception]) -> Iterator[None]:
     """Raise errors of some kinds, which a user can mend, as a `UserError` of one line."""

@@ -136,7 +136,9 @@ def reason(prompt: str, planning: Planning, *, source: str | None = None) -> Non
     from got_core.planning.check import repaired
 
     image = _read_source(source)
-    plan = _write_plan(prompt, planning, open_pipeline(planning), image)
+    pipeline = open_pipeline(planning)
+    with as_user_error(ValueError):
+        plan = _write_plan(prompt, planning, pipeline, image)
     _show(planning, repaired(plan) if planning.repair else plan)
 
 
@@ -236,7 +238,7 @@ def open_pipeline(model: Model) -> "GoTPipeline":
 
 def _read_chain(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return file.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: no readable chain ({type(error).__name__})") from error
 

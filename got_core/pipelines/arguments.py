@@ -9,6 +9,7 @@ from torch import Tensor
 
 from got_core.data.images import ImageLike
 from got_core.diffusion.sampling import sample_seeds
+from got_core.errors import check_text
 
 Seed = SupportsIndex | Sequence[SupportsIndex]
 """One seed for all images, from which each image gets its own, or a sequence with one seed for each image."""
@@ -36,13 +37,14 @@ def one_seed_each(seed: Any, count: int) -> list[int]:
 
 
 def prompt_list(prompt: str | Sequence[str]) -> list[str]:
-    """List one prompt or several (ValueError: an empty sequence, or something that is not a string)."""
+    """List one prompt or several (ValueError: an empty sequence, or something that is not a text)."""
     prompts = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Sequence) else list(prompt)
     if not prompts:
         raise ValueError("at least one prompt is needed")
     for each in prompts:
         if not isinstance(each, str):
             raise ValueError(f"a prompt must be a string, not {each!r}")
+        check_text(each)
     return prompts
 
 

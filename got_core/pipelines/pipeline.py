@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from got_core.data.images import ImageLike, ImagesLike, image_tensor
 from got_core.diffusion.sampling import GuidanceScales, sample_seeds, seeded, starting_noise
 from got_core.diffusion.schedulers import check_scheduler, read_scheduler
-from got_core.errors import UserError, one_line
+from got_core.errors import UserError, check_text, one_line
 from got_core.interfaces import ChainListener, Scheduler
 from got_core.model import GoTModel
 from got_core.paths import BUNDLED_MODEL
@@ -347,9 +347,12 @@ class GoTPipeline:
             prompt: Caption or instruction.
             image: The image to edit; resized.
             size: (height, width) in pixels; the pipeline's by default.
+
+        Raises:
+            ValueError: Chain or prompt is not a text (a NUL, or half of a character).
         """
         size = size or self.size
-        return Plan(prompt, chain, size, None if image is None else image_tensor(image, size))
+        return Plan(check_text(prompt), check_text(chain), size, None if image is None else image_tensor(image, size))
 
     def generate(
         self, plan: Plan | Sequence[Plan], *, seed: Seed = 0, **options: Unpack[GenerationOptions]

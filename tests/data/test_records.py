@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -15,6 +16,7 @@ from got_core.data.records import RecordsDataset
 
 RECORDS = [*TEXT_TO_IMAGE, *EDITS]
 SIZE = (24, 32)
+FAULTS = Path(__file__).parents[1] / "fixtures" / "faults"
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +123,9 @@ def test_errors_of_files_are_raised_at_once(folder, tmp_path):
     good = RECORDS[0]
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl: no such file or folder"):
         RecordsDataset(str(tmp_path / "nowhere.jsonl"), 8)
-    (tmp_path / "records.csv").write_text("a,b")
-    with pytest.raises(ValueError, match=r"records\.csv: records are read from \.jsonl or \.parquet"):
-        RecordsDataset(str(tmp_path / "records.csv"), 8)
+    (tmp_path / "records.txt").write_text("a,b")
+    with pytest.raises(ValueError, match=r"records\.txt: records are read from \.csv, \.json, \.jsonl"):
+        RecordsDataset(str(tmp_path / "records.txt"), 8)
     with pytest.raises(ValueError, match=r"empty\.jsonl: no records"):
         RecordsDataset(write_lines(tmp_path / "empty.jsonl"), 8)
     with pytest.raises(ValueError, match=r"a\.jsonl: no column 'caption'; it has prompt, image, chain"):
@@ -143,12 +145,19 @@ def test_errors_of_files_are_raised_at_once(folder, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": ', r"r\.jsonl:3: not valid JSON"),
-        ("[1, 2]", r"r\.jsonl:3: a record must be a JSON object, not a list"),
+        ('{"prompt": ', r"r\.jsonl:3: not JSON"),
+        ("[1, 2]", r"r\.jsonl:3: not a JSON object but a list"),
         ({**RECORDS[0], "image": "records.jsonl"}, r"r\.jsonl:3: .*records\.jsonl: not a readable image"),
         ({**RECORDS[0], "image": 7}, r"r\.jsonl:3: column 'image' holds a int"),
         ({**RECORDS[0], "image": ""}, r"r\.jsonl:3: column 'image' is empty"),
-        ({**RECORDS[0], "chain": None}, r"r\.jsonl:3: column 'chain' holds a NoneType, not text"),
+        ({**RECORDS[0], "chain": None}, r"r\.jsonl:3: column 'chain' is empty"),
+        (
+            {**RECORDS[0], "prompt": "half of \ud83d"},
+            r"r\.jsonl:3: column 'prompt': half of a character .*\\ud83d\) at",
+        ),
+        ({**RECORDS[0], "chain": "a\0b"}, r"r\.jsonl:3: column 'chain': a NUL at character 1"),
+        ({**RECORDS[0], "image": "a\0b"}, r"r\.jsonl:3: column 'image': a NUL at character 1"),
+        ({**RECORDS[0], "image": "\ud83d.png"}, r"r\.jsonl:3: column 'image': half of a character"),
         ({"prompt": "a", "image": "cat.png"}, r"r\.jsonl:3: no column 'chain'; it has prompt, image"),
     ],
 )
@@ -157,6 +166,12 @@ def test_a_bad_record_is_named_by_file_and_line(folder, tmp_path, line, message)
     assert dataset[0].prompt == RECORDS[0]["prompt"]
     with pytest.raises(ValueError, match=message):
         dataset[1]
+
+
+def test_tables_as_others_write_them():
+    named = RecordsDataset(str(FAULTS / "columns_zh.jsonl"), 8, prompt_column="提示")
+    assert named[0].prompt == "a red square"
+    assert RecordsDataset(str(FAULTS / "nan_source.jsonl"), 8, source_column="source")[0].source is None
 
 
 def test_chains_reach_the_parser_whole(folder):

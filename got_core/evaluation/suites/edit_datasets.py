@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from got_core.data.images import load_image
-from got_core.data.records import Table, open_tables
-from got_core.errors import UserError, one_line
+from got_core.data.tables import Table, open_tables
+from got_core.errors import UserError, check_text, one_line
 from got_core.evaluation.results import Missing
 
 
@@ -266,4 +266,4 @@ def _words(entry: Mapping[str, Any], column: str) -> str:
     text = entry[column]
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"'{column}' of an edit has no words: {text!r}")
-    return text
+    return check_text(text)

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from got_core.data.records import open_tables
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.data.scenes.render import DEFAULT_COLOURS
+from got_core.data.tables import open_tables
 from got_core.errors import UserError, one_line
 from got_core.evaluation.suites.edit_datasets import Cell, ImageSource
 from got_core.planning.boxes import RELATIONS

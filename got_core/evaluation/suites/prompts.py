@@ -11,7 +11,8 @@ from typing import Any
 
 from lightning import Trainer
 
-from got_core.errors import UserError, one_line
+from got_core.data.tables import open_table, open_texts
+from got_core.errors import UserError, check_text, one_line
 from got_core.evaluation.generation import (
     GenerationUnderTrainer,
     Generator,
@@ -38,10 +39,10 @@ _IMAGE = re.compile(r"[0-9]+\.png")
 
 
 def read_prompts(file: Path, check: Callable[[Any], dict[str, Any]], plain: bool = False) -> list[dict[str, Any]]:
-    """Read prompts, one a line.
+    """Read prompts from JSON lines, a JSON array, CSV or Parquet.
 
     Args:
-        file: Of JSON objects.
+        file: Of one object, or row, a prompt.
         check: Returns the metadata of a prompt if it is as it should be; raises ValueError otherwise.
         plain: Whether a line that does not begin with `{` is a prompt itself.
 
@@ -49,16 +50,16 @@ def read_prompts(file: Path, check: Callable[[Any], dict[str, Any]], plain: bool
         UserError: There is no such file, no prompt in it, or a line is wrong.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: no readable prompts ({type(error).__name__})") from error
+        table = open_texts(file, "prompt") if plain else open_table(file, ())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: no readable prompts ({one_line(error)})") from error
     prompts = []
-    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
-        if line:
-            try:
-                prompts.append(check({"prompt": line} if plain and not line.startswith("{") else from_json(line)))
-            except ValueError as error:
-                raise UserError(f"{file}, line {number}: {error}") from error
+    for index in range(len(table)):
+        try:
+            prompts.append(check(dict(table.row(index))))
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{table.name(index)}: ")
+            raise UserError(f"{file}, line {table.number(index)}: {reason}") from error
     if not prompts:
         raise UserError(f"{file}: there is no prompt in it")
     return prompts
@@ -68,7 +69,7 @@ def from_json(text: str) -> Any:
     """Return what JSON says (ValueError: "not JSON")."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError("not JSON") from error
 
 
@@ -78,6 +79,7 @@ def check_prompt(metadata: Any) -> dict[str, Any]:
         raise ValueError("not a JSON object")
     if not isinstance(metadata.get("prompt"), str) or not metadata["prompt"].strip():
         raise ValueError("it has no prompt")
+    check_text(metadata["prompt"])
     return metadata
 
 
