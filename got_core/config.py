@@ -57,6 +57,10 @@ def add_working_directory() -> None:
         sys.path.append(str(Path.cwd()))
 
 
+class _RepeatedKey(yaml.MarkedYAMLError):
+    """A key stands twice in one mapping."""
+
+
 class _DistinctKeys(yaml.SafeLoader):
     """A loader that refuses a mapping with a key twice."""
 
@@ -66,11 +70,24 @@ class _DistinctKeys(yaml.SafeLoader):
         for key, _ in node.value:
             name = key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)
             if name in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} stands here twice", problem_mark=key.start_mark
-                )
+                raise _RepeatedKey(problem=f"the key {key.value!r} stands here twice", problem_mark=key.start_mark)
             seen.add(name)
         return node
+
+
+def check_keys(text: str) -> None:
+    """Check a part of a recipe, such as a value of the command line, for keys that stand twice in a mapping.
+
+    Raises:
+        UserError: One does. Text that is not YAML passes.
+    """
+    try:
+        yaml.compose(text, _DistinctKeys)
+    except _RepeatedKey as error:
+        line = one_line(ValueError(text.splitlines()[error.problem_mark.line]))
+        raise UserError(f"{error.problem}: {line}") from None
+    except yaml.YAMLError:
+        return
 
 
 def read_recipe(file: Path, kind: str = "recipe") -> dict[str, Any]:

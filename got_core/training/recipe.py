@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from got_core.config import add_working_directory, read_recipe
+from got_core.config import add_working_directory, check_keys, read_recipe
 from got_core.errors import UserError, as_user_error
 from got_core.paths import ROOT, Run, locate
 from got_core.training.checkpointing import LastCheckpoint, RandomState
@@ -29,10 +29,19 @@ LAST = "last"
 # "omegaconf+" resolves ${...} after files and overrides are merged, so that followers follow.
 _MODE = "omegaconf+"
 _PARSER: dict[str, Any] = {"parser_mode": _MODE, "exit_on_error": False, "allow_abbrev": False}
-# Between nested classes jsonargparse writes a null of the command line as "None", which would arrive as text.
 _load_yaml = get_loader("yaml")
-set_loader(_MODE, lambda text: None if text == str(None) else _load_yaml(text), (yaml.YAMLError,))
 
+
+def _load(text: str) -> Any:
+    """Read a value of the command line, or a file that a recipe names."""
+    # Between nested classes jsonargparse writes a null of the command line as "None", which would arrive as text.
+    if text == str(None):
+        return None
+    check_keys(text)
+    return _load_yaml(text)
+
+
+set_loader(_MODE, _load, (yaml.YAMLError,))
 
 Part = TypeVar("Part", LightningModule, LightningDataModule)
 

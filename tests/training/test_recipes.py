@@ -53,6 +53,10 @@ def test_a_key_that_stands_twice_is_refused_and_a_merged_one_overridden(tmp_path
     file.write_text("model:\n  init_args:\n    warmup_steps: 9\n    warmup_steps: 8\n")
     with pytest.raises(UserError, match=r"mine\.yaml, line 4: the key 'warmup_steps' stands here twice"):
         ResolvedRecipe([str(ROOT / "recipes" / "scenes_dit.yaml"), str(file)])
+    file.write_text("class_path: got_core.diffusion.codecs.PixelCodec\ninit_args: {patch: 4, patch: 2}\n")
+    for value in (str(file), "{init_args: {patch: 4, patch: 2}}"):
+        with pytest.raises(UserError, match=r"the key 'patch' stands here twice: .*{patch: 4, patch: 2}"):
+            ResolvedRecipe([str(ROOT / "recipes" / "scenes_dit.yaml")], [f"--model.codec={value}"])
     file.write_text("a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b}\nd: {<<: *b, x: 3}\n1: 0\n'1': 0\n")
     assert read_recipe(file) == yaml.safe_load(file.read_text())
 
