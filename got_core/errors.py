@@ -1,10 +1,12 @@
 """Errors that users can correct, in one line, and filters of library messages that do not help them."""
 
+import json
 import logging
 import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(Exception):
@@ -26,6 +28,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     close = get_close_matches(word, list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Return what JSON says; options are those of `json.loads`.
+
+    Raises:
+        ValueError: It is not JSON, or is nested too deeply or too large to be read.
+    """
+    try:
+        return json.loads(text, **options)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"nested too deeply or too large: {type(error).__name__}") from None
 
 
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")

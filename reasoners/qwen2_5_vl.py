@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
-from tokenizers import Tokenizer
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
@@ -19,7 +18,7 @@ from got_core.types import Batch, Reasoning
 from got_core.weights.loading import build, load_whole, mark_changed
 from reasoners import qwen2_5_vl_network as net
 from reasoners.qwen2_5_vl_processor import CHAT, EDITING_TEMPLATE, GENERATION_TEMPLATE, PatchLayout, Qwen2_5_VLProcessor
-from reasoners.tokenizer import Vocabulary, copy_files, model_file
+from reasoners.tokenizer import Vocabulary, copy_files, model_file, read_tokenizer
 
 
 def spread(states: Float[Tensor, "b l d"], chosen: Bool[Tensor, "b l"], number: int) -> Float[Tensor, "b n d"]:
@@ -141,7 +140,7 @@ class Qwen2_5_VLReasoner(Reasoner):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         self._tokenizer = model_file(tokenizer or pretrained, "tokenizer.json")
-        vocabulary = Vocabulary(Tokenizer.from_file(str(self._tokenizer)), num_tokens if summary == "learned" else 0)
+        vocabulary = Vocabulary(read_tokenizer(self._tokenizer), num_tokens if summary == "learned" else 0)
         settings = net.small_config(config, vocabulary) if pretrained is None else net.pretrained_config(pretrained)
         vision = settings.vision_config
         sizes = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)

@@ -10,6 +10,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tokenizers import Tokenizer
 
+from got_core.errors import one_line
 from got_core.paths import locate
 
 PADDING = "<|endoftext|>"
@@ -72,6 +73,18 @@ def copy_files(source: str | None, names: Sequence[str], folder: Path) -> None:
     for name in names if source else ():
         with suppress(FileNotFoundError):
             shutil.copy(model_file(str(source), name), folder)
+
+
+def read_tokenizer(file: str | Path) -> Tokenizer:
+    """Read a `tokenizer.json`.
+
+    Raises:
+        ValueError: It is not one; the message names the file.
+    """
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # The library raises nothing more special.
+        raise ValueError(f"{file}: not a readable tokenizer ({one_line(error)})") from None
 
 
 class Vocabulary:

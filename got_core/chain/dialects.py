@@ -1,11 +1,11 @@
 """Forms of boxes besides the parser's: columns of coordinates (OmniEdit-GoT), and readable chains."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from got_core.chain.parser import BOX_END, BOX_START, PHRASE_END, PHRASE_START
+from got_core.errors import parse_json
 
 _CORNERS = r"\s*,\s*".join([r"\(\s*-?[\d.]+\s*,\s*-?[\d.]+\s*\)"] * 2)
 _WRITTEN = re.compile(
@@ -37,7 +37,7 @@ def fill_coordinates(text: str, coordinates: str | Mapping[str, Any]) -> str:
     """
     if isinstance(coordinates, str):
         try:
-            coordinates = json.loads(coordinates)
+            coordinates = parse_json(coordinates)
         except ValueError as error:
             raise ValueError(f"coordinates are not valid JSON ({error})") from None
     if not isinstance(coordinates, Mapping):

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from got_core.errors import one_line
+from got_core.errors import one_line, parse_json
 
 ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
 """Of tables in a folder, in lower or upper case."""
@@ -312,8 +312,8 @@ def _text(content: bytes, name: Path | str) -> str:
 
 def _parsed(text: str, name: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_constant)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text, parse_constant=_constant)
+    except ValueError as error:
         raise ValueError(f"{name}: not JSON ({one_line(error)})") from None
 
 

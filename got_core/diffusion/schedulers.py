@@ -1,7 +1,6 @@
 """Schedulers of diffusers other than an objective's own: which of them fit it, and how they are built."""
 
 import inspect
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from got_core.errors import UserError, one_line
+from got_core.errors import UserError, one_line, parse_json
 from got_core.interfaces import NoiseObjective, Scheduler
 
 CARRIED_OVER = (
@@ -82,7 +81,7 @@ def read_scheduler(objective: NoiseObjective, folder: Path) -> Scheduler | None:
     if not path.is_file():
         return None
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
         scheduler: Scheduler = _family(config["_class_name"]).from_config(config)
         check_scheduler(objective, scheduler)
     except (*ERRORS, OSError) as error:

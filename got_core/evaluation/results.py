@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from got_core.errors import UserError, one_line
+from got_core.errors import UserError, one_line, parse_json
 from got_core.evaluation.statistics import Interval, Stratum, overall_interval, stratum
 from got_core.weights.files import write_whole
 
@@ -377,7 +377,7 @@ def read_results(file: Path) -> Results:
         UserError: There is no such file, or it has no scores of items.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
         items = [
             Item(
                 str(entry["key"]),

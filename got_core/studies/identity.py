@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from got_core.config import OWN_PACKAGES
-from got_core.errors import UserError
+from got_core.errors import UserError, parse_json
 from got_core.evaluation.callbacks import STEP, read_scores
 from got_core.evaluation.results import PACKAGES, versions
 from got_core.paths import ROOT, Run
@@ -90,7 +90,7 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 def _read(record: Path) -> dict[str, Any]:
     try:
-        values = json.loads(record.read_text(encoding="utf-8"))
+        values = parse_json(record.read_text(encoding="utf-8"))
         return {name: values[name] for name in ("digest", "steps", "settings", "made_with")}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record}: not a readable record ({type(error).__name__})") from None

@@ -129,3 +129,8 @@ def plain_errors(parser: ArgumentParser) -> Iterator[None]:
         if isinstance(cause, ValueError | OSError):
             raise UserError(one_line(cause)) from error
         raise cause from None
+    except (RecursionError, MemoryError) as error:
+        raise UserError(
+            f"a value of the recipe, or a file that it names, is nested too deeply or too large "
+            f"({type(error).__name__}: {one_line(error)})"
+        ) from error

@@ -49,7 +49,7 @@ def running(recipe: Recipe) -> Iterator[Progress]:
             saved = f"{last} is the newest checkpoint; resume it with --ckpt_path last"
             raise KeyboardInterrupt(saved if last.exists() else "nothing was saved") from None
         raise
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, OSError, RecursionError, MemoryError, MisconfigurationException) as error:
         if not progress.begun or _while_fetching(error):
             raise UserError(one_line(error)) from error
         raise

@@ -18,7 +18,7 @@ from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from got_core.errors import UserError
+from got_core.errors import UserError, parse_json
 from got_core.weights.loading import ORIGINS, all_weights, check_origins, keep, left_out, what_differs
 
 WEIGHTS = "state_dict"
@@ -152,7 +152,7 @@ def _metadata(path: Path, key: str, kind: type) -> Any:
     with _readable(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
     try:
-        value = json.loads(metadata[key]) if key in metadata else kind()
+        value = parse_json(metadata[key]) if key in metadata else kind()
     except ValueError:
         value = None
     if not isinstance(value, kind):
@@ -162,7 +162,7 @@ def _metadata(path: Path, key: str, kind: type) -> Any:
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index}: not a readable index of shards ({type(error).__name__})") from error
     tensors: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 
 from got_core.data.scenes.dataset import corpus
 from reasoners.scenes_tokenizer import COORDINATES, PATH, train_tokenizer
-from reasoners.tokenizer import QWEN_TOKENS, Vocabulary
+from reasoners.tokenizer import QWEN_TOKENS, Vocabulary, read_tokenizer
 
 SHIPPED = Path(__file__).parents[2] / PATH
 
@@ -73,3 +73,10 @@ ASCII = st.text(alphabet=st.characters(codec="ascii", categories=["L", "N", "P",
 def test_any_text_survives_the_shipped_tokenizer(text):
     tokenizer = Tokenizer.from_file(str(SHIPPED))
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"model": 1}', "[" * 100_000], ids=["empty", "cut", "no model", "deep"])
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not a readable tokenizer \("):
+        read_tokenizer(tmp_path / "tokenizer.json")
