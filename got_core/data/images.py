@@ -26,6 +26,9 @@ FORMATS = (
 )
 """Formats of image files that are read, by Pillow's names: those that it decodes itself, without other programs."""
 
+ENDINGS = (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".tga", ".tif", ".tiff", ".webp")
+"""Of image files in a folder, in lower or upper case."""
+
 LEVELS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16")
 """Modes of PIL images whose levels have one meaning."""
 
@@ -79,6 +82,19 @@ def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
         raise ValueError(f"{name}: not a readable image (unknown format: save it as PNG or JPEG)") from None
     except Exception as error:  # Decoders of damaged files raise errors of every kind.
         raise ValueError(f"{name}: not a readable image ({one_line(error)})") from None
+
+
+def images_in(folder: Path) -> dict[str, Path]:
+    """List the image files in a folder by their names without ending; of several with one name, the PNG.
+
+    Hidden files are left out. A folder that does not exist has none.
+    """
+    files = [file for file in sorted(folder.iterdir()) if _is_image(file)] if folder.is_dir() else []
+    return {file.stem: file for file in sorted(files, key=lambda file: file.suffix.lower() == ".png")}
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
 
 
 def image_tensor(image: ImageLike, size: tuple[int, int]) -> Float[Tensor, "3 H W"]:

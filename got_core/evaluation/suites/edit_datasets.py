@@ -1,6 +1,5 @@
 """Edits to score, read in the layouts that datasets are published in."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -11,9 +10,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from got_core.data.images import load_image
+from got_core.data.images import images_in, load_image
 from got_core.data.tables import Table, open_tables
-from got_core.errors import UserError, check_text, one_line
+from got_core.errors import UserError, check_text, one_line, parse_json
 from got_core.evaluation.results import Missing
 
 
@@ -183,6 +182,7 @@ def with_outputs(edits: EditSet) -> EditSet:
 def _generated(root: Path) -> list[EditCase]:
     (table,) = open_tables(root / EDITS, ["name", "instruction"])
     cases = []
+    sources, outputs = images_in(root / SOURCES), images_in(root / OUTPUTS)
     for row in range(len(table)):
         entry = table.row(row)
         name = _name(entry["name"])
@@ -191,8 +191,8 @@ def _generated(root: Path) -> list[EditCase]:
             EditCase(
                 name=name,
                 instruction=_words(entry, "instruction"),
-                source=root / SOURCES / f"{name}.png",
-                output=root / OUTPUTS / f"{name}.png",
+                source=sources.get(name, root / SOURCES / f"{name}.png"),
+                output=outputs.get(name, root / OUTPUTS / f"{name}.png"),
                 source_caption=entry.get("source_caption") or None,
                 target_caption=entry.get("target_caption") or None,
                 chain=chain.read_text(encoding="utf-8").strip() if chain.is_file() else None,
@@ -204,20 +204,22 @@ def _generated(root: Path) -> list[EditCase]:
 
 
 def _imagenhub(root: Path, method: str | None) -> list[EditCase]:
-    lookup = json.loads((root / LOOKUP).read_text(encoding="utf-8"))
+    lookup = parse_json((root / LOOKUP).read_text(encoding="utf-8-sig"))
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and entry.name not in NO_METHOD)
-    methods = [folder.name for folder in folders if any((folder / file).is_file() for file in lookup)]
+    stems = {Path(file).stem for file in lookup}
+    methods = [folder.name for folder in folders if stems & images_in(folder).keys()]
     if method is None and len(methods) > 1:
         raise UserError(f"{root}: outputs of {', '.join(methods)} are there: give --method one of them")
     if method is not None and method not in methods:
         raise UserError(f"{root}: no outputs of {method}; there are {', '.join(methods) or 'none'}")
     chosen = method or (methods[0] if methods else None)
+    sources, outputs = images_in(root / INPUT), {} if chosen is None else images_in(root / chosen)
     return [
         EditCase(
             name=_name(Path(file).stem),
             instruction=_words(entry, "instruction"),
-            source=root / INPUT / file,
-            output=None if chosen is None else root / chosen / file,
+            source=_named(root / INPUT / file, sources),
+            output=None if chosen is None else _named(root / chosen / file, outputs),
             source_caption=entry.get("source_global_caption") or None,
             target_caption=entry.get("target_global_caption") or None,
         )
@@ -225,15 +227,22 @@ def _imagenhub(root: Path, method: str | None) -> list[EditCase]:
     ]
 
 
+def _named(file: Path, images: Mapping[str, Path]) -> Path:
+    """A file or, if it does not exist, the image of its name with another ending."""
+    return file if file.is_file() else images.get(file.stem, file)
+
+
 def _table(path: Path) -> list[EditCase]:
     root = path if path.is_dir() else path.parent
     cases: list[EditCase] = []
+    taken: Counter[str] = Counter()
     for table in _tables(path):
         for row in range(len(table)):
             entry = table.row(row)
+            index = entry.get(INDEX)
             cases.append(
                 EditCase(
-                    name=_name(entry.get(INDEX, len(cases))),
+                    name=_distinct(_name(len(cases) if index in (None, "") else index), taken),
                     instruction=_words(entry, "instruction"),
                     source=Cell(table, row, IMAGE, root),
                     output=Cell(table, row, EDITED, root) if entry.get(EDITED) else None,
@@ -256,6 +265,12 @@ def _tables(path: Path) -> list[Table]:
             continue
         needed.append(optional)
     return open_tables(path, needed)
+
+
+def _distinct(name: str, taken: Counter[str]) -> str:
+    """A name that is not taken yet: itself, or with a number behind it."""
+    taken[name] += 1
+    return name if taken[name] == 1 else _distinct(f"{name}_{taken[name]}", taken)
 
 
 def _name(value: object) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from got_core.chain.parser import parse
+from got_core.data.images import images_in
 from got_core.detection.base import PhraseDetector
 from got_core.detection.loading import load_layout_detector
 from got_core.errors import UserError
@@ -146,7 +147,7 @@ def read_layouts(root: Path, per_prompt: int | None = None) -> LayoutFolder:
                 missing.append(Missing(name, "its chain cannot be read", category))
             else:
                 images.append(PlannedImage(file, text, folder.name, prompt, category))
-        present = {file.stem for file in (folder / SAMPLES).glob("*.png")}
+        present = images_in(folder / SAMPLES)
         alone = [file for file in sorted((folder / CHAINS).glob("*.txt")) if file.stem not in present]
         missing += [
             Missing(f"{folder.name}/{CHAINS}/{file.name}", "no image of this chain", category) for file in alone

@@ -11,8 +11,9 @@ from typing import Any
 
 from lightning import Trainer
 
+from got_core.data.images import images_in
 from got_core.data.tables import open_table, open_texts
-from got_core.errors import UserError, check_text, one_line
+from got_core.errors import UserError, check_text, one_line, parse_json
 from got_core.evaluation.generation import (
     GenerationUnderTrainer,
     Generator,
@@ -35,7 +36,7 @@ METADATA, SAMPLES, CHAINS = "metadata.jsonl", "samples", "chains"
 PER_PROMPT = 4
 """Images of a prompt that GenEval generates."""
 
-_IMAGE = re.compile(r"[0-9]+\.png")
+_NUMBER = re.compile(r"[0-9]+")
 
 
 def read_prompts(file: Path, check: Callable[[Any], dict[str, Any]], plain: bool = False) -> list[dict[str, Any]]:
@@ -68,8 +69,8 @@ def read_prompts(file: Path, check: Callable[[Any], dict[str, Any]], plain: bool
 def from_json(text: str) -> Any:
     """Return what JSON says (ValueError: "not JSON")."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise ValueError("not JSON") from error
 
 
@@ -100,15 +101,14 @@ def list_prompts(root: Path, per_prompt: int | None, contents: str) -> tuple[dic
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and entry.name.isdecimal())
     if not folders:
         raise UserError(f"{root}: there is no folder such as 00000/ with {contents} in it")
-    images = {folder: _images(folder / SAMPLES)[:per_prompt] for folder in folders}
+    images = {folder: samples_in(folder)[:per_prompt] for folder in folders}
     numbers = Counter(len(files) for files in images.values() if files)
     return images, per_prompt or max(numbers, key=lambda number: (numbers[number], number), default=1)
 
 
-def _images(samples: Path) -> list[Path]:
-    """Images that are named by numbers, in the order of these."""
-    files = samples.iterdir() if samples.is_dir() else ()
-    named = [file for file in files if _IMAGE.fullmatch(file.name)]
+def samples_in(folder: Path) -> list[Path]:
+    """List the images of a prompt's folder that are named by numbers, in the order of these."""
+    named = [file for stem, file in images_in(folder / SAMPLES).items() if _NUMBER.fullmatch(stem)]
     return sorted(named, key=lambda image: (int(image.stem), image.name))
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from got_core.data.images import ENDINGS
 from got_core.detection.base import FROM
 from got_core.errors import UserError
 from got_core.evaluation.metrics.fid_kid import InceptionFeatures, frechet_distance, kernel_distance
@@ -19,9 +20,6 @@ from got_core.evaluation.scoring import Image, ImageFiles, ItemScoring, ScoreCac
 from got_core.weights.files import checksum, checksum_of
 
 METRICS: dict[str, Better] = {"fid": "lower", "kid": "lower"}
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-"""Of files that are images."""
 
 ENOUGH = 10_000
 """Images of each set below which a note says that FID is too high."""
@@ -67,9 +65,9 @@ def image_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in ENDINGS and not f.name.startswith("."))
     if not files:
-        raise UserError(f"{folder}: there is no image in it ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{folder}: there is no image in it ({', '.join(ENDINGS)})")
     return files
 
 
