@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import NamedTuple
 
 from got_core.errors import UserError, did_you_mean, hide_expected, one_line
@@ -55,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: 2 and one line on stderr after an error of the user's; 130, as in shells, after Ctrl-C.
         UserError: An error of the user's, if the environment variable GOT_TRACEBACK is set.
     """
+    # Chains, names and errors have characters that a terminal's encoding may lack.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

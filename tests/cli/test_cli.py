@@ -1,6 +1,7 @@
 """The command line in-process: one-line errors, training with resume, and generation from a run."""
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -55,6 +56,24 @@ def test_help_costs_little():
     command = "import sys; from got_core.cli.main import main; main([sys.argv[1], '--help'])"
     for name in ("fit", "validate", "inspect", "generate", "edit", "reason", "import-official", "export"):
         assert min(spent("-c", command, name) for _ in range(3)) < 0.6 + spent("-c", "pass"), name
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"), [("ascii", r"\u63d0 caf\xe9"), ("latin-1", "\\u63d0 café"), ("utf-8", "提 café")]
+)
+def test_what_a_terminal_cannot_show_is_escaped(encoding, printed):
+    script = "import sys; from got_core.cli.main import main; main(['--version']); print('提 café')\n"
+    script += "main(['caf\\xe9'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert done.stdout.decode(encoding).splitlines()[1:] == [printed]
+    assert done.stderr.decode(encoding).startswith(f"got: error: {printed.split()[1]} is no command")
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("name", COMMANDS)
