@@ -2,7 +2,8 @@
 
 A chain without phrase markers does not say where a box's phrase begins. This rule is short and deterministic:
 
-1. Connecting words ("is", "at", "on the left"), remarks in brackets and light punctuation before the box are skipped.
+1. Connecting words ("is", "at", "on the left"), names of the box itself ("within the bounding box"), remarks in
+   brackets and light punctuation before the box are skipped.
 2. The phrase is read backwards from there until punctuation, a connecting word, a command ("remove"), the previous box
    or `MAX_WORDS` words; it begins with the nearest determiner ("a", "the", "two", ...) among these words.
 3. Without a determiner it begins after the nearest "of" or word in "-ing".
@@ -37,7 +38,7 @@ _DETERMINERS = frozenset(
 _CONNECTING = frozenset(
     _LETTERS.findall(
         """
-        and or but with without in on at by near beside behind below under above over beneath between from to into onto
+        and or but with within without in on at by near beside behind below under above over beneath between from to into onto
         through across along around against toward towards inside outside next is are was were be has have had as where
         while which who there show shows showing feature features featuring contain contains containing include includes
         including depict depicts depicting hold holds holding wear wears wearing sit sits stand stands lie lies located
@@ -47,6 +48,15 @@ _CONNECTING = frozenset(
 )
 _COMMANDS = frozenset(["add", "remove", "replace", "change", "move"])
 _BEFORE_BOX = _CONNECTING | {"the", "left", "right", "middle", "center", "centre"} | set(":,-–—=*\"“”'’`[(&")
+_OF_BOX = frozenset(
+    _LETTERS.findall(
+        """
+        a its their this these those new following corresponding target final original same defined specified marked
+        given indicated described bounded delimited enclosed
+        """
+    )
+)
+_CLOSING = {")": "(", "]": "["}
 _TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
@@ -111,16 +121,39 @@ def with_colour_word(phrase: str, colour: str) -> str:
 
 
 def _without_connecting(words: Sequence[str]) -> int:
-    """Number of words that are left without connecting words and remarks in brackets at the end."""
-    count = len(words)
-    while count and (words[count - 1] in _BEFORE_BOX or words[count - 1] == ")"):
-        if words[count - 1] == ")" and "(" in words[:count]:
-            count = max(index for index in range(count) if words[index] == "(")
-        elif words[count - 1] == ")":
-            return count
-        else:
+    """Number of words that are left without connecting words, remarks in brackets and "the bounding box" at the end."""
+    count, box_named = len(words), False
+    while count:
+        word = words[count - 1]
+        if word in _CLOSING:
+            opened = _opening(words, count - 1)
+            if opened is None:
+                return count
+            count = opened
+        elif length := _box_name(words, count):
+            count, box_named = count - length, True
+        elif word in _BEFORE_BOX or (box_named and word in _OF_BOX):
             count -= 1
+        else:
+            return count
     return count
+
+
+def _opening(words: Sequence[str], closing: int) -> int | None:
+    """Index of the bracket that the one at `closing` closes; None without one."""
+    depth = 0
+    for index in range(closing, -1, -1):
+        depth += (words[index] in _CLOSING) - (words[index] in _CLOSING.values())
+        if depth == 0:
+            return index
+    return None
+
+
+def _box_name(words: Sequence[str], end: int) -> int:
+    """Number of words before index `end` that name a box itself, not what is in it."""
+    if words[end - 1] in ("bbox", "bboxes", "coordinates"):
+        return 1
+    return 2 if end > 1 and words[end - 2] == "bounding" and words[end - 1] in ("box", "boxes") else 0
 
 
 def _first_word(words: Sequence[str]) -> int:
