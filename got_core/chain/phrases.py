@@ -38,11 +38,11 @@ _DETERMINERS = frozenset(
 _CONNECTING = frozenset(
     _LETTERS.findall(
         """
-        and or but with within without in on at by near beside behind below under above over beneath between from to into onto
-        through across along around against toward towards inside outside next is are was were be has have had as where
-        while which who there show shows showing feature features featuring contain contains containing include includes
-        including depict depicts depicting hold holds holding wear wears wearing sit sits stand stands lie lies located
-        positioned placed situated
+        and or but with without in on at by near beside behind below under above over beneath between from to into onto
+        within through across along around against toward towards inside outside next is are was were be has have had as
+        where while which who there show shows showing feature features featuring contain contains containing include
+        includes including depict depicts depicting hold holds holding wear wears wearing sit sits stand stands lie lies
+        located positioned placed situated
         """
     )
 )
