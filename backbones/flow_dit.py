@@ -155,7 +155,7 @@ class FlowDiT(DenoisingBackbone):
         self.spatial_channels = spatial_channels
         self.reference_channels = reference_channels
         self.width = width
-        self.patch = patch
+        self.patch = self.latent_multiple = patch
         channels = latent_channels + (spatial_channels or 0) + (reference_channels or 0)
         read_dim = token_dim if reads_tokens else None
         with fresh_weights():

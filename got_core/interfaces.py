@@ -190,6 +190,7 @@ class DenoisingBackbone(Component, ABC):
         latent_channels: Channels c of the latents.
         token_dim, pooled_dim, spatial_channels, reference_channels: The guidance it takes, as in `GuidanceEncoder`;
             None for a field it does not use.
+        latent_multiple: Both sides of a latent must be multiples of it.
     """
 
     latent_channels: int
@@ -197,6 +198,7 @@ class DenoisingBackbone(Component, ABC):
     pooled_dim: int | None
     spatial_channels: int | None
     reference_channels: int | None
+    latent_multiple: int = 1
 
     @abstractmethod
     def forward(

@@ -158,6 +158,36 @@ class GoTModel(nn.Module):
         Raises:
             ValueError: Not as many seeds as samples, or a size that codec or backbone does not divide.
         """
+        latents, chains = self.generate_latents(
+            batch,
+            chains,
+            seed=seed,
+            temperature=temperature,
+            steps=steps,
+            scales=scales,
+            noise=noise,
+            generators=generators,
+            scheduler=scheduler,
+            callback=callback,
+        )
+        return Generation(images=self.decode(latents), chains=chains)
+
+    @torch.no_grad()
+    def generate_latents(
+        self,
+        batch: Batch,
+        chains: Sequence[str] | None = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        temperature: float = 0.0,
+        steps: int | None = None,
+        scales: GuidanceScales | None = None,
+        noise: Float[Tensor, "b c h w"] | None = None,
+        generators: Sequence[Generator] | None = None,
+        scheduler: Scheduler | None = None,
+        callback: Callback | None = None,
+    ) -> tuple[Float[Tensor, "b c h w"], tuple[str, ...]]:
+        """Generate as `generate` does, but leave the images undecoded; returns the latents and the chains."""
         noise = self.starting_noise(batch, seed) if noise is None else noise
         generators = generators or seeded(sample_seeds(seed, len(batch)))
         scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
@@ -174,11 +204,30 @@ class GoTModel(nn.Module):
             callback=callback,
             generators=generators,
         )
-        return Generation(images=self.codec.decode(latents).clamp(-1, 1), chains=tuple(reasoning.chains))
+        return latents, tuple(reasoning.chains)
 
     def starting_noise(self, batch: Batch, seed: int | Sequence[int]) -> Float[Tensor, "b c h w"]:
         """Return a batch's noise from a seed, or from one for each sample (ValueError: not as many as samples)."""
         return starting_noise(seeded(sample_seeds(seed, len(batch))), self.latent_shape(batch.size)).to(self.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Decode latents to images in [-1, 1]."""
+        return self.codec.decode(latents).clamp(-1, 1)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Check that images of `size` (height, width) in pixels can be generated.
+
+        Raises:
+            ValueError: A side is no multiple of what codec and backbone take; names the nearest size that is.
+        """
+        step = self.codec.downsample * self.backbone.latent_multiple
+        if any(side % step for side in size):
+            near = "x".join(str(max(1, round(side / step)) * step) for side in size)
+            raise ValueError(
+                f"images of {size[0]}x{size[1]} pixels cannot be generated: "
+                f"height and width must be multiples of {step}, such as {near}"
+            )
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Return (c, h, w) of the latents of an image of `size` (height, width) in pixels."""

@@ -11,8 +11,8 @@ from got_core.data.images import ImageLike
 from got_core.diffusion.sampling import sample_seeds
 from got_core.errors import check_text
 
-Seed = SupportsIndex | Sequence[SupportsIndex]
-"""One seed for all images, from which each image gets its own, or a sequence with one seed for each image."""
+Seed = SupportsIndex | Sequence[SupportsIndex] | None
+"""One seed for all images, from which each image gets its own, or a sequence with one for each image; None is 0."""
 
 
 def positive_integer(value: Any, name: str) -> int:
@@ -27,7 +27,8 @@ def positive_integer(value: Any, name: str) -> int:
 
 
 def one_seed_each(seed: Any, count: int) -> list[int]:
-    """List a seed for each of `count` images (ValueError: not an integer, or not as many seeds as images)."""
+    """List a seed for each of `count` images; None is 0 (ValueError: no integer, or not as many seeds as images)."""
+    seed = 0 if seed is None else seed
     is_sequence = isinstance(seed, Sequence) or getattr(seed, "ndim", 0) > 0
     try:
         seeds = [index(each) for each in seed] if is_sequence else index(seed)

@@ -93,7 +93,7 @@ class Conversation:
 
         Args:
             plan: From `plan`.
-            seed, options: Arguments of `GoTPipeline.generate`, except `output_type`.
+            seed, options: Arguments of `GoTPipeline.generate`, except `output_type`, `return_dict` and `generator`.
         """
         (image,) = self.pipeline.generate(plan, seed=seed, **options).images
         return self.append(plan, image, seed)

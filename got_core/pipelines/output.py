@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from diffusers.utils import BaseOutput
 from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
@@ -12,20 +13,27 @@ from got_core.chain.parser import Region
 from got_core.data.visualization import to_pil
 from got_core.planning.plan import Plan
 
-OutputImages = list[Image.Image] | Float[Tensor, "b 3 H W"] | Float[np.ndarray, "b H W 3"]
-"""PIL images ("pil"), a tensor in [0, 1] ("pt"), or an array in [0, 1] with channels last ("np"); as in diffusers."""
+OutputImages = list[Image.Image] | Float[Tensor, "b 3 H W"] | Float[np.ndarray, "b H W 3"] | Float[Tensor, "b c h w"]
+"""PIL images ("pil"), a tensor in [0, 1] ("pt"), an array in [0, 1] with channels last ("np"), or latents ("latent").
 
-OUTPUT_TYPES = ("pil", "pt", "np")
+As in diffusers. `GoTPipeline.preview` decodes latents.
+"""
+
+LATENT = "latent"
+OUTPUT_TYPES = ("pil", "pt", "np", LATENT)
 
 
 @dataclass(frozen=True)
-class GoTPipelineOutput:
+class GoTPipelineOutput(BaseOutput):
     """Images and the plans they were generated from.
+
+    As outputs of diffusers it is also indexed: `output[0]` and `output["images"]` are the images.
 
     Attributes:
         images: Of the requested type.
         plans: The plan of each image.
-        seeds: The seed of each image's noise: `seed=[n]` generates that image again alone. None under generators.
+        seeds: The seed of each image's noise: `seed=[n]` generates that image again alone. None where the noise was
+            given, or generators of it.
     """
 
     images: OutputImages
@@ -44,7 +52,7 @@ class GoTPipelineOutput:
 
 
 def to_output_type(images: Float[Tensor, "b 3 H W"], output_type: str) -> OutputImages:
-    """Convert images in [-1, 1] to one of `OUTPUT_TYPES`."""
+    """Convert images in [-1, 1] to "pil", "pt" or "np"."""
     if output_type == "pil":
         return [to_pil(image) for image in images]
     unit = (images.float() + 1) / 2

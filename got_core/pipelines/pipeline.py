@@ -6,23 +6,25 @@ from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
+from warnings import warn
 
 import torch
 from huggingface_hub import HfApi
 from jaxtyping import Float
 from torch import Generator, Tensor
+from tqdm.auto import tqdm
 
 from got_core.data.images import ImageLike, ImagesLike, image_tensor
 from got_core.diffusion.sampling import GuidanceScales, sample_seeds, seeded, starting_noise
 from got_core.diffusion.schedulers import check_scheduler, read_scheduler
-from got_core.errors import UserError, check_text, one_line
+from got_core.errors import UserError, check_text, did_you_mean, one_line
 from got_core.interfaces import ChainListener, Scheduler
-from got_core.model import GoTModel
+from got_core.model import PARTS, GoTModel
 from got_core.paths import BUNDLED_MODEL
 from got_core.pipelines.arguments import Seed, one_each, one_image_each, one_seed_each, positive_integer, prompt_list
 from got_core.pipelines.inpainting import LatentBlending, PreviousImages, inpainting_inputs
-from got_core.pipelines.output import OUTPUT_TYPES, GoTPipelineOutput, OutputImages, to_output_type
+from got_core.pipelines.output import LATENT, OUTPUT_TYPES, GoTPipelineOutput, OutputImages, to_output_type
 from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
 from got_core.planning.plan import Plan
@@ -44,23 +46,52 @@ class GenerationOptions(TypedDict, total=False):
     reference_scale: float | None
     keep: PreviousImages | None
     generator: Generator | Sequence[Generator] | None
+    latents: Float[Tensor, "b c h w"] | None
     output_type: str
+    return_dict: bool
     callback_on_step_end: StepCallback | None
+    callback_on_step_end_tensor_inputs: Sequence[str]
 
 
-def check_options(options: Mapping[str, Any], count: int) -> None:
+STEP_TENSORS = ("latents",)
+"""What `callback_on_step_end` may be given."""
+
+INSTEAD = {
+    "guidance_scale": "semantic_scale, spatial_scale and reference_scale are the guidance scales of this pipeline",
+    "image_guidance_scale": "reference_scale is the guidance by the source image",
+    "negative_prompt": "an image is generated from its plan: take out of the plan what is not wanted (plan.remove)",
+    "image": "edit(image, instruction) edits an image",
+    "mask_image": "keep=image keeps an image except for the plan's boxes",
+}
+"""Arguments of other pipelines of diffusers, and what this one has in their place."""
+
+_PLANNING = ("height", "width", "temperature", "best_of")
+
+
+def check_options(options: Mapping[str, Any], count: int, seed: Seed = None, others: Sequence[str] = ()) -> None:
     """Check the options of a call that generates `count` images.
 
     Args:
         options: Of `GenerationOptions`.
         count: Number of images.
+        seed: Argument of the call.
+        others: Further arguments that the call has.
 
     Raises:
-        TypeError: There is no such option.
-        ValueError: An option cannot have this value.
+        TypeError: There is no such option; names what there is instead, or one that is written alike.
+        ValueError: An option cannot have this value, or does not go together with another.
     """
-    if unknown := options.keys() - GenerationOptions.__annotations__.keys():
-        raise TypeError(f"no such argument: {', '.join(sorted(unknown))}")
+    known = (*GenerationOptions.__annotations__, "seed", *others)
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"no such argument: {name}" + (f"; {INSTEAD[name]}" if name in INSTEAD else did_you_mean(name, known))
+            )
+    if seed is not None and options.get("generator") is not None:
+        raise ValueError("seed and generator both say what the noise is: give one of the two")
+    tensors = options.get("callback_on_step_end_tensor_inputs", STEP_TENSORS)
+    if isinstance(tensors, str) or not set(tensors) <= set(STEP_TENSORS):
+        raise ValueError(f"callback_on_step_end_tensor_inputs may list {', '.join(STEP_TENSORS)}, not {tensors!r}")
     if options.get("num_inference_steps") is not None:
         positive_integer(options["num_inference_steps"], "num_inference_steps")
     for name in SCALES:
@@ -69,7 +100,11 @@ def check_options(options: Mapping[str, Any], count: int) -> None:
     if options.get("generator") is not None:
         one_each(options["generator"], count, Generator, "generators")
     if (output_type := options.get("output_type", "pil")) not in OUTPUT_TYPES:
-        raise ValueError(f"output_type must be 'pil', 'pt' or 'np', not {output_type!r}")
+        raise ValueError(f"output_type must be 'pil', 'pt', 'np' or 'latent', not {output_type!r}")
+
+
+FAR = 2.0
+"""A side more than this many times longer or shorter than in training is far from it."""
 
 
 def default_device() -> torch.device:
@@ -97,6 +132,36 @@ class GoTPipeline:
         self._settings = settings
         self._own_scheduler = model.objective.scheduler()
         self._set_scheduler: Scheduler | None = None
+        self._trained_size = size
+        self._progress_bar: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        kinds = (f"  {name}={type(part).__name__}," for name, part in self.components.items())
+        height, width = self.size
+        return "\n".join(
+            ("GoTPipeline(", *kinds, f"  size={height}x{width}, device={self.device}, dtype={self.dtype}", ")")
+        )
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The model's parts and the scheduler, by name."""
+        model = self.model
+        parts = {name: getattr(model, name) for name in (*PARTS, "objective")}
+        return parts | {"scheduler": self.scheduler}
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the backbone's weights."""
+        return next(self.model.backbone.parameters()).dtype
+
+    def set_progress_bar_config(self, **settings: Any) -> None:
+        """Set arguments of the bar of denoising steps, which is tqdm's; `disable=True` shows none."""
+        self._progress_bar = settings
 
     @property
     def scheduler(self) -> Scheduler:
@@ -143,11 +208,12 @@ class GoTPipeline:
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         folder, downloaded = local_path(path, **hub)
         opened = open_model(folder, downloaded)
-        size = size or opened.size
-        if size is None:
+        trained_size = opened.size or size
+        if trained_size is None:
             raise UserError(f"{path} does not say how large its images are: give a size")
         scheduler = read_scheduler(opened.model.objective, folder)
-        pipeline = cls(opened.model.to(device or default_device()), size, dict(opened.settings))
+        pipeline = cls(opened.model.to(device or default_device()), trained_size, dict(opened.settings))
+        pipeline.size = size or trained_size
         if scheduler is not None:
             pipeline.scheduler = scheduler
         return pipeline
@@ -209,7 +275,7 @@ class GoTPipeline:
         num_images_per_prompt: int = 1,
         temperature: float = 0.0,
         best_of: int = 1,
-        seed: Seed = 0,
+        seed: Seed = None,
         **options: Unpack[GenerationOptions],
     ) -> GoTPipelineOutput:
         """Plan and generate images from prompts.
@@ -221,12 +287,13 @@ class GoTPipeline:
                 temperature 0.
             temperature: Of the plans; 0 is greedy.
             best_of: Plans of each image to choose from, as in `write`.
-            seed: Of noise and plans; or one for each image.
+            seed: Of noise and plans; or one for each image. With generators of the noise, plans are those of seed 0.
             options: As in `generate`.
         """
         number = positive_integer(num_images_per_prompt, "num_images_per_prompt")
         prompts = [text for text in prompt_list(prompt) for _ in range(number)]
-        check_options(options, len(prompts))
+        check_options(options, len(prompts), seed, (*_PLANNING, "num_images_per_prompt"))
+        self._check_latents(options, len(prompts), self._pixels(height, width))
         plans = self.plan(prompts, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed)
         return self.generate(plans, seed=seed, **options)
 
@@ -239,7 +306,7 @@ class GoTPipeline:
         width: int | None = None,
         temperature: float = 0.0,
         best_of: int = 1,
-        seed: Seed = 0,
+        seed: Seed = None,
         **options: Unpack[GenerationOptions],
     ) -> GoTPipelineOutput:
         """Plan and generate edits of images.
@@ -252,7 +319,9 @@ class GoTPipeline:
         """
         if image is None:
             raise ValueError("an edit needs an image")
-        check_options(options, len(prompt_list(instruction)))
+        count = len(prompt_list(instruction))
+        check_options(options, count, seed, _PLANNING)
+        self._check_latents(options, count, self._pixels(height, width))
         plans = self.plan(
             instruction, image, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed
         )
@@ -281,13 +350,10 @@ class GoTPipeline:
             earlier: Requests of the turns before, if the prompts continue a conversation.
 
         Raises:
-            ValueError: No prompt, or not as many images as instructions.
+            ValueError: No prompt, not as many images as instructions, or a size that the model cannot generate.
         """
         prompts = prompt_list(prompt)
-        size = (
-            self.size[0] if height is None else positive_integer(height, "height"),
-            self.size[1] if width is None else positive_integer(width, "width"),
-        )
+        size = self._pixels(height, width)
         images = [None] * len(prompts) if image is None else one_image_each(image, len(prompts))
         requests = tuple(prompt_list(earlier)) if earlier else ()
         plans = [
@@ -349,13 +415,15 @@ class GoTPipeline:
             size: (height, width) in pixels; the pipeline's by default.
 
         Raises:
-            ValueError: Chain or prompt is not a text (a NUL, or half of a character).
+            ValueError: Chain or prompt is not a text (a NUL, or half of a character), or the model cannot generate images
+                of the size.
         """
         size = size or self.size
+        self._check_size(size)
         return Plan(check_text(prompt), check_text(chain), size, None if image is None else image_tensor(image, size))
 
     def generate(
-        self, plan: Plan | Sequence[Plan], *, seed: Seed = 0, **options: Unpack[GenerationOptions]
+        self, plan: Plan | Sequence[Plan], *, seed: Seed = None, **options: Unpack[GenerationOptions]
     ) -> GoTPipelineOutput:
         """Generate images from plans, which may have been changed by hand.
 
@@ -370,46 +438,94 @@ class GoTPipeline:
                   that are kept except for the plans' boxes, such as the source of an edit. See
                   `got_core.pipelines.inpainting`.
                 - generator: In place of seeds: one that is used for all plans in turn, or one for each.
-                - output_type: "pil" (default), "pt" or "np": see `OutputImages`.
+                - latents: The noise to start from, in place of the seed's, of shape (b, c, h, w).
+                - output_type: "pil" (default), "pt", "np" or "latent": see `OutputImages`.
+                - return_dict: False returns the output as a tuple, whose first entry is the images.
                 - callback_on_step_end: See `StepCallback`; sampling continues with the latents that it returns.
+                - callback_on_step_end_tensor_inputs: Which of `STEP_TENSORS` the callback is given; all by default.
 
         Raises:
             TypeError: There is no such option.
-            ValueError: No plans, plans of different sizes, or not as many seeds, generators or previous images.
+            ValueError: No plans, plans of different sizes or of one that the model cannot generate, or not as many
+                seeds, generators, latents or previous images.
         """
         plans = [plan] if isinstance(plan, Plan) else list(plan)
-        check_options(options, len(plans))
+        check_options(options, len(plans), seed)
+        for each in plans:
+            self.model.check_size(each.size)
+        if plans:
+            self._check_latents(options, len(plans), plans[0].size)
         batch = self._batch(plans)
         generator, keep = options.get("generator"), options.get("keep")
         seeds = tuple(one_seed_each(seed, len(plans))) if generator is None else None
         generators = one_each(generator, len(plans), Generator, "generators") if seeds is None else seeded(seeds)
-        noise = starting_noise(generators, self.model.latent_shape(batch.size)).to(self.model.device)
+        latents = options.get("latents")
+        if latents is None:
+            latents = starting_noise(generators, self.model.latent_shape(batch.size))
+        noise = latents.to(self.device)
         scheduler = deepcopy(self.scheduler)
         parts = self.model.codec, self.model.objective, scheduler, noise
         blending = None if keep is None else LatentBlending(inpainting_inputs(plans, keep), *parts)
         callback = options.get("callback_on_step_end")
+        tensors = options.get("callback_on_step_end_tensor_inputs", STEP_TENSORS)
 
         def after_step(step: int, time: Tensor, latents: Tensor) -> Tensor:
             latents = latents if blending is None else blending.blend(step, latents)
-            returned = callback(self, step, time, {"latents": latents}) if callback is not None else None
+            given = dict.fromkeys(tensors, latents)
+            returned = callback(self, step, time, given) if callback is not None else None
+            bar.total = len(scheduler.timesteps)  # Some schedulers make more steps than these.
+            bar.update()
             return (returned or {}).get("latents", latents)
 
-        images = self.model.generate(
-            batch,
-            [plan.chain for plan in plans],
-            steps=options.get("num_inference_steps"),
-            scales=self._scales(batch, options),
-            noise=noise,
-            generators=generators,
-            scheduler=scheduler,
-            callback=after_step,
-        ).images
-        images = images if blending is None else blending.restore_pixels(images)
-        return GoTPipelineOutput(to_output_type(images, options.get("output_type", "pil")), tuple(plans), seeds)
+        steps = options.get("num_inference_steps") or self.model.sampling_steps
+        with tqdm(**{"total": steps, **self._progress_bar}) as bar:
+            latents, _ = self.model.generate_latents(
+                batch,
+                [plan.chain for plan in plans],
+                steps=steps,
+                scales=self._scales(batch, options),
+                noise=noise,
+                generators=generators,
+                scheduler=scheduler,
+                callback=after_step,
+            )
+        output_type = options.get("output_type", "pil")
+        if output_type == LATENT:
+            images: OutputImages = latents
+        else:
+            decoded = self.model.decode(latents)
+            images = to_output_type(decoded if blending is None else blending.restore_pixels(decoded), output_type)
+        own_seeds = None if options.get("latents") is not None else seeds
+        output = GoTPipelineOutput(images, tuple(plans), own_seeds)
+        # As in diffusers; who asks for the tuple knows that it is one.
+        return output if options.get("return_dict", True) else cast(GoTPipelineOutput, output.to_tuple())
 
     def preview(self, latents: Float[Tensor, "b c h w"]) -> OutputImages:
         """Decode latents, such as those given to a callback, to PIL images."""
         return to_output_type(self.model.codec.decode(latents), "pil")
+
+    def _pixels(self, height: int | None, width: int | None) -> tuple[int, int]:
+        return (
+            self.size[0] if height is None else positive_integer(height, "height"),
+            self.size[1] if width is None else positive_integer(width, "width"),
+        )
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        """Check that images of a size can be generated; warn if one of that size was hardly trained."""
+        self.model.check_size(size)
+        trained = self._trained_size
+        if not all(1 / FAR <= side / own <= FAR for side, own in zip(size, trained, strict=True)):
+            warn(
+                f"this model was trained for images of {trained[0]}x{trained[1]} pixels; "
+                f"at {size[0]}x{size[1]} expect objects that are missing, repeated or out of place",
+                stacklevel=3,
+            )
+
+    def _check_latents(self, options: Mapping[str, Any], count: int, size: tuple[int, int]) -> None:
+        """Check the shape of given latents (ValueError), for `count` images of a size."""
+        latents, wanted = options.get("latents"), (count, *self.model.latent_shape(size))
+        if latents is not None and tuple(latents.shape) != wanted:
+            raise ValueError(f"latents of shape {tuple(latents.shape)} were given; {wanted} is needed here")
 
     def _scales(self, batch: Batch, options: Mapping[str, Any]) -> GuidanceScales:
         """Choose the model's guidance scales for each sample, replaced by those in the options."""

@@ -48,6 +48,7 @@ def served(
         UserError: The address cannot be listened at.
     """
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    pipeline.set_progress_bar_config(disable=True)
     sessions = Sessions(lambda: Session(pipeline, limits), limits)
     # Files that Gradio may have written are removed every hour.
     with gradio.Blocks(title="GoT Studio", analytics_enabled=False, delete_cache=(3600, 3600)) as app:

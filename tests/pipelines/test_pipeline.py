@@ -74,8 +74,15 @@ def test_sampled_plans_do_not_depend_on_the_rest_of_the_batch(pipe):
         ({"num_images_per_prompt": 0}, "num_images_per_prompt must be"),
         ({"output_type": "jpeg"}, "output_type must be"),
         ({"generator": [torch.Generator()] * 2}, "2 generators for 1 plans"),
-        ({"guidance_scale": 7}, "no such argument: guidance_scale"),
+        ({"guidance_scale": 7}, "no such argument: guidance_scale; semantic_scale, spatial_scale and reference_scale"),
+        ({"negative_prompt": "a dog"}, "no such argument: negative_prompt; .*take out of the plan"),
+        ({"num_inference_step": 2}, "num_inference_step; did you mean 'num_inference_steps'?"),
+        ({"hight": 32}, "hight; did you mean 'height'?"),
         ({"best_of": 0}, "best_of must be a whole number"),
+        ({"seed": 1, "generator": torch.Generator()}, "seed and generator both"),
+        ({"height": 30}, "images of 30x32 pixels cannot be generated: .* multiples of 8, such as 32x32"),
+        ({"latents": torch.zeros(1, 4, 8, 8)}, r"latents of shape \(1, 4, 8, 8\) were given; \(1, 48, 8, 8\)"),
+        ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "may list latents, not"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_planned(pipe, monkeypatch, arguments, words):
@@ -111,8 +118,8 @@ def test_images_are_of_the_requested_type(pipe):
     assert array.shape == (1, 32, 32, 3)
     np.testing.assert_allclose(array[0], tensor[0].permute(1, 2, 0).numpy())
     np.testing.assert_allclose(np.asarray(image) / 255, array[0], atol=0.003)
-    with pytest.raises(ValueError, match="output_type must be 'pil', 'pt' or 'np', not 'latent'"):
-        pipe.generate(plan, output_type="latent")
+    with pytest.raises(ValueError, match="output_type must be 'pil', 'pt', 'np' or 'latent', not 'jpeg'"):
+        pipe.generate(plan, output_type="jpeg")
 
 
 def test_generators_are_used_in_turn(pipe):
@@ -182,6 +189,71 @@ def test_a_callback_sees_every_step_and_may_change_it(pipe):
         plan, output_type="pt", callback_on_step_end=lambda p, i, t, values: {"latents": 0 * values["latents"]}
     ).images
     assert torch.equal(blank[0], torch.full((3, 32, 32), 0.5))
+
+
+def test_the_pipeline_says_what_it_is(pipe):
+    assert pipe.device == torch.device("cpu")
+    assert pipe.dtype == torch.float32
+    assert list(pipe.components) == ["reasoner", "guidance", "backbone", "codec", "objective", "scheduler"]
+    assert pipe.components["backbone"] is pipe.model.backbone
+    said = repr(pipe)
+    assert all(f"{name}={type(part).__name__}" in said for name, part in pipe.components.items())
+    assert "size=32x32, device=cpu, dtype=torch.float32" in said
+
+
+def test_latents_go_in_and_come_out(pipe):
+    plan = pipe.given_plan(CHAIN)
+    usual = pipe.generate(plan, seed=[3], output_type="pt").images
+    noise = torch.randn(1, 48, 8, 8, generator=torch.Generator().manual_seed(3))
+    given = pipe.generate(plan, latents=noise, output_type="pt")
+    assert torch.equal(given.images, usual)
+    assert given.seeds is None
+    output = pipe.generate(plan, seed=[3], output_type="latent")
+    assert output.images.shape == (1, 48, 8, 8)
+    assert torch.equal((pipe.model.decode(output.images) + 1) / 2, usual)
+    assert pipe.preview(output.images) == pipe.generate(plan, seed=[3]).images
+
+
+def test_outputs_are_indexed_as_those_of_diffusers(pipe):
+    plan = pipe.given_plan(CHAIN)
+    output = pipe.generate(plan)
+    assert output[0] is output.images
+    assert output["plans"] is output[1] is output.plans
+    images, plans, seeds = pipe.generate(plan, return_dict=False)
+    assert (images, plans, seeds) == (output.images, (plan,), output.seeds)
+
+
+def test_a_callback_is_given_the_tensors_it_lists(pipe):
+    seen = []
+    for tensors in (["latents"], []):
+        pipe.generate(
+            pipe.given_plan(CHAIN),
+            num_inference_steps=1,
+            callback_on_step_end=lambda p, i, t, values: seen.append(list(values)),
+            callback_on_step_end_tensor_inputs=tensors,
+        )
+    assert seen == [["latents"], []]
+
+
+def test_the_progress_bar_counts_steps_and_can_be_hidden(pipe, capsys):
+    own = pipe.scheduler
+    try:
+        pipe.scheduler = scheduler_named(pipe.model.objective, "FlowMatchHeunDiscreteScheduler")
+        pipe.generate(pipe.given_plan(CHAIN), num_inference_steps=3)
+        assert "5/5" in capsys.readouterr().err
+        pipe.set_progress_bar_config(disable=True)
+        pipe.generate(pipe.given_plan(CHAIN), num_inference_steps=3)
+        assert capsys.readouterr().err == ""
+    finally:
+        pipe.scheduler = own
+        pipe.set_progress_bar_config()
+
+
+def test_sizes_far_from_the_trained_one_are_warned_of(pipe, recwarn):
+    pipe.given_plan(CHAIN, size=(64, 16))
+    assert not recwarn
+    with pytest.warns(UserWarning, match="trained for images of 32x32 pixels; at 32x72 expect"):
+        pipe.given_plan(CHAIN, size=(32, 72))
 
 
 def test_a_listener_gets_chains_while_they_are_written(pipe):
@@ -373,7 +445,8 @@ def test_commands_open_change_and_export_a_saved_pipeline(pipe, tmp_path, capsys
     command = ["generate", "", "--checkpoint", str(tmp_path / "saved"), "--device", "cpu"]
     command += ["--chain", str(tmp_path / "chain.txt"), "--scheduler", "FlowMatchHeunDiscreteScheduler"]
     main([*command, "--output", str(tmp_path / "out"), "--change", "move 0 100 0", "--change", "remove 1"])
-    assert capsys.readouterr().out == "a red circle (194,188),(569,562) (red)\n"
+    said = capsys.readouterr().out
+    assert said == f"a red circle (194,188),(569,562) (red)\n{tmp_path / 'out' / 'image.png'}\n"
     assert (tmp_path / "out" / "chain.txt").read_text() == "a red circle (194,188),(569,562) (red)\n"
     error = refused(capsys, *command, "--output", str(tmp_path / "no"), "--change", "move 5 1 1")
     assert "'move 5 1 1': the chain has no region 5" in error

@@ -160,7 +160,9 @@ class CaseGeneration(GenerationUnderTrainer):
     @property
     def pipeline(self) -> GoTPipeline:
         """The model's, for images of the size."""
-        return GoTPipeline(self.model, self.options.size)
+        pipeline = GoTPipeline(self.model, self.options.size)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     @abstractmethod
     def generate(self, units: Sequence[Sequence[Case]]) -> None:
