@@ -1,8 +1,8 @@
 """`got generate`, `got edit` and `got reason`."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from got_core.pipelines.pipeline import GoTPipeline
     from got_core.planning.plan import Plan
 
-CHAIN = "chain.txt"
-"""The file of the chain, beside the image that was generated from it."""
+IMAGE, LAYOUT, CHAIN = "image.png", "layout.png", "chain.txt"
+"""What is written of each image; all in one folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,10 @@ class Generation:
     """What is generated, and how.
 
     Attributes:
-        output: Folder that gets image.png, layout.png and chain.txt.
+        output: Folder that gets image.png, layout.png and chain.txt; of several images, folders 0, 1, 2 ... in it.
+        overwrite: Replace files that are already there.
+        num: Images of each prompt. The first is that of --seed, the next that of the seed after it.
+        prompts: File with one prompt or instruction a line, in place of the one on the command line.
         chain: File with the chain to generate from; none is written then.
         change: Change the plan first, several times if need be: 'move N DX DY', 'move N to X Y',
             'resize N X1 Y1 X2 Y2', 'replace N WORDS', 'recolour N COLOUR', 'add WORDS at X1 Y1 X2 Y2', 'remove N'.
@@ -73,6 +76,9 @@ class Generation:
     """
 
     output: str = "out"
+    overwrite: bool = False
+    num: Count = 1
+    prompts: str | None = None
     chain: str | None = None
     change: Sequence[str] = ()
     keep: str | None = None
@@ -84,10 +90,10 @@ class Generation:
 
 
 def generate(prompt: str, planning: Planning, generation: Generation) -> None:
-    """Generate an image from a prompt.
+    """Generate images from prompts.
 
     Args:
-        prompt: What to generate; may be empty with --chain.
+        prompt: What to generate; "" with --prompts, and if there is nothing to add to --chain.
         planning: Which model plans, and how.
         generation: What is generated, and how.
 
@@ -95,7 +101,7 @@ def generate(prompt: str, planning: Planning, generation: Generation) -> None:
         UserError: What is wrong with the model, the chain or a change.
 
     Example:
-        got generate "a red circle and a blue square" --seed 1 --output out
+        got generate "a red circle and a blue square" --seed 1 --num 4 --output out
     """
     _generate(prompt, planning, generation)
 
@@ -105,7 +111,7 @@ def edit(source: str, instruction: str, planning: Planning, generation: Generati
 
     Args:
         source: Image file.
-        instruction: What to change; may be empty with --chain.
+        instruction: What to change; "" with --prompts, and if there is nothing to add to --chain.
         planning: Which model plans, and how.
         generation: What is generated, and how.
         keep_rest: Keep the source as it is outside the planned boxes.
@@ -145,21 +151,79 @@ def reason(prompt: str, planning: Planning, *, source: str | None = None) -> Non
 def _generate(
     prompt: str, planning: Planning, generation: Generation, source: str | None = None, keep_rest: bool = False
 ) -> None:
+    """Generate each image that is wanted and write it at once; nothing is planned if one could not be written."""
+    prompts = _prompts(prompt, generation)
+    chain = None if generation.chain is None else _read_chain(Path(generation.chain))
+    image = _read_source(source)
+    wanted = list(_wanted(prompts, planning.seed, generation))
+    if not generation.overwrite:
+        for folder, _, _ in wanted:
+            for name in (IMAGE, LAYOUT, CHAIN):
+                if (folder / name).exists():
+                    raise UserError(f"{folder / name} already exists: choose another --output, or add --overwrite")
+    pipeline = open_pipeline(planning)
+    pipeline.set_progress_bar_config(disable=None)  # Shown only in a terminal.
+    if generation.scheduler is not None:
+        _set_scheduler(pipeline, generation.scheduler)
+    for folder, each, seed in wanted:
+        _generate_one(pipeline, each, chain, image, replace(planning, seed=seed), generation, folder, keep_rest)
+
+
+def _prompts(prompt: str, generation: Generation) -> list[str]:
+    """List the prompts, that of the command line or those of a file."""
+    if generation.prompts is None:
+        if generation.chain is None and not prompt.strip():
+            raise UserError("an empty prompt needs --chain FILE to generate from, or --prompts FILE")
+        return [prompt]
+    if prompt.strip() or generation.chain is not None:
+        other = "a prompt" if prompt.strip() else "--chain"
+        raise UserError(f'--prompts and {other} both say what to generate: give one of the two (with --prompts, "")')
+    file = Path(generation.prompts)
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: no readable file of prompts ({type(error).__name__})") from error
+    if not (prompts := [line.strip() for line in lines if line.strip()]):
+        raise UserError(f"{file}: there is no prompt in it; write one a line")
+    return prompts
+
+
+def _wanted(prompts: Sequence[str], seed: int, generation: Generation) -> Iterator[tuple[Path, str, int]]:
+    """Yield folder, prompt and seed of each image."""
+    folder = Path(generation.output)
+    several = len(prompts) * generation.num > 1
+    for index, prompt in enumerate(prompts):
+        for turn in range(generation.num):
+            yield folder / str(index * generation.num + turn) if several else folder, prompt, seed + turn
+
+
+def _set_scheduler(pipeline: "GoTPipeline", name: str) -> None:
+    from got_core.diffusion.schedulers import scheduler_named
+
+    try:
+        pipeline.scheduler = scheduler_named(pipeline.model.objective, name)
+    except ValueError as error:
+        # What follows in the message is about Python.
+        raise UserError(f"--scheduler {name}: {one_line(error).partition(';')[0]}") from error
+
+
+def _generate_one(
+    pipeline: "GoTPipeline",
+    prompt: str,
+    chain: str | None,
+    image: "Image.Image | None",
+    planning: Planning,
+    generation: Generation,
+    folder: Path,
+    keep_rest: bool,
+) -> None:
     """Plan where no chain is given, change the plan, generate, and write image, layout and chain."""
     from got_core.data.visualization import draw_layout
-    from got_core.diffusion.schedulers import scheduler_named
     from got_core.planning.check import repaired
     from got_core.planning.plan import changed
 
-    if generation.chain is None and not prompt.strip():
-        raise UserError("an empty prompt needs a chain to generate from: --chain FILE")
-    chain = None if generation.chain is None else _read_chain(Path(generation.chain))
-    image = _read_source(source)
-    pipeline = open_pipeline(planning)
-    # Such as a size that codec or backbone cannot divide, or a change or scheduler that does not exist.
+    # Such as a size that codec or backbone cannot divide, or a change that cannot be made.
     with as_user_error(ValueError):
-        if generation.scheduler is not None:
-            pipeline.scheduler = scheduler_named(pipeline.model.objective, generation.scheduler)
         if chain is not None:
             plan = pipeline.given_plan(chain, prompt, image)
         else:
@@ -177,15 +241,15 @@ def _generate(
             reference_scale=generation.reference_scale,
         )
     (result,) = output.images
-    folder = Path(generation.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        result.save(folder / "image.png")
-        draw_layout(result, plan.chain).save(folder / "layout.png")
+        result.save(folder / IMAGE)
+        draw_layout(result, plan.chain).save(folder / LAYOUT)
         (folder / CHAIN).write_text(plan.chain + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error})") from error
     _show(planning, plan)
+    print(folder / IMAGE)
 
 
 def _write_plan(prompt: str, planning: Planning, pipeline: "GoTPipeline", source: "Image.Image | None") -> "Plan":

@@ -25,7 +25,7 @@ COMMANDS = {
     "validate": Command("train", "validate", "Score a checkpoint on its recipe's validation set."),
     "inspect": Command("inspect", "inspect", "Print what training a recipe costs, without weights or data."),
     "study": Command("train", "study", "Train and score variants x backbones x seeds, or what is left of them."),
-    "generate": Command("generate", "generate", "Generate an image from a prompt."),
+    "generate": Command("generate", "generate", "Generate images from prompts."),
     "edit": Command("generate", "edit", "Edit an image by an instruction."),
     "reason": Command("generate", "reason", "Print only the reasoning chain."),
     "studio": Command("studio", "studio", "Serve a web page to plan, generate, change and edit images."),

@@ -138,6 +138,14 @@ def test_a_strategy_is_named_by_its_class_path():
         (("generate", "", "--checkpoint", "x", "--output", "y"), "--chain"),
         (("generate", "", "--checkpoint", "x", "--output", "y", "--chain", "nowhere.txt"), "nowhere.txt"),
         (("generate", "", "--checkpoint", "x", "--output", "y", "--size", "32"), "HEIGHTxWIDTH"),
+        (("generate", "", "--output", "y", "--prompts", "nowhere.txt"), "nowhere.txt: no readable file of prompts"),
+        (
+            ("generate", "a", "--output", "y", "--prompts", "LICENSE"),
+            "--prompts and a prompt both say what to generate",
+        ),
+        (("generate", "", "--output", "y", "--prompts", "a", "--chain", "LICENSE"), "--prompts and --chain both say"),
+        (("generate", "", "--output", "y", "--prompts", "got_core/py.typed"), "py.typed: there is no prompt in it"),
+        (("generate", "a", "--output", "y", "--num", "0"), "--num: expected positive int"),
         (("edit", "pyproject.toml", "a", "--checkpoint", "x", "--output", "y"), "pyproject.toml: not a readable image"),
         (("reason", "a", "--checkpoint", "x", "--source", "nowhere.png"), "nowhere.png: no such image"),
     ],
@@ -301,12 +309,44 @@ def test_a_chain_and_a_seed_make_the_same_image_again(run, tmp_path, capsys):
     for name, seed in {"first": "1", "again": "1", "other": "2"}.items():
         main([*common, "--seed", seed, "--output", str(tmp_path / name)])
         assert (tmp_path / name / "chain.txt").read_text().strip() == CHAIN
-        assert capsys.readouterr().out.strip() == CHAIN
+        assert capsys.readouterr().out == f"{CHAIN}\n{tmp_path / name / 'image.png'}\n"
         images[name] = np.array(Image.open(tmp_path / name / "image.png"))
     assert images["first"].shape == (32, 32, 3)
     assert (images["first"] == images["again"]).all()
     assert (images["first"] != images["other"]).any()
     assert Image.open(tmp_path / "first" / "layout.png").width == 512
+
+
+def test_several_prompts_and_seeds_are_those_of_single_calls(run, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("\ufeffa circle\r\n\n  two squares \n", encoding="utf-8")
+    model = ["--checkpoint", str(run), "--steps", "2"]
+    many = ["generate", "", "--prompts", str(tmp_path / "prompts.txt"), "--num", "2", "--seed", "5", *model]
+    main([*many, "--output", str(tmp_path / "many")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1::2] == [str(tmp_path / "many" / str(index) / "image.png") for index in range(4)]
+    main(["generate", "two squares", "--seed", "6", *model, "--output", str(tmp_path / "one")])
+    for name in ("image.png", "layout.png", "chain.txt"):
+        assert (tmp_path / "many" / "3" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert (tmp_path / "many" / "2" / "image.png").read_bytes() != (tmp_path / "one" / "image.png").read_bytes()
+
+
+def test_nothing_is_overwritten_unasked(run, tmp_path, capsys):
+    (tmp_path / "1").mkdir()
+    kept = tmp_path / "1" / "layout.png"
+    kept.write_text("mine")
+    common = ["generate", "a circle", "--num", "2", "--output", str(tmp_path), "--steps", "1"]
+    said = refused(capsys, *common, "--checkpoint", "runs/nowhere")  # Before the model is looked for.
+    assert f"{kept} already exists: choose another --output, or add --overwrite" in said
+    assert not (tmp_path / "0").exists()
+    main([*common, "--checkpoint", str(run), "--overwrite"])
+    assert Image.open(kept).width == 512
+
+
+def test_a_scheduler_that_does_not_fit_is_refused_without_names_of_functions(run, tmp_path, capsys):
+    common = ("generate", "a circle", "--checkpoint", str(run), "--output", str(tmp_path / "out"))
+    said = refused(capsys, *common, "--scheduler", "LMSDiscreteScheduler")
+    assert "--scheduler LMSDiscreteScheduler: " in said
+    assert "got_core" not in said
 
 
 def test_what_is_kept_stays_and_the_plan_is_checked_and_repaired(run, tmp_path, capsys):
