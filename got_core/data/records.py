@@ -14,6 +14,7 @@ from got_core.chain.dialects import fill_coordinates
 from got_core.data.images import load_image
 from got_core.data.tables import missing_column, open_tables
 from got_core.errors import check_text
+from got_core.planning.limits import check_chain, check_prompt
 from got_core.types import Sample
 
 
@@ -79,9 +80,15 @@ class RecordsDataset(Dataset[Sample]):
         if target is None:
             raise ValueError(f"{where}: column '{self.image_column}' is empty")
         source = self._image(record, self.source_column, where) if self.source_column else None
+        prompt, chain = self._prompt(record, index, where), self._chain(record, where)
+        try:
+            check_prompt(prompt)
+            check_chain(chain)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
         return Sample(
-            prompt=self._prompt(record, index, where),
-            chain=self._chain(record, where),
+            prompt=prompt,
+            chain=chain,
             size=self.size,
             target=target,
             source=source,

@@ -27,6 +27,7 @@ from got_core.pipelines.inpainting import LatentBlending, PreviousImages, inpain
 from got_core.pipelines.output import LATENT, OUTPUT_TYPES, GoTPipelineOutput, OutputImages, to_output_type
 from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
+from got_core.planning.limits import check_chain, check_prompt
 from got_core.planning.plan import Plan
 from got_core.types import Batch
 
@@ -356,6 +357,8 @@ class GoTPipeline:
         size = self._pixels(height, width)
         images = [None] * len(prompts) if image is None else one_image_each(image, len(prompts))
         requests = tuple(prompt_list(earlier)) if earlier else ()
+        for request in requests:
+            check_prompt(request)
         plans = [
             replace(self.given_plan("", text, each, size), earlier=requests)
             for text, each in zip(prompts, images, strict=True)
@@ -415,12 +418,14 @@ class GoTPipeline:
             size: (height, width) in pixels; the pipeline's by default.
 
         Raises:
-            ValueError: Chain or prompt is not a text (a NUL, or half of a character), or the model cannot generate images
-                of the size.
+            ValueError: Chain or prompt is not a text (a NUL, or half of a character) or longer than
+                `got_core.planning.limits` allows, or the model cannot generate images of the size.
         """
         size = size or self.size
         self._check_size(size)
-        return Plan(check_text(prompt), check_text(chain), size, None if image is None else image_tensor(image, size))
+        check_prompt(check_text(prompt))
+        check_chain(check_text(chain))
+        return Plan(prompt, chain, size, None if image is None else image_tensor(image, size))
 
     def generate(
         self, plan: Plan | Sequence[Plan], *, seed: Seed = None, **options: Unpack[GenerationOptions]
@@ -453,6 +458,7 @@ class GoTPipeline:
         check_options(options, len(plans), seed)
         for each in plans:
             self.model.check_size(each.size)
+            check_chain(each.chain)
         if plans:
             self._check_latents(options, len(plans), plans[0].size)
         batch = self._batch(plans)

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
+
+import numpy as np
+from einops import rearrange
 
 from got_core.chain.parser import Box, Region, format_chain
 from got_core.planning.boxes import OPPOSITE, Pair, area, box_iou, box_relations, gaps, separated, shared_area
+from got_core.planning.limits import MOST_BOXES
 from got_core.planning.plan import Plan
 from got_core.planning.prompts import BASIC_COLOURS, NUMBERS, ObjectSpec, Requirements, names_in, read_prompt, words_of
 
@@ -18,6 +22,7 @@ CLOSE = "too close"
 OUTSIDE = "outside"
 MALFORMED = "malformed chain"
 NO_BOX = "no box"
+TOO_MANY = "too many boxes"
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,12 @@ def unmet(plan: Plan, required: Requirements) -> list[PlanProblem]:
         problems += _object_problems(spec, {index: regions[index] for index in own}, others)
     for wanted in required.relations:
         pairs = [(a, b) for a in matching.of[wanted.first] for b in matching.of[wanted.second] if a != b]
-        planned = [box_relations(regions[a].box, regions[b].box, plan.size) for a, b in pairs]
+        planned = (box_relations(regions[a].box, regions[b].box, plan.size) for a, b in pairs)
         if pairs and not any(wanted.relation in relations for relations in planned):
             first, second = (required.objects[index].words for index in (wanted.first, wanted.second))
             opposite = OPPOSITE[wanted.relation]
-            how = f"is planned {opposite} it" if opposite in planned[0] else "its box is not clearly so"
+            contrary = opposite in box_relations(*(regions[index].box for index in pairs[0]), plan.size)
+            how = f"is planned {opposite} it" if contrary else "its box is not clearly so"
             problems.append(PlanProblem(RELATION, f"{first} should be {wanted.relation} {second}, but {how}", pairs[0]))
     return problems
 
@@ -139,8 +145,12 @@ COVERED = 0.5
 """Fraction of the smaller of two boxes that another one may cover; images have objects in front of one another."""
 
 
+MOST_CLASHES = 1_000
+"""More pairs of colliding boxes are not listed."""
+
+
 def clashes(plan: Plan, required: Requirements) -> list[PlanProblem]:
-    """List pairs of boxes that collide.
+    """List pairs of boxes that collide, up to `MOST_CLASHES`.
 
     - Flat shapes, where the whole prompt was understood: boxes that overlap or nearly touch.
     - Other objects that it names: boxes of which half is covered, except pairs that may share a position by its words
@@ -148,45 +158,64 @@ def clashes(plan: Plan, required: Requirements) -> list[PlanProblem]:
     - Where it was not understood completely, and in an edit: boxes at the same position (IoU of 0.8). Boxes of an edit
       with an IoU of 0.9 mean one object that is changed twice, and areas that become empty are no objects.
     """
-    regions, separate = plan.regions, set(apart(plan, required))
-    problems = []
-    for i, j in combinations(range(len(regions)), 2):
+    return list(islice(_clashes(plan, required), MOST_CLASHES))
+
+
+def _clashes(plan: Plan, required: Requirements) -> Iterator[PlanProblem]:
+    regions = plan.regions
+    must_be_apart, flat_regions = _separation(plan, required), [_flat(region) for region in regions]
+    for i, j in _near(regions):
         first, second = regions[i], regions[j]
         names = f"{first.phrase or f'region {i}'} and {second.phrase or f'region {j}'}"
-        if (i, j) in separate:
-            flat = _flat(first, second)
+        if must_be_apart(i, j):
+            flat = flat_regions[i] and flat_regions[j]
             allowed = 0 if flat else COVERED * min(area(first.box), area(second.box))
             if shared_area(first.box, second.box) > allowed:
-                problems.append(PlanProblem(OVERLAP, f"the boxes of {names} overlap: move or shrink one", (i, j)))
+                yield PlanProblem(OVERLAP, f"the boxes of {names} overlap: move or shrink one", (i, j))
             elif flat and max(gaps(first.box, second.box)) < TOO_CLOSE:
-                problems.append(PlanProblem(CLOSE, f"the boxes of {names} nearly touch: move them apart", (i, j)))
+                yield PlanProblem(CLOSE, f"the boxes of {names} nearly touch: move them apart", (i, j))
         elif plan.source is not None or not required.complete:
             iou = box_iou(first.box, second.box)
             emptied = any("background" in region.phrase.lower() for region in (first, second))
             if iou >= 0.8 and not (plan.source is not None and (iou >= 0.9 or emptied)):
-                problems.append(PlanProblem(OVERLAP, f"{names} are planned at the same position: move one", (i, j)))
-    return problems
+                yield PlanProblem(OVERLAP, f"{names} are planned at the same position: move one", (i, j))
+
+
+def _near(regions: Sequence[Region]) -> list[Pair]:
+    """List the pairs of regions, in order, whose boxes overlap or have a gap of less than `TOO_CLOSE`."""
+    if not regions:
+        return []
+    x1, y1, x2, y2 = rearrange(np.array([region.box for region in regions]), "n side -> side n")
+    gap = np.maximum(*(np.maximum(low[:, None] - high, low - high[:, None]) for low, high in ((x1, x2), (y1, y2))))
+    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(gap < TOO_CLOSE, 1))]
 
 
 def apart(plan: Plan, required: Requirements) -> list[Pair]:
     """List the pairs of regions, as indices, that must not overlap, by a prompt that was understood completely."""
+    must_be_apart = _separation(plan, required)
+    return [pair for pair in combinations(range(len(plan.regions)), 2) if must_be_apart(*pair)]
+
+
+def _separation(plan: Plan, required: Requirements) -> Callable[[int, int], bool]:
+    """Return the rule of `apart`, for two indices."""
     if plan.source is not None or not required.complete:
-        return []
+        return lambda i, j: False
     regions = plan.regions
     object_of = {i: number for number, own in enumerate(match(required.objects, regions).of) for i in own}
-    return [
-        (i, j)
-        for i, j in combinations(range(len(regions)), 2)
-        if _flat(regions[i], regions[j])
-        or frozenset((object_of.get(i, -1), object_of.get(j, -1))) not in required.may_touch
-    ]
+    flat = [_flat(region) for region in regions]
+
+    def must_be_apart(i: int, j: int) -> bool:
+        pair = frozenset((object_of.get(i, -1), object_of.get(j, -1)))
+        return (flat[i] and flat[j]) or pair not in required.may_touch
+
+    return must_be_apart
 
 
-def _flat(*regions: Region) -> bool:
-    return all(any(name.is_flat for name in names_in(region.phrase)) for region in regions)
+def _flat(region: Region) -> bool:
+    return any(name.is_flat for name in names_in(region.phrase))
 
 
-MOST_BOXES = 24
+MOST_REARRANGED = 24
 """Plans of more boxes are not rearranged: it would take long and rarely succeed."""
 
 
@@ -200,7 +229,7 @@ def repairs(plan: Plan, problems: Sequence[PlanProblem]) -> Iterator[Plan]:
     boxes = [region.box for region in plan.regions]
     if plan.problems:
         yield plan.with_chain(format_chain(plan.read()))
-    if plan.source is not None or len(boxes) > MOST_BOXES:
+    if plan.source is not None or len(boxes) > MOST_REARRANGED:
         return
     contradicted = dict.fromkeys((i, j) for i, j in (p.regions for p in problems if p.kind == RELATION))
     for i, j in contradicted:
@@ -246,7 +275,11 @@ def plan_problems(plan: Plan) -> tuple[PlanProblem, ...]:
     - Text-to-image, as far as the prompt is understood (`got_core.planning.prompts`): objects that are missing, too few
       or too many, of another colour, or not in the requested relation.
     - Boxes: pairs that overlap or nearly touch (`clashes`).
+
+    Of a plan with more than `MOST_BOXES` boxes only that is reported.
     """
+    if (count := len(plan.regions)) > MOST_BOXES:
+        return (PlanProblem(TOO_MANY, f"the plan has {count:,} boxes; at most {MOST_BOXES:,} are checked"),)
     problems = [PlanProblem(OUTSIDE if "outside 0 to" in text else MALFORMED, text) for text in plan.problems]
     required = read_prompt("" if plan.source is not None else plan.prompt)
     if not plan.regions:
