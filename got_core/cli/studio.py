@@ -1,6 +1,7 @@
 """`got studio`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from threading import Event
@@ -16,6 +17,8 @@ def studio(
     host: str = "127.0.0.1",
     port: Count = 7860,
     password_from: str | None = None,
+    allowed_host: Sequence[str] = (),
+    trusted_proxy: Sequence[str] = (),
     max_seconds: Count | None = None,
     max_queue: Count | None = None,
     max_steps: Count | None = None,
@@ -31,6 +34,8 @@ def studio(
         host: Address to listen at; by default only reachable from this machine.
         port: Port to listen at.
         password_from: Environment variable with the password that visitors need; the user name is got.
+        allowed_host: Name that the page is reached by, such as studio.example.org; may be given several times.
+        trusted_proxy: Address of a proxy whose X-Forwarded-For header is believed; may be given several times.
         max_seconds: Seconds of the model's work on one request; 120 by default.
         max_queue: Requests that may wait; 32 by default.
         max_steps: Denoising steps of a request; 100 by default.
@@ -63,6 +68,7 @@ def studio(
     password = None if password_from is None else os.environ.get(password_from)
     if password_from is not None and not password:
         raise UserError(f"--password-from {password_from}: no such environment variable, or it is empty")
-    with served(open_pipeline(model), limits, host=host, port=port, password=password) as address:
+    names = {"allowed_hosts": allowed_host, "trusted_proxies": trusted_proxy}
+    with served(open_pipeline(model), limits, host=host, port=port, password=password, **names) as address:
         print(f"GoT Studio: {address}", flush=True)
         Event().wait()

@@ -69,7 +69,7 @@ class Handlers:
 
     def stop(self, request: gradio.Request) -> None:
         """End the work in progress."""
-        self._sessions.of(request.session_hash).stop.set()
+        self._session(request).stop.set()
 
     def type_chain(self, chain: object, request: gradio.Request) -> View:
         """Change the plan to its edited text, which the text box keeps as it is."""
@@ -126,6 +126,9 @@ class Handlers:
         """Remove the session of a closed page."""
         self._sessions.remove(request.session_hash)
 
+    def _session(self, request: gradio.Request) -> Session:
+        return self._sessions.of(request.session_hash, request.client.host if request.client else "")
+
     def _settings(self, values: Values) -> Settings:
         return Settings.checked({name: values[part] for name, part in self._page.settings.items()}, self._limits)
 
@@ -152,7 +155,7 @@ class Handlers:
         """Do work that takes a while; afterwards, even after an error, the page shows the session as it is then."""
         notices: list[str] = []
         with _errors_as_notices(notices):
-            session = self._sessions.of(request.session_hash)
+            session = self._session(request)
             with session.working():
                 yield {self._page.notice: ""} | working_view(self._page)
                 with _errors_as_notices(notices):

@@ -1,7 +1,7 @@
 """The work of one visitor: a conversation, the plan on the canvas, undo; and the sessions of all open pages."""
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +10,8 @@ from threading import Event, Lock
 from PIL import Image
 
 from got_core.chain.dialects import from_readable, readable
+from got_core.data.images import image_tensor
+from got_core.data.visualization import to_pil
 from got_core.errors import one_line
 from got_core.interfaces import ChainListener
 from got_core.pipelines.conversation import Conversation, Turn
@@ -87,9 +89,12 @@ class Session:
 
     @property
     def image_bytes(self) -> int:
-        """Memory of its images, roughly: one a turn, and its source in floating point."""
-        height, width = self.pipeline.size
-        return len(self.conversation.turns) * height * width * 3 * (1 + 4)
+        """Memory of its images as they are held: in bytes, and the sources of plans in floating point."""
+        turns = self.conversation.turns
+        sources = (turn.plan.source for turn in turns if turn.plan is not None)
+        return sum(turn.image.width * turn.image.height * 3 for turn in turns) + sum(
+            source.nbytes for source in sources if source is not None
+        )
 
     @property
     def chain(self) -> str:
@@ -218,7 +223,8 @@ class Session:
         plan = self.pipeline.given_plan(saved.chain, saved.prompt, saved.source)
         self._check_plan(plan)
         self._begin(conversation)
-        turn = conversation.append(replace(plan, earlier=saved.earlier), saved.image, saved.settings.seed)
+        image = to_pil(image_tensor(saved.image, plan.size))  # It may be much larger than those of this model.
+        turn = conversation.append(replace(plan, earlier=saved.earlier), image, saved.settings.seed)
         self.settings[turn.number] = saved.settings
         self._show(turn)
 
@@ -295,13 +301,20 @@ class Sessions:
         self._limits = limits
         self._clock = clock
         self._lock = Lock()
-        self._sessions: OrderedDict[str, tuple[float, Session]] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[float, str, Session]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def of(self, name: str | None) -> Session:
+    def of(self, name: str | None, address: str = "") -> Session:
         """Look up the session of a page, or make one.
+
+        Where there are too many, those of the address that has most of them are removed first, so that a visitor does
+        not push out the others.
+
+        Args:
+            name: The page's.
+            address: The visitor's.
 
         Raises:
             Refused: The page has no name.
@@ -309,18 +322,17 @@ class Sessions:
         if not name or len(name) > 100:
             raise Refused("this page has no name: load it again")
         with self._lock:
-            session = self._sessions[name][1] if name in self._sessions else self._new()
-            self._sessions[name] = (self._clock(), session)
+            session = self._sessions[name][2] if name in self._sessions else self._new()
+            self._sessions[name] = (self._clock(), address, session)
             self._sessions.move_to_end(name)
-            while len(self._sessions) > 1 and self._too_much():
-                _, (_, oldest) = self._sessions.popitem(last=False)
-                oldest.stop.set()
+            while len(self._sessions) > 1 and (removed := self._to_remove()) is not None:
+                self._sessions.pop(removed)[2].stop.set()
         return session
 
     def remove(self, name: str | None) -> None:
         """Remove the session of a closed page, and end its work."""
         with self._lock:
-            _, session = self._sessions.pop(name or "", (0.0, None))
+            _, _, session = self._sessions.pop(name or "", (0.0, "", None))
         if session is not None:
             session.stop.set()
 
@@ -329,8 +341,20 @@ class Sessions:
         for name in list(self._sessions):
             self.remove(name)
 
-    def _too_much(self) -> bool:
-        used, _ = next(iter(self._sessions.values()))
-        idle = self._clock() - used > self._limits.idle_seconds
-        total = sum(session.image_bytes for _, session in self._sessions.values())
-        return idle or len(self._sessions) > self._limits.sessions or total > self._limits.session_bytes
+    def _to_remove(self) -> str | None:
+        """Choose a session to remove, never the one used last; None while there are not too many."""
+        *earlier, _ = self._sessions
+        if self._clock() - self._sessions[earlier[0]][0] > self._limits.idle_seconds:
+            return earlier[0]
+        number, size = Counter[str](), Counter[str]()
+        for _, address, session in self._sessions.values():
+            number[address] += 1
+            size[address] += session.image_bytes
+        if size.total() > self._limits.session_bytes:
+            most = size
+        elif number.total() > self._limits.sessions or max(number.values()) > self._limits.address_sessions:
+            most = number
+        else:
+            return None
+        address = max(most, key=most.__getitem__)
+        return next((name for name in earlier if self._sessions[name][1] == address), earlier[0])

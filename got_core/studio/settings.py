@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from got_core.errors import UserError
 from got_core.paths import LARGEST_SEED
 from got_core.pipelines.pipeline import GoTPipeline
+from got_core.planning.limits import LONGEST_PROMPT, MOST_BOXES
 
 
 class Refused(UserError):
@@ -29,6 +30,11 @@ class Limits:
         sessions: Conversations in memory; the least recently used one is removed first.
         idle_seconds: After which a conversation is removed.
         session_bytes: Of the images of all conversations together; above it the least recently used are removed.
+        address_sessions: Conversations of one visitor's address.
+        address_requests: Changes and requests of one address in a minute.
+        address_bytes: What one address sends in a minute.
+        failed_passwords: Wrong passwords of one address in a minute.
+        body_seconds: Time in which a request must arrive.
     """
 
     prompt: int = 500
@@ -43,6 +49,16 @@ class Limits:
     sessions: int = 200
     idle_seconds: int = 3600
     session_bytes: int = 2_000_000_000
+    address_sessions: int = 40
+    address_requests: int = 600
+    address_bytes: int = 200_000_000
+    failed_passwords: int = 5
+    body_seconds: float = 60
+
+    def __post_init__(self) -> None:
+        for name, value, most in (("prompt", self.prompt, LONGEST_PROMPT), ("boxes", self.boxes, MOST_BOXES)):
+            if value > most:
+                raise UserError(f"the studio's limit of {name} may be at most {most:,}, not {value:,}")
 
     @property
     def body(self) -> int:

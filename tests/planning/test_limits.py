@@ -9,12 +9,14 @@ from refusals import refused
 from small_system import stirred_system
 
 from got_core.data.records import RecordsDataset
+from got_core.errors import UserError
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning import check
 from got_core.planning.boxes import gaps
 from got_core.planning.check import MOST_CLASHES, TOO_CLOSE, TOO_MANY, plan_problems, repaired
 from got_core.planning.limits import LONGEST_CHAIN, LONGEST_PROMPT, MOST_BOXES
 from got_core.planning.plan import Plan
+from got_core.studio.settings import Limits
 
 BOX = "a red circle (100,200),(300,400) "
 
@@ -81,3 +83,8 @@ def test_a_prompt_that_is_too_long_is_refused(pipe, monkeypatch):
         pipe("a" * (LONGEST_PROMPT + 1))
     with pytest.raises(ValueError, match=words):
         pipe.plan("a circle", earlier=["a" * (LONGEST_PROMPT + 1)])
+
+
+def test_the_studio_allows_no_more():
+    with pytest.raises(UserError, match="limit of boxes may be at most 1,000, not 2,000"):
+        Limits(boxes=2000)

@@ -12,11 +12,12 @@ from PIL import Image
 from studio_server import data_url_of, served_studio
 
 from got_core.studio.files import read_saved
-from got_core.studio.server import check_message
+from got_core.studio.guard import check_message
 from got_core.studio.session import Session
 from got_core.studio.settings import Limits, Refused
 
 SMALL = replace(Limits(), prompt=40, chain=400, boxes=3, steps=4, image_bytes=20_000, image_pixels=10_000)
+SMALL = replace(SMALL, address_requests=10**6, address_bytes=10**12)  # All visitors here have one address.
 PATHS = (
     "/gradio_api/file=/etc/passwd",
     "/file=/etc/passwd",
@@ -89,6 +90,17 @@ def test_a_password_is_required(gradio, untrained):
         assert visitor.post("/login", data={"username": "got", "password": "wrong"}).status_code == 400
         assert visitor.post("/login", data={"username": "got", "password": "secret"}).status_code == 200
         assert visitor.get("/config").status_code == 200
+
+
+@pytest.mark.parametrize(("trusted", "last"), [((), 429), (("127.0.0.1",), 400)])
+def test_only_a_trusted_proxy_says_whose_request_it_is(gradio, untrained, trusted, last):
+    limits = replace(SMALL, address_requests=2)
+    with served_studio(untrained, limits, trusted_proxies=trusted) as studio, http.Client(base_url=studio.url) as proxy:
+        answers = [
+            proxy.post("/gradio_api/cancel", content=b"{", headers={"x-forwarded-for": f"10.0.0.{number}"})
+            for number in range(3)
+        ]
+    assert [answer.status_code for answer in answers] == [400, 400, last]
 
 
 def nonsense(rng):
