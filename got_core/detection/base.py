@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
@@ -159,7 +160,7 @@ def shows(
     Args:
         metadata: GenEval's: `tag`, and the clauses `include` and `exclude`, each with `class` and `count`, and where
             required with `color` and `position` (relation, index of another include clause).
-        detections: The objects of the image, in any order.
+        detections: The objects of the image. Of equal scores the last listed counts as the most confident.
         rules: Thresholds.
         size: (height, width) of the image in any unit, for directions in images that are not square.
 
@@ -197,11 +198,19 @@ def relations(a: AnyBox, b: AnyBox, rules: Rules = MASK2FORMER, size: tuple[int,
     return box_relations(a, b, size, rules.shrink, rules.direction)
 
 
+def by_confidence(scores: Sequence[float]) -> list[int]:
+    """Return the indices of scores, compared in float32, the highest first; of equal ones the last listed first.
+
+    This is the order in which GenEval's `evaluate()` looks at detections.
+    """
+    return np.argsort(np.asarray(scores, dtype=np.float32), kind="stable")[::-1].tolist()
+
+
 def _by_class(detections: Sequence[Detection], threshold: float, most: int) -> dict[str, list[Detection]]:
     """Detections above the threshold by class, the most confident first, at most `most` of each."""
     by_class: dict[str, list[Detection]] = {}
-    for detection in sorted(detections, key=lambda detection: detection.score, reverse=True):
-        if detection.score > threshold:
+    for detection in (detections[index] for index in by_confidence([each.score for each in detections])):
+        if np.float32(detection.score) > np.float32(threshold):
             by_class.setdefault(detection.label, []).append(detection)
     return {label: members[:most] for label, members in by_class.items()}
 

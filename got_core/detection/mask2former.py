@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate, normalize, pad
 from transformers import CLIPModel, CLIPProcessor, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
 
 from got_core.chain.parser import SIDE
-from got_core.detection.base import MASK2FORMER, Detection, Detector
+from got_core.detection.base import MASK2FORMER, Detection, Detector, by_confidence
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 """Pixels."""
@@ -255,7 +255,7 @@ def most_confident(labels: Sequence[str], scores: Sequence[float], wanted: Mappi
     chosen: list[int] = []
     for label, number in wanted.items():
         indices = [index for index, own in enumerate(labels) if own == label]
-        chosen += sorted(indices, key=lambda index: scores[index], reverse=True)[:number]
+        chosen += [indices[rank] for rank in by_confidence([scores[index] for index in indices])][:number]
     return sorted(chosen)
 
 

@@ -255,6 +255,7 @@ def test_colours_are_found_only_where_they_are_needed(folders):
     first = max((entry for entry in whole[1] if entry.label == wanted), key=lambda entry: entry.score)
     assert [entry for entry in seen[1] if entry.colour is not None] == [first]
     assert most_confident(["a", "b", "a", "a"], [0.5, 0.9, 0.7, 0.6], {"a": 2, "c": 1}) == [2, 3]
+    assert most_confident(["a", "a", "a"], [0.5, 0.5 + 1e-9, 0.5], {"a": 2}) == [1, 2]  # Equal in float32.
 
 
 def test_errors_name_the_model_that_cannot_be_loaded(folders, tmp_path):

@@ -168,3 +168,21 @@ def test_box_geometry():
     assert box_iou((0, 0, 10, 10), (10, 0, 20, 10)) == 0
     assert box_iou(LEFT, LEFT) == 1
     assert box_centre((0, 10, 20, 40)) == (10, 25)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 3), max_size=8), st.integers(1, 3))
+def test_of_equal_scores_the_last_listed_comes_first_as_in_geneval(levels, count):
+    """The published ordering of one class: `argsort` of float32 scores, reversed, then those above the threshold."""
+    scores = [0.31 + level * 1e-9 if level < 2 else 0.2 * level for level in levels]
+    listed = np.array(scores, dtype=np.float32)
+    ordering = np.argsort(listed, kind="stable")[::-1]
+    expected = ordering[listed[ordering] > np.float32(0.3)][:count].tolist()
+    objects = [found("circle", "red" if index in expected else "blue", score=s) for index, s in enumerate(scores)]
+    holds, _ = shows(single(count=count, color="red"), objects)
+    assert holds == (len(expected) == count)
+
+
+def test_a_score_that_float32_cannot_tell_from_the_threshold_is_not_above_it():
+    assert not shows(single(), [found("circle", score=0.3 + 1e-9)])[0]
+    assert shows(single(), [found("circle", score=0.3 + 1e-7)])[0]
