@@ -10,7 +10,12 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    DynamicCache,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLForConditionalGeneration,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from got_core.interfaces import ChainListener, Generators, Reasoner
 from got_core.paths import locate
@@ -102,6 +107,8 @@ class Qwen2_5_VLReasoner(Reasoner):
         length_groups: The decoder reads a batch in this number of groups of rows of similar length, which saves padding
             and changes no result. Useful if lengths differ much and a group is still enough work for the device.
         dtype: Precision of the weights.
+        repetition_penalty: In written chains, the logits of tokens that stand in the prompt or the chain so far are
+            divided by it where positive and multiplied where negative (Keskar et al., 2019); 1 changes nothing.
 
     Raises:
         ValueError: Both or neither of `config` and `pretrained`, or settings that do not fit; before weights load.
@@ -129,6 +136,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         max_chain_tokens: int = 1024,
         length_groups: int = 1,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        repetition_penalty: float = 1.0,
     ) -> None:
         super().__init__()
         self._pretrained = pretrained
@@ -139,6 +147,8 @@ class Qwen2_5_VLReasoner(Reasoner):
         for name, value in (("num_tokens", num_tokens), ("length_groups", length_groups)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}")
         self._tokenizer = model_file(tokenizer or pretrained, "tokenizer.json")
         vocabulary = Vocabulary(read_tokenizer(self._tokenizer), num_tokens if summary == "learned" else 0)
         settings = net.small_config(config, vocabulary) if pretrained is None else net.pretrained_config(pretrained)
@@ -161,6 +171,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         self.mllm = net.tuned(model, tune, vocabulary.added, lora_rank, lora_alpha, lora_dropout)
         self.dim = settings.text_config.hidden_size
         self.num_tokens, self.summary, self.length_groups = num_tokens, summary, length_groups
+        self._penalty = None if repetition_penalty == 1 else RepetitionPenaltyLogitsProcessor(repetition_penalty)
         writable = torch.zeros(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         writable[vocabulary.writable + vocabulary.stops] = True
         self.register_buffer("_unwritable", ~writable, persistent=False)
@@ -275,7 +286,18 @@ class Qwen2_5_VLReasoner(Reasoner):
         written: list[Tensor] = []
         read: list[Tensor] = []
         for _ in range(max_new_tokens):
-            token = choose(self._logits(hidden[:, -1]), temperature, generator)
+            logits = self._logits(hidden[:, -1])
+            if self._penalty is not None:
+                # In place of padding stands a token of the row's own.
+                sequence = torch.cat(
+                    [
+                        torch.where(seen[:, : ids.shape[1]], ids, ids[:, -1:]),
+                        *(rearrange(each, "b -> b 1") for each in written),
+                    ],
+                    1,
+                )
+                logits = self._penalty(torch.where(sequence >= 0, sequence, ids[:, -1:]), logits)
+            token = choose(logits, temperature, generator)
             running = running & ~torch.isin(token, self._stops)
             if not running.any():
                 break

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from got_core.errors import UserError, as_user_error
 from got_core.paths import Run, locate
+
+if TYPE_CHECKING:
+    from got_core.interfaces import NoiseObjective, Scheduler
 
 
 def import_official(
@@ -18,7 +21,8 @@ def import_official(
 ) -> None:
     """Turn the released GoT checkpoint into a folder of ours.
 
-    `got generate`, `edit` and `reason` open it.
+    `got generate`, `edit` and `reason` open it. The scheduler is that of SDXL's folder, and chains are written with the
+    repetition penalty of the language model's generation_config.json.
 
     Args:
         weights: A .bin, .pt or .safetensors file, an index of shards, or a folder.
@@ -35,9 +39,11 @@ def import_official(
     Example:
         got import-official GoT-6B/pytorch_model.bin --output runs/official
     """
+    from got_core.diffusion.schedulers import save_scheduler
     from got_core.training.recipe import ResolvedRecipe, build_model
     from got_core.weights.checkpoints import SystemWeights, write_system_weights
     from got_core.weights.files import new_folder
+    from got_core.weights.loading import without_weights
     from got_core.weights.official import convert
 
     # Of the released weights, whatever the recipe says: only boxes with a colour behind them are painted.
@@ -50,7 +56,15 @@ def import_official(
         if arguments is not None and (base := base or arguments.get("pretrained")):
             arguments.pretrained = _absolute(base)
             loaded.append(part)
+    with without_weights():
+        objective = build_model(model.as_dict()).objective
+    reasoner, backbone = (model.get(f"init_args.{part}.init_args") or {} for part in ("reasoner", "backbone"))
+    scheduler = _scheduler(objective, backbone.get("pretrained"))
+    if reasoner.get("repetition_penalty") == 1:
+        reasoner.repetition_penalty = _repetition_penalty(reasoner.get("pretrained"))
     with new_folder(output) as folder:
+        if scheduler is not None:
+            save_scheduler(scheduler, folder)
         result = convert(lambda: build_model(model.as_dict()), weights, loaded)
         recipe.parser.save(recipe.config, str(Run(folder).recipe), skip_unset=False)
         write_system_weights(
@@ -106,6 +120,34 @@ def export(
             shutil.copy(recipe, Run(folder).recipe)
     for file in sorted(Path(output).rglob("*.safetensors")):
         print(f"{file}: {file.stat().st_size / 1e6:,.1f} MB")
+
+
+def _scheduler(objective: "NoiseObjective", sdxl: str | None) -> "Scheduler | None":
+    """Return the scheduler of a pipeline's folder or hub id; None if it has none.
+
+    Raises:
+        UserError: It does not fit the objective.
+    """
+    from diffusers import EulerDiscreteScheduler
+
+    from got_core.diffusion.schedulers import scheduler_from
+
+    try:  # Any class of diffusers reads the configuration of any other.
+        config = EulerDiscreteScheduler.load_config(sdxl, subfolder="scheduler")
+    except (OSError, ValueError):
+        return None
+    with as_user_error(ValueError):
+        return scheduler_from(objective, config)
+
+
+def _repetition_penalty(qwen: str | None) -> float:
+    """Return the repetition penalty of a language model's generation_config.json; 1 if it has none."""
+    from transformers import GenerationConfig
+
+    try:
+        return float(GenerationConfig.from_pretrained(qwen).repetition_penalty or 1)
+    except (OSError, ValueError):
+        return 1.0
 
 
 def _absolute(folder: str) -> str:

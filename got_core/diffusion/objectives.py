@@ -1,6 +1,6 @@
 """Noise objectives: what is predicted, at which times, and which scheduler samples it."""
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
@@ -88,7 +88,7 @@ class EpsilonDiffusion(_Denoising):
         return self._solver()
 
     def _solver(self) -> Any:
-        return DPMSolverMultistepScheduler(
+        solver: Any = DPMSolverMultistepScheduler(
             beta_schedule=self.schedule,
             beta_start=self.beta_start,
             beta_end=self.beta_end,
@@ -96,6 +96,9 @@ class EpsilonDiffusion(_Denoising):
             # On cosine betas, below this half log-SNR, the signal is too weak to divide by.
             lambda_min_clipped=-5.1 if self.schedule == "squaredcos_cap_v2" else -float("inf"),
         )
+        # Read by other classes that are made from this configuration.
+        solver.register_to_config(clip_sample=False)
+        return solver
 
 
 class RectifiedFlow(_Denoising):
@@ -126,9 +129,9 @@ class RectifiedFlow(_Denoising):
         """Sample 1000 s, with s distributed as configured and then shifted."""
         source = device if generator is None else generator.device
         if self.timesteps == "uniform":
-            s = torch.rand(batch_size, generator=generator, device=source)
+            s = torch.rand(batch_size, generator=generator, device=source, dtype=torch.float32)
         else:
-            normal = torch.randn(batch_size, generator=generator, device=source)
+            normal = torch.randn(batch_size, generator=generator, device=source, dtype=torch.float32)
             s = torch.sigmoid(self.logit_mean + self.logit_std * normal)
         return (TIMES * self.shift * s / (1 + (self.shift - 1) * s)).to(device)
 
@@ -141,4 +144,7 @@ class RectifiedFlow(_Denoising):
 
     def scheduler(self) -> Scheduler:
         """Return a new Euler scheduler with the shift."""
-        return cast(Scheduler, FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMES, shift=self.shift))
+        scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMES, shift=self.shift)
+        # Read by other classes that are made from this configuration.
+        scheduler.register_to_config(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=self.shift)
+        return scheduler

@@ -81,11 +81,22 @@ def read_scheduler(objective: NoiseObjective, folder: Path) -> Scheduler | None:
     if not path.is_file():
         return None
     try:
-        config = parse_json(path.read_text(encoding="utf-8"))
-        scheduler: Scheduler = _family(config["_class_name"]).from_config(config)
-        check_scheduler(objective, scheduler)
+        return scheduler_from(objective, parse_json(path.read_text(encoding="utf-8")))
     except (*ERRORS, OSError) as error:
         raise UserError(f"{path}: {one_line(error)}") from error
+
+
+def scheduler_from(objective: NoiseObjective, config: Any) -> Scheduler:
+    """Build the scheduler of a saved configuration, as in diffusers' scheduler_config.json.
+
+    Raises:
+        ValueError: It names no scheduler of diffusers, or one that does not fit the objective.
+    """
+    try:
+        scheduler: Scheduler = _family(config["_class_name"]).from_config(config)
+    except ERRORS as error:
+        raise ValueError(one_line(error)) from error
+    check_scheduler(objective, scheduler)
     return scheduler
 
 
@@ -118,7 +129,7 @@ def check_scheduler(objective: NoiseObjective, scheduler: Any) -> None:
     name = type(scheduler).__name__
     try:
         with torch.random.fork_rng([]):
-            torch.manual_seed(0)
+            torch.manual_seed(1)  # Other numbers than those of image and noise, which added noise must not repeat.
             remaining, level_error = _run_exactly(objective, scheduler)
     except ERRORS as error:
         raise ValueError(f"{name} cannot sample {type(objective).__name__}: {one_line(error)}") from error
@@ -136,8 +147,9 @@ def _run_exactly(objective: NoiseObjective, scheduler: Any) -> tuple[float, floa
     """Return how much noise is left at the end, and the median difference of its logarithm from its level before."""
     generator = Generator().manual_seed(0)
     image = _normal(generator)
-    x = _normal(generator) * getattr(scheduler, "init_noise_sigma", 1.0)
+    noise = _normal(generator)
     scheduler.set_timesteps(20, device=torch.device("cpu"))
+    x = noise * getattr(scheduler, "init_noise_sigma", 1.0)  # Of these times; before, of all that it was trained with.
     levels = []
     for time in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, time) if hasattr(scheduler, "scale_model_input") else x

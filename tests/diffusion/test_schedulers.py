@@ -60,17 +60,39 @@ def test_a_scheduler_that_fits_draws_the_image(objective, name):
     [
         (NOISE, diffusers.DPMSolverMultistepScheduler()),  # Other betas than SDXL's.
         (NOISE, diffusers.FlowMatchEulerDiscreteScheduler()),
-        (NOISE, diffusers.DDIMScheduler.from_config(NOISE.scheduler().config)),  # Bounds what it denoises to -1..1.
+        (NOISE, diffusers.DDIMScheduler.from_config(NOISE.scheduler().config, clip_sample=True)),  # Bounds latents.
         (NOISE, diffusers.EulerDiscreteScheduler.from_config(VELOCITY.scheduler().config)),
         (VELOCITY, diffusers.UniPCMultistepScheduler.from_config(NOISE.scheduler().config)),
         (FLOW, diffusers.EulerDiscreteScheduler()),
-        (FLOW, diffusers.UniPCMultistepScheduler.from_config(FLOW.scheduler().config)),  # Predicts noise by default.
+        (FLOW, diffusers.UniPCMultistepScheduler()),  # Predicts noise by default.
         (FLOW, diffusers.DPMSolverMultistepInverseScheduler()),
     ],
 )
 def test_a_scheduler_that_does_not_fit_is_refused(objective, scheduler):
     with pytest.raises(ValueError, match=f"{type(scheduler).__name__} (does not fit|cannot sample) "):
         check_scheduler(objective, scheduler)
+
+
+SDXL = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "leading"}
+SIGMAS = [
+    "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler", "LMSDiscreteScheduler",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIGMAS)
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_schedulers_whose_first_noise_level_follows_from_the_times_fit(name, spacing):
+    check_scheduler(NOISE, getattr(diffusers, name)(**{**SDXL, "timestep_spacing": spacing, "steps_offset": 1}))
+
+
+@pytest.mark.parametrize(("objective", "name"), FITTING)
+def test_a_scheduler_made_from_the_configuration_of_another_fits(objective, name):
+    scheduler = getattr(diffusers, name).from_config(objective.scheduler().config)
+    check_scheduler(objective, scheduler)
+    back = type(objective.scheduler()).from_config(scheduler.config)
+    check_scheduler(objective, back)
+    assert back.config.get("shift") == objective.scheduler().config.get("shift")
 
 
 def test_settings_are_those_of_the_class():

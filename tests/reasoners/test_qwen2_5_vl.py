@@ -75,8 +75,9 @@ def test_states_from_the_cache_equal_a_full_forward(build, edits, temperature):
 
 
 @pytest.mark.parametrize("edits", [(), (0, 2)])
-def test_greedy_chains_equal_the_librarys(build, edits):
-    reasoner = build().eval()
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_chains_equal_the_librarys(build, edits, penalty):
+    reasoner = build(repetition_penalty=penalty).eval()
     samples = small_samples(4, edits)
     rows, _ = reasoner.write(reasoner.processor(samples).inputs, 0.0, 10, None)
     for sample, row in zip(samples, rows, strict=True):
@@ -85,6 +86,7 @@ def test_greedy_chains_equal_the_librarys(build, edits):
         expected = reasoner.qwen.generate(
             **library_inputs(reasoner, inputs, sample.source is not None),
             do_sample=False,
+            repetition_penalty=penalty,
             max_new_tokens=10,
             suppress_tokens=torch.nonzero(reasoner._unwritable).flatten().tolist(),
             eos_token_id=reasoner.processor.vocabulary.stops,

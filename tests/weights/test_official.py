@@ -122,6 +122,34 @@ def test_a_saved_folder_needs_no_base_folder(place, tensors, tmp_path):
     assert read_tensors(tmp_path / "twice").keys() == read_tensors(moved).keys()
 
 
+def test_scheduler_and_repetition_penalty_are_those_of_the_base_folders(place, tensors, tmp_path, capsys):
+    """SDXL's own scheduler, and what Qwen2.5-VL-3B-Instruct says about generation."""
+    bases = shutil.copytree(place, tmp_path / "bases", ignore=shutil.ignore_patterns("imported", "got.bin"))
+    config = {
+        "_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "clip_sample": False, "interpolation_type": "linear", "num_train_timesteps": 1000,
+        "prediction_type": "epsilon", "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+        "timestep_spacing": "leading", "trained_betas": None, "use_karras_sigmas": False,
+    }  # fmt: skip
+    file = bases / "sdxl" / "scheduler" / "scheduler_config.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(config))
+    generation = {"do_sample": True, "repetition_penalty": 1.5, "temperature": 1e-6}
+    (bases / "qwen" / "generation_config.json").write_text(json.dumps(generation))
+    torch.save(tensors, bases / "got.bin")
+    run(bases, bases / "got.bin", tmp_path / "imported")
+    pipeline = GoTPipeline.from_pretrained(tmp_path / "imported", "cpu")
+    assert type(pipeline.scheduler).__name__ == "EulerDiscreteScheduler"
+    assert pipeline.scheduler.config.timestep_spacing == "leading"
+    assert pipeline.scheduler.config.steps_offset == 1
+    written = yaml.safe_load((tmp_path / "imported" / "config.yaml").read_text())["model"]["init_args"]
+    assert written["reasoner"]["init_args"]["repetition_penalty"] == 1.5
+    config["beta_end"] = 0.05
+    file.write_text(json.dumps(config))
+    line = refused(capsys, bases, bases / "got.bin", tmp_path / "refused")
+    assert "EulerDiscreteScheduler does not fit EpsilonDiffusion" in line
+
+
 def test_the_commands_open_the_folder(place, imported, tmp_path, capsys):
     (tmp_path / "chain.txt").write_text(CHAIN)
     options = ["--chain", str(tmp_path / "chain.txt"), "--steps", "1", "--device", "cpu"]
