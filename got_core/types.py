@@ -111,13 +111,14 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """Move the batch to another device; a copy to the CPU is complete when this returns."""
         leaves_cpu = torch.device(device).type != "cpu"
-        return self._map(lambda tensor: tensor.to(device, non_blocking=leaves_cpu))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=leaves_cpu))
 
     def pin_memory(self) -> "Batch":
         """Move the batch to page-locked memory (called by the data loader)."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self.map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with a function applied to each tensor."""
         return replace(
             self,
             source=function(self.source),

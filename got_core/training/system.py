@@ -153,6 +153,18 @@ class GoTSystem(LightningModule):
             )
             self._configured = True
 
+    def setup(self, stage: str) -> None:
+        """Convert batches under bf16-true, 16-true and 64-true: Lightning cannot rebuild a frozen dataclass."""
+        plugin = self.trainer.precision_plugin
+        convert = type(plugin).convert_input
+
+        def convert_input(data: Any) -> Any:
+            if isinstance(data, Batch):
+                return data.map(lambda tensor: convert(plugin, tensor))
+            return convert(plugin, data)
+
+        plugin.convert_input = convert_input  # type: ignore[method-assign]
+
     def on_fit_start(self) -> None:
         """Give each rank its own random numbers; those of a resumed run are restored after this."""
         if self.trainer.world_size > 1:

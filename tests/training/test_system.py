@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from lightning import Callback, Trainer
+from small_run import train
 from small_system import scenes_batch, small_settings, small_system
 from torch.utils.data import DataLoader
 
 from got_core.data.scenes.dataset import ScenesDataset
+from got_core.diffusion.objectives import EpsilonDiffusion, RectifiedFlow
 from got_core.diffusion.sampling import GuidanceScales, dropped_conditions
 from got_core.errors import UserError
 from got_core.model import COMPONENTS
@@ -234,3 +236,27 @@ def test_another_validation_seed_draws_from_other_noise():
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     images = [*first, *other, *largest]
     assert not any(torch.equal(a, b) for index, a in enumerate(images) for b in images[:index])
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("bf16-true", torch.bfloat16), ("16-true", torch.float16), ("64-true", torch.float64)],
+)
+def test_a_step_in_another_precision_starts_at_the_same_loss(tmp_path, precision, dtype):
+    usual = train(0, "one", str(tmp_path / "usual"), steps=1, ranks=1)
+    other = train(0, "one", str(tmp_path / "other"), steps=1, ranks=1, precision=precision)
+    assert other.steps[1][0] == pytest.approx(usual.steps[1][0], rel=0.02)
+    assert {weight.dtype for weight in other.end["weights"].values()} == {dtype}
+    assert any(not torch.equal(weight, other.begin["weights"][name]) for name, weight in other.end["weights"].items())
+    assert all(torch.isfinite(weight).all() for weight in other.end["weights"].values())
+
+
+def test_times_keep_their_precision_where_the_default_is_another():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        for objective in (RectifiedFlow(), RectifiedFlow(timesteps="uniform"), EpsilonDiffusion()):
+            t = objective.sample_t(1000, torch.device("cpu"))
+            assert t.dtype == torch.float32
+            assert isinstance(objective, EpsilonDiffusion) or len(t.unique()) > 900
+    finally:
+        torch.set_default_dtype(torch.float32)
