@@ -12,7 +12,7 @@ from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from got_core.training.parallel import local, reshard, whole
-from got_core.weights.checkpoints import TRAINED
+from got_core.weights.checkpoints import TRAINED, MetadataReader
 
 
 class AveragedWeights(Callback):
@@ -68,7 +68,7 @@ class AveragedWeights(Callback):
         self._averages = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         if isinstance(self._resumed, Path) and self._resumed.is_dir() and self.updates:
             names = {f"{TRAINED}.{name}": parameter.detach() for name, parameter in parameters.items()}
-            distributed_checkpoint.load({"state_dict": names}, checkpoint_id=self._resumed)
+            distributed_checkpoint.load({"state_dict": names}, storage_reader=MetadataReader(self._resumed))
         elif isinstance(self._resumed, dict):
             for name, parameter in parameters.items():
                 _copy(self._resumed[name], parameter)

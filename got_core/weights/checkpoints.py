@@ -1,12 +1,14 @@
 """Weights of a system on disk: checkpoints of one file or of all ranks, and safetensors beside base folders."""
 
+import io
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from pickle import UnpicklingError
 from typing import Any
 
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta, TensorStorageMetadata
 
 from got_core.errors import UserError, parse_json
 from got_core.weights.loading import ORIGINS, all_weights, check_origins, keep, left_out, what_differs
@@ -47,9 +49,81 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (
         OSError, EOFError, RuntimeError, ValueError, AttributeError, LookupError, ImportError, UnpicklingError,
-        SafetensorError,
+        SafetensorError, TypeError, MemoryError,
     ) as error:  # fmt: skip
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
+
+
+METADATA_CLASSES = frozenset(
+    {
+        *((TensorStorageMetadata.__module__, name) for name in (
+            "Metadata", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata", "BytesStorageMetadata",
+            "MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING",
+        )),
+        (FileSystemReader.__module__, "_StorageInfo"),
+        ("torch", "Size"),
+        ("torch.serialization", "_get_layout"),
+        ("collections", "OrderedDict"),
+        *((module, name) for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
+    }
+)  # fmt: skip
+"""What the `.metadata` of a distributed checkpoint may name, beside torch's types of numbers."""
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Reads the `.metadata` of a distributed checkpoint; nothing else than it consists of can be named in it."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and isinstance(named := getattr(torch, name, None), torch.dtype):
+            return named
+        if (module, name) not in METADATA_CLASSES:
+            raise UnpicklingError(f"{module}.{name} is no part of torch's metadata")
+        return super().find_class(module, name)
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """Read the `.metadata` of a distributed checkpoint; nothing in it is executed.
+
+    Raises:
+        UserError: It is not a distributed checkpoint, or its metadata names anything else than such metadata consists
+            of, or files outside the folder.
+    """
+    with _readable(folder):
+        with (folder / ".metadata").open("rb") as file:
+            metadata = _MetadataUnpickler(file).load()
+        if not isinstance(metadata, Metadata):
+            raise UnpicklingError("no metadata")
+        for stored in (metadata.storage_data or {}).values():
+            path = PurePath(stored.relative_path)
+            if path.is_absolute() or ".." in path.parts or getattr(stored, "transform_descriptors", None):
+                raise UnpicklingError("not as torch writes it by default")
+        return metadata
+
+
+class MetadataReader(FileSystemReader):
+    """Reads a distributed checkpoint as torch's reader does, its metadata by `read_metadata`."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Read the metadata."""
+        metadata = read_metadata(Path(self.path))
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+def check_values(folder: Path) -> None:
+    """Check that what is no tensor in a distributed checkpoint, which torch unpickles on loading, is plain values.
+
+    Raises:
+        UserError: A value is of a class, or the checkpoint is not readable.
+    """
+    metadata = read_metadata(folder)
+    with _readable(folder):
+        for index, stored in (metadata.storage_data or {}).items():
+            if isinstance(metadata.state_dict_metadata[index.fqn], BytesStorageMetadata):
+                with (folder / stored.relative_path).open("rb") as file:
+                    file.seek(stored.offset)
+                    torch.load(io.BytesIO(file.read(stored.length)), map_location="cpu", weights_only=True)
 
 
 def distributed_shapes(folder: Path) -> dict[str, torch.Size]:
@@ -58,15 +132,15 @@ def distributed_shapes(folder: Path) -> dict[str, torch.Size]:
     Raises:
         UserError: It is not a distributed checkpoint.
     """
+    entries = read_metadata(folder).state_dict_metadata
     with _readable(folder):
-        entries = FileSystemReader(folder).read_metadata().state_dict_metadata
-    return {
-        name.removeprefix(f"{WEIGHTS}."): entry.size
-        for name, entry in entries.items()
-        if isinstance(entry, TensorStorageMetadata)
-        and name.startswith(f"{WEIGHTS}.")
-        and not name.startswith(f"{WEIGHTS}.{TRAINED}.")
-    }
+        return {
+            name.removeprefix(f"{WEIGHTS}."): entry.size
+            for name, entry in entries.items()
+            if isinstance(entry, TensorStorageMetadata)
+            and name.startswith(f"{WEIGHTS}.")
+            and not name.startswith(f"{WEIGHTS}.{TRAINED}.")
+        }
 
 
 def load_left_out(module: nn.Module, folder: Path) -> None:
@@ -81,7 +155,7 @@ def load_left_out(module: nn.Module, folder: Path) -> None:
     loaded = {name: weight.detach() for name, weight in left_out(module).items() if name in held}
     keep(module, loaded)
     if loaded:
-        distributed_checkpoint.load({WEIGHTS: loaded}, checkpoint_id=folder)
+        distributed_checkpoint.load({WEIGHTS: loaded}, storage_reader=MetadataReader(folder))
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -197,6 +271,7 @@ def check_fits(system: nn.Module, checkpoint: Path) -> None:
             loaded from its origin.
     """
     if checkpoint.is_dir():
+        check_values(checkpoint)
         # This file holds all but weights and the optimizer's state.
         given, saved = distributed_shapes(checkpoint), _read_file(checkpoint / "meta.pt", "global_step")
     else:
@@ -215,8 +290,7 @@ def check_fits(system: nn.Module, checkpoint: Path) -> None:
 def load_weights(system: nn.Module, checkpoint: Path) -> None:
     """Load the weights of a checkpoint of any kind, in one process.
 
-    Nothing in a file is executed. The `.metadata` of a distributed one is unpickled by torch, which can execute what
-    it holds: open only folders that you trust.
+    Nothing in a file is executed.
 
     Raises:
         UserError: As `check_fits`.
@@ -228,7 +302,9 @@ def load_weights(system: nn.Module, checkpoint: Path) -> None:
     if checkpoint.is_dir():
         keep(system, distributed_shapes(checkpoint))
         # Reads into the tensors of the state dict, which are the system's own.
-        distributed_checkpoint.load({WEIGHTS: system.state_dict()}, checkpoint_id=checkpoint, no_dist=True)
+        distributed_checkpoint.load(
+            {WEIGHTS: system.state_dict()}, storage_reader=MetadataReader(checkpoint), no_dist=True
+        )
     else:
         system.load_state_dict(_read_file(checkpoint, WEIGHTS)[WEIGHTS])
 
