@@ -131,15 +131,17 @@ class ModelSettings:
         folder: Where they were read; named in errors.
         inside: The folder of a saved model, which is not trusted: all its files must be in it, and its classes in
             installed packages. None for a run of the user's own, whose classes may be in the working directory.
+        trusted: A folder whose code the user trusts; classes may be in it too.
     """
 
     components: Mapping[str, Mapping[str, Any]]
     sampling: Mapping[str, Any]
     folder: Path
     inside: Path | None
+    trusted: Path | None = None
 
     @classmethod
-    def read(cls, model: Any, folder: Path, inside: Path | None) -> "ModelSettings":
+    def read(cls, model: Any, folder: Path, inside: Path | None, trusted: Path | None = None) -> "ModelSettings":
         """Read what inference uses of what stands under `model`.
 
         Raises:
@@ -159,7 +161,7 @@ class ModelSettings:
             components[part] = {_CLASS: path, _ARGUMENTS: given}
         sampling = {name: used[name] for name in SAMPLING if name in used}
         _check_plain(sampling, folder, inside is not None)
-        return cls(components, sampling, folder, inside)
+        return cls(components, sampling, folder, inside, trusted)
 
     def build(self) -> GoTModel:
         """Build the model; its weights are those that its components load, or random.
@@ -169,6 +171,8 @@ class ModelSettings:
         """
         if self.inside is None:
             add_working_directory()
+        if self.trusted is not None and str(self.trusted) not in sys.path:
+            sys.path.append(str(self.trusted))
         with nullcontext() if self.inside is None else only_inside(self.inside):
             classes = {part: self._class(part) for part in INTERFACES}
             components = {part: self._build(part, classes[part]) for part in INTERFACES}
@@ -189,9 +193,10 @@ class ModelSettings:
         module, _, name = path.rpartition(".")
         if not module or not all(piece.isidentifier() and not piece.startswith("_") for piece in path.split(".")):
             raise UserError(f"{self.folder}: {path!r} is not the path of a public class, as its {part} must be")
-        if self.inside is not None and not _is_installed(module):
+        if self.inside is not None and not _is_installed(module) and not self._is_trusted(module):
             raise UserError(
-                f"{self.folder}: {path} is not from an installed package, as classes of a saved model must be"
+                f"{self.folder}: {path} is not from an installed package, as classes of a saved model must be; if you "
+                "trust the code in a folder that has it, name the folder by --trust-code FOLDER (trust_code= in Python)"
             )
         try:
             named = getattr(import_module(module), name)
@@ -201,6 +206,11 @@ class ModelSettings:
         if not isinstance(named, type) or not issubclass(named, interface) or inspect.isabstract(named):
             raise UserError(f"{self.folder}: {path} is not a {interface.__name__}")
         return named
+
+    def _is_trusted(self, module: str) -> bool:
+        """Say whether a module would be read from a file in the folder that is trusted; nothing is imported."""
+        file = None if self.trusted is None else _file_of(module)
+        return self.trusted is not None and file is not None and file.is_relative_to(self.trusted.resolve())
 
     def _build(self, part: str, component: type) -> Any:
         given = self.components[part][_ARGUMENTS]
@@ -335,6 +345,12 @@ def _is_installed(module: str) -> bool:
 
     Files in the working directory and in the model's folder are not.
     """
+    file = _file_of(module)
+    return file is not None and any(file.is_relative_to(folder) for folder in _package_folders())
+
+
+def _file_of(module: str) -> Path | None:
+    """Return the file that a module would be read from; nothing is imported."""
     package, *inner = module.split(".")
     try:
         spec = find_spec(package)
@@ -346,9 +362,8 @@ def _is_installed(module: str) -> bool:
     except (ImportError, ValueError, AttributeError):
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return False
-    file = Path(spec.origin).resolve()
-    return any(file.is_relative_to(folder) for folder in _package_folders())
+        return None
+    return Path(spec.origin).resolve()
 
 
 def _package_folders() -> Iterator[Path]:

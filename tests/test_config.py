@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -354,6 +355,36 @@ def test_the_working_directory_holds_no_installed_packages(config, tmp_path, mon
 
     with pytest.raises(UserError, match="not from an installed package"):
         GoTPipeline.from_pretrained(config(change), "cpu")
+    assert not (tmp_path / "mark").exists()
+
+
+def test_own_classes_are_used_from_the_folder_that_the_user_trusts_and_no_other(config, tmp_path, monkeypatch):
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir()
+    (own / "trusted_backbone.py").write_text(
+        "from backbones.flow_dit import FlowDiT\n\n\nclass Mine(FlowDiT):\n    pass\n"
+    )
+    (other / "elsewhere_backbone.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.setattr("sys.path", [*sys.path, str(other)])
+
+    def named(path):
+        def change(recipe, arguments):
+            arguments["backbone"]["class_path"] = path
+            recipe["trust_code"] = arguments["trust_code"] = str(other)
+
+        return config(change)
+
+    folder = named("trusted_backbone.Mine")
+    with pytest.raises(UserError, match="name the folder by --trust-code FOLDER"):
+        GoTPipeline.from_pretrained(folder, "cpu")
+    with pytest.raises(UserError, match="not from an installed package"):
+        GoTPipeline.from_pretrained(folder, "cpu", trust_code=other)
+    with pytest.raises(UserError, match="not a folder"):
+        GoTPipeline.from_pretrained(folder, "cpu", trust_code=tmp_path / "nowhere")
+    assert type(GoTPipeline.from_pretrained(folder, "cpu", trust_code=own).model.backbone).__name__ == "Mine"
+    with pytest.raises(UserError, match="not from an installed package"):
+        GoTPipeline.from_pretrained(named("elsewhere_backbone.X"), "cpu", trust_code=own)
     assert not (tmp_path / "mark").exists()
 
 

@@ -29,11 +29,13 @@ class Model:
         checkpoint: Run folder or checkpoint, or a hub id; by default the small bundled model of coloured shapes.
         size: Of images as HEIGHTxWIDTH in pixels; by default as trained.
         device: Such as cuda or cpu; by default the best available.
+        trust_code: A folder of Python files that the model's classes may be in, beside installed packages; it runs.
     """
 
     checkpoint: str = BUNDLED_MODEL
     size: Size | None = None
     device: str | None = None
+    trust_code: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +295,7 @@ def open_pipeline(model: Model) -> "GoTPipeline":
 
     try:
         with as_user_error(FileNotFoundError, ValueError):
-            return GoTPipeline.from_pretrained(model.checkpoint, model.device, model.size)
+            return GoTPipeline.from_pretrained(model.checkpoint, model.device, model.size, trust_code=model.trust_code)
     except RuntimeError as error:
         if model.device is None:
             raise

@@ -185,6 +185,7 @@ class GoTPipeline:
         device: torch.device | str | None = None,
         size: tuple[int, int] | None = None,
         *,
+        trust_code: str | Path | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
@@ -199,6 +200,8 @@ class GoTPipeline:
             path: Folder, checkpoint or hub id; by default the small bundled model of coloured shapes.
             device: Where to run; by default the accelerator if there is one.
             size: (height, width) of images in pixels; by default that of the training data.
+            trust_code: A folder of Python files that component classes may be in, beside installed packages. Its code
+                runs; a model's folder cannot ask for this.
             revision, token, cache_dir, local_files_only: Of the hub, as in `huggingface_hub.snapshot_download`.
 
         Raises:
@@ -208,7 +211,7 @@ class GoTPipeline:
         """
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         folder, downloaded = local_path(path, **hub)
-        opened = open_model(folder, downloaded)
+        opened = open_model(folder, downloaded, trust_code)
         trained_size = opened.size or size
         if trained_size is None:
             raise UserError(f"{path} does not say how large its images are: give a size")

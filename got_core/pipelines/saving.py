@@ -63,12 +63,14 @@ class ModelFiles:
         recipe: The content of `config.yaml`, unresolved.
         inside: The folder that contains all files of a saved model, which anybody may have made; None for a run of the
             user's own.
+        trusted: A folder whose code the user trusts.
     """
 
     run: Run
     weights: Path
     recipe: Mapping[str, Any]
     inside: Path | None
+    trusted: Path | None = None
 
     def settings(self) -> ModelSettings:
         """Read the part under `model`, as far as inference uses it, with whole paths.
@@ -76,7 +78,7 @@ class ModelFiles:
         Raises:
             UserError: It names something that models are not opened with.
         """
-        settings = ModelSettings.read(self.recipe.get("model"), self.run.folder, self.inside)
+        settings = ModelSettings.read(self.recipe.get("model"), self.run.folder, self.inside, self.trusted)
         return settings if self.inside is None else replace(settings, components=self._whole_paths(settings.components))
 
     def _whole_paths(self, settings: Any) -> Any:
@@ -130,7 +132,7 @@ def find_model(path: str | Path, downloaded: bool = False) -> ModelFiles:
     return ModelFiles(run, run.weights, recipe, inside)
 
 
-def open_model(path: str | Path, downloaded: bool = False) -> OpenedModel:
+def open_model(path: str | Path, downloaded: bool = False, trust_code: str | Path | None = None) -> OpenedModel:
     """Open the model of a run's folder (its newest checkpoint), a checkpoint in it, or an imported or saved folder.
 
     Averaged weights are loaded where the run averaged them. Base folders are not read if the checkpoint has all
@@ -138,6 +140,7 @@ def open_model(path: str | Path, downloaded: bool = False) -> OpenedModel:
 
     Args:
         path, downloaded: As in `find_model`.
+        trust_code: A folder of Python files that component classes may be in, beside installed packages; its code runs.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
@@ -145,6 +148,11 @@ def open_model(path: str | Path, downloaded: bool = False) -> OpenedModel:
             or does not fit.
     """
     files = find_model(path, downloaded)
+    if trust_code is not None:
+        trusted = Path(trust_code).expanduser().resolve()
+        if not trusted.is_dir():
+            raise UserError(f"{trust_code}: not a folder, so there is no code in it to trust")
+        files = replace(files, trusted=trusted)
     settings = files.settings()
     complete = files.weights.suffix == SAFETENSORS and not left_to_bases(files.weights)
     with weights_to_follow() if complete else nullcontext():
