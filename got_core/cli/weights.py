@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from got_core.errors import UserError, as_user_error
 from got_core.paths import Run, locate
@@ -57,11 +57,11 @@ def import_official(
             arguments.pretrained = _absolute(base)
             loaded.append(part)
     with without_weights():
-        objective = build_model(model.as_dict()).objective
-    reasoner, backbone = (model.get(f"init_args.{part}.init_args") or {} for part in ("reasoner", "backbone"))
-    scheduler = _scheduler(objective, backbone.get("pretrained"))
-    if reasoner.get("repetition_penalty") == 1:
-        reasoner.repetition_penalty = _repetition_penalty(reasoner.get("pretrained"))
+        objective: Any = build_model(model.as_dict()).objective
+    reasoner, backbone = (model.get(f"init_args.{part}.init_args") for part in ("reasoner", "backbone"))
+    scheduler = _scheduler(objective, backbone and backbone.get("pretrained"))
+    if reasoner and reasoner.get("pretrained") and reasoner.get("repetition_penalty") == 1:
+        reasoner.repetition_penalty = _repetition_penalty(reasoner.pretrained)
     with new_folder(output) as folder:
         if scheduler is not None:
             save_scheduler(scheduler, folder)
@@ -140,7 +140,7 @@ def _scheduler(objective: "NoiseObjective", sdxl: str | None) -> "Scheduler | No
         return scheduler_from(objective, config)
 
 
-def _repetition_penalty(qwen: str | None) -> float:
+def _repetition_penalty(qwen: str) -> float:
     """Return the repetition penalty of a language model's generation_config.json; 1 if it has none."""
     from transformers import GenerationConfig
 

@@ -107,7 +107,8 @@ def unmet(plan: Plan, required: Requirements) -> list[PlanProblem]:
         if pairs and not any(wanted.relation in relations for relations in planned):
             first, second = (required.objects[index].words for index in (wanted.first, wanted.second))
             opposite = OPPOSITE[wanted.relation]
-            contrary = opposite in box_relations(*(regions[index].box for index in pairs[0]), plan.size)
+            a, b = pairs[0]
+            contrary = opposite in box_relations(regions[a].box, regions[b].box, plan.size)
             how = f"is planned {opposite} it" if contrary else "its box is not clearly so"
             problems.append(PlanProblem(RELATION, f"{first} should be {wanted.relation} {second}, but {how}", pairs[0]))
     return problems
