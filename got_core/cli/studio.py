@@ -68,7 +68,14 @@ def studio(
     password = None if password_from is None else os.environ.get(password_from)
     if password_from is not None and not password:
         raise UserError(f"--password-from {password_from}: no such environment variable, or it is empty")
-    names = {"allowed_hosts": allowed_host, "trusted_proxies": trusted_proxy}
-    with served(open_pipeline(model), limits, host=host, port=port, password=password, **names) as address:
+    with served(
+        open_pipeline(model),
+        limits,
+        host=host,
+        port=port,
+        password=password,
+        allowed_hosts=allowed_host,
+        trusted_proxies=trusted_proxy,
+    ) as address:
         print(f"GoT Studio: {address}", flush=True)
         Event().wait()
