@@ -72,9 +72,9 @@ OPEN = re.compile(
 
 PUBLIC = re.compile(
     r"/|/(login|theme\.css|robots\.txt|favicon\.ico|manifest\.json)/?|/(assets|static)/[\w./-]+"
-    r"|/gradio_api/(login_check|theme\.css)/?"
+    r"|/gradio_api/(login_check|theme\.css|startup-events)/?"
 )
-"""Addresses that are answered without the password: the page that asks for it, and static files."""
+"""Addresses answered without the password: the login page, static files, and what Gradio calls at its start."""
 
 MESSAGES = re.compile(r"/gradio_api/(cancel|reset|queue/join|run/\w+)/?")
 """Addresses whose body is checked."""
