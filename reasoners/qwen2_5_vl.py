@@ -103,7 +103,7 @@ class Qwen2_5_VLReasoner(Reasoner):
             also the vision tower; "frozen" nothing.
         lora_rank, lora_alpha, lora_dropout: Adapter settings, read when `tune` is "lora".
         generation_template, editing_template: All text before the chain, with `{prompt}` and, for editing, `{image}`.
-        max_chain_tokens: Longer chains are cut to this number of tokens in training and in `summarize`.
+        max_chain_tokens: Longer chains are cut in training and in `summarize`: after the last whole region that fits.
         length_groups: The decoder reads a batch in this number of groups of rows of similar length, which saves padding
             and changes no result. Useful if lengths differ much and a group is still enough work for the device.
         dtype: Precision of the weights.
@@ -234,10 +234,11 @@ class Qwen2_5_VLReasoner(Reasoner):
     def summarize(self, batch: Batch, chains: Sequence[str]) -> Reasoning:
         """Return the states after given chains, one for each sample.
 
-        They equal those of `generate` if the tokenizer splits a chain as it was written.
+        They equal those of `generate` if the tokenizer splits a chain as it was written. A chain of more than
+        `max_chain_tokens` is returned as it was cut.
         """
-        inputs = self.processor(batch.to("cpu").samples(chains)).to(batch.source.device).inputs
-        return Reasoning(self._summary(self._read(inputs), inputs), tuple(chains))
+        given = self.processor(batch.to("cpu").samples(chains)).to(batch.source.device)
+        return Reasoning(self._summary(self._read(given.inputs), given.inputs), given.chains)
 
     @torch.no_grad()
     def generate(

@@ -1,6 +1,7 @@
 """Makes Qwen2.5-VL's token sequences and image patches from samples, in the loader's workers; without weights."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from got_core.chain.parser import parse
 from got_core.types import Batch, Sample
 from reasoners.tokenizer import IMAGE_PAD, VISION_END, VISION_START, Vocabulary
 
@@ -145,7 +147,7 @@ class Qwen2_5_VLProcessor:
         layout: How the vision tower cuts up images.
         generation_template, editing_template: All text before the chain; `{prompt}` and, for editing, `{image}` are
             filled in, and `{earlier}`, if the latter has it, by the requests of earlier turns.
-        max_chain_tokens: Longer chains are cut to this number of tokens; the image tokens still follow.
+        max_chain_tokens: Longer chains are cut (`fitting`), in `Batch.chains` too; the image tokens still follow.
 
     Raises:
         ValueError: A template lacks a field.
@@ -176,11 +178,12 @@ class Qwen2_5_VLProcessor:
         batch = Batch.collate(samples)
         requests = zip(batch.prompts, batch.has_source, batch.earlier, strict=True)
         prompts = [self.prompt_ids(text, bool(edit), earlier) for text, edit, earlier in requests]
-        inputs = self.sequences(prompts, [self.chain_ids(chain) for chain in batch.chains])
+        chains, ids = zip(*map(self.fitting, batch.chains), strict=True)
+        inputs = self.sequences(prompts, ids)
         images = int(batch.has_source.sum())
         patches = self.layout.patches(batch.source[batch.has_source]) if images else self.layout.blank()
         grids = self.layout.grids(images) if images else self.layout.blank_grid()
-        return replace(batch, inputs={**inputs, "pixel_values": patches, "image_grid_thw": grids})
+        return replace(batch, chains=chains, inputs={**inputs, "pixel_values": patches, "image_grid_thw": grids})
 
     def prompt_ids(self, prompt: str, edit: bool, earlier: Sequence[str] = ()) -> list[int]:
         """Return the tokens before the chain; control tokens in the user's words become blanks."""
@@ -191,8 +194,25 @@ class Qwen2_5_VLProcessor:
         return self.vocabulary.encode("".join(words))
 
     def chain_ids(self, chain: str) -> list[int]:
-        """Return a chain's tokens, cut at `max_chain_tokens`."""
-        return self.vocabulary.encode(self.vocabulary.without_controls(chain))[: self.max_chain_tokens]
+        """Return the tokens of a chain of any length."""
+        return self.vocabulary.encode(self.vocabulary.without_controls(chain))
+
+    def fitting(self, chain: str) -> tuple[str, list[int]]:
+        """Return a chain and its tokens, at most `max_chain_tokens`.
+
+        One that is longer is cut after its last whole region that fits, or between words before its first region.
+        """
+        ids = self.chain_ids(chain)
+        if len(ids) <= self.max_chain_tokens:
+            return chain, ids
+        regions = parse(chain).locations
+        words = [word.end() for word in re.finditer(r"\S+", chain[: regions[0].start] if regions else chain)]
+        for ends in ([region.end for region in regions], words):
+            fit = bisect_right(ends, self.max_chain_tokens, key=lambda end: len(self.chain_ids(chain[:end])))
+            if fit:
+                chain = chain[: ends[fit - 1]]
+                return chain, self.chain_ids(chain)
+        return "", []
 
     def sequences(self, prompts: Sequence[list[int]], chains: Sequence[list[int]]) -> dict[str, Tensor]:
         """Return the token tensors of `Batch.inputs` for prompts and chains given as ids."""
