@@ -11,6 +11,7 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from got_core.chain.parser import parse, spliced
+from got_core.data.chain_check import Chains, bad_chains
 from got_core.data.mixture import Mixture, Source
 from got_core.interfaces import Processor
 from got_core.types import Batch, Sample
@@ -168,6 +169,7 @@ class GoTDataModule(LightningDataModule):
             batches as necessary. None leaves that to the trainer's `accumulate_grad_batches`.
         chains: The part of the samples' chains that is used, in training and validation: "whole"; "words", without
             boxes, as a rewritten prompt; or "none", an empty chain for every prompt.
+        max_bad_chains: Fraction of a source's chains, of 1,000 that are checked before training, that may lose boxes.
 
     Raises:
         ValueError: Sizes that are not positive or, when the trainer is known, a global batch that the ranks' batches do
@@ -185,6 +187,7 @@ class GoTDataModule(LightningDataModule):
         samples_per_epoch: int | None = None,
         global_batch_size: int | None = None,
         chains: ChainForm = "whole",
+        max_bad_chains: float = 0.05,
     ) -> None:
         super().__init__()
         if min(batch_size, validation_batch_size or 1) < 1 or num_workers < 0:
@@ -198,9 +201,16 @@ class GoTDataModule(LightningDataModule):
         self.seed = seed
         self.global_batch_size = global_batch_size
         self.chains: ChainForm = chains
+        self.max_bad_chains = max_bad_chains
 
     def setup(self, stage: str) -> None:
-        """Before fitting, set the number of batches over which gradients are accumulated for the global batch."""
+        """Before fitting, check the sources' chains, and set how many batches make a global batch.
+
+        Raises:
+            ValueError: More chains of a source than `max_bad_chains` lose boxes, or a global batch is impossible.
+        """
+        if stage == "fit" and self.chains == "whole":
+            self._check_chains()
         if stage != "fit" or self.global_batch_size is None:
             return
         trainer = self._trainer()
@@ -211,6 +221,22 @@ class GoTDataModule(LightningDataModule):
                 f"{self.global_batch_size} takes {batches}: leave accumulate_grad_batches out"
             )
         trainer.accumulate_grad_batches = batches
+
+    def _check_chains(self) -> None:
+        for source in self.mixture.sources:
+            if not isinstance(source.dataset, Chains):
+                continue
+            bad, checked = bad_chains(source.dataset)
+            if not bad:
+                continue
+            first = "; ".join(f"{chain.record}: {chain.box} ({chain.unit})" for chain in bad[:3])
+            report = (
+                f"{len(bad):,} of {checked:,} chains lose boxes, which are thousandths of width and height: {first}"
+            )
+            if len(bad) > self.max_bad_chains * checked:
+                raise ValueError(f"{report}; at most {self.max_bad_chains:.0%} may (max_bad_chains)")
+            if self._trainer().is_global_zero:
+                print(report)
 
     def train_dataloader(self) -> ResumableLoader:
         """Make the loader of training: whole batches from the mixture, each rank its own."""

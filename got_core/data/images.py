@@ -1,7 +1,8 @@
 """Images as tensors: RGB, upright, of one size, in [-1, 1]."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +74,24 @@ def load_image(
 def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     """Open the RGB image of a file, upright; arguments and errors are those of `load_image`."""
     name = name or (str(source) if isinstance(source, Path) else "image bytes")
+    with _opened(source, name) as opened:
+        return _decoded(opened)
+
+
+def stored_size(source: Path | bytes, name: str) -> tuple[int, int]:
+    """Return (height, width) of a file's image, upright, without decoding it; errors are those of `load_image`."""
+    with _opened(source, name) as opened:
+        turned = _orientation(opened) in (5, 6, 7, 8)
+        return (opened.width, opened.height) if turned else (opened.height, opened.width)
+
+
+@contextmanager
+def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     if isinstance(source, Path) and not source.is_file():
         raise FileNotFoundError(f"{name}: no such image file")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
-            return _decoded(opened)
+            yield opened
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name}: not a readable image (unknown format: save it as PNG or JPEG)") from None
     except Exception as error:  # Decoders of damaged files raise errors of every kind.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from got_core.chain.dialects import fill_coordinates
-from got_core.data.images import load_image
+from got_core.data.images import load_image, stored_size
 from got_core.data.tables import missing_column, open_tables
 from got_core.errors import check_text
 from got_core.planning.limits import check_chain, check_prompt
@@ -70,12 +70,7 @@ class RecordsDataset(Dataset[Sample]):
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        number = bisect_right(self._ends, index)
-        table = self._tables[number]
-        row = index - (self._ends[number - 1] if number else 0)
-        record, where = table.row(row), table.name(row)
+        record, where = self._record(index)
         target = self._image(record, self.image_column, where)
         if target is None:
             raise ValueError(f"{where}: column '{self.image_column}' is empty")
@@ -95,6 +90,27 @@ class RecordsDataset(Dataset[Sample]):
             meta={"kind": "t2i" if source is None else "edit", "record": where},
         )
 
+    def chain(self, index: int) -> tuple[str, str]:
+        """Return the name of a record, file:line, and its chain."""
+        record, where = self._record(index)
+        return where, self._chain(record, where)
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of a record's target image in its file, without decoding it."""
+        record, where = self._record(index)
+        source = self._stored(record, self.image_column, where)
+        if source is None:
+            raise ValueError(f"{where}: column '{self.image_column}' is empty")
+        return stored_size(*source)
+
+    def _record(self, index: int) -> tuple[Mapping[str, Any], str]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        number = bisect_right(self._ends, index)
+        table = self._tables[number]
+        row = index - (self._ends[number - 1] if number else 0)
+        return table.row(row), table.name(row)
+
     def _prompt(self, record: Mapping[str, Any], index: int, where: str) -> str:
         prompt = _value(record, self.prompt_column, where)
         if isinstance(prompt, list) and prompt:
@@ -111,6 +127,11 @@ class RecordsDataset(Dataset[Sample]):
             raise ValueError(f"{where}: column '{self.coordinates_column}': {error}") from None
 
     def _image(self, record: Mapping[str, Any], column: str, where: str) -> Float[Tensor, "3 H W"] | None:
+        stored = self._stored(record, column, where)
+        return None if stored is None else load_image(stored[0], self.size, name=stored[1])
+
+    def _stored(self, record: Mapping[str, Any], column: str, where: str) -> tuple[Path | bytes, str] | None:
+        """The file or bytes of an image, and its name in errors; None if the record has none."""
         value = record.get(column) if column == self.source_column else _value(record, column, where)
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
@@ -118,9 +139,9 @@ class RecordsDataset(Dataset[Sample]):
             return None
         if isinstance(value, str):
             file = self._image_root / _text(value, column, where)
-            return load_image(file, self.size, name=f"{where}: {file}")
+            return file, f"{where}: {file}"
         if isinstance(value, bytes):
-            return load_image(value, self.size, name=f"{where}: column '{column}'")
+            return value, f"{where}: column '{column}'"
         raise ValueError(f"{where}: column '{column}' holds a {type(value).__name__}, not a path or an image's bytes")
 
 
