@@ -18,12 +18,27 @@ from got_core.types import Batch, Sample
 
 ChainForm = Literal["whole", "words", "none"]
 
+PROBLEMS, CUT = "chain_problems", "chains_cut"
+"""Counts in `Batch.meta`, and what training logs."""
+
 _JOINT = re.compile(r"(?:,\s*and\b|\s+and\b|,)\s*$")
 
 
 def batch_in_form(processor: Processor, form: ChainForm, samples: Sequence[Sample]) -> Batch:
-    """Make a batch of samples with their chains in a form (`in_form`)."""
-    return processor([replace(sample, chain=in_form(sample.chain, form)) for sample in samples])
+    """Make a batch of samples with their chains in a form (`in_form`).
+
+    The entry in `Batch.meta` of a chain with problems has their number, `chain_problems`, and that of one which the
+    processor cut has `chains_cut`, 1.
+    """
+    given = [replace(sample, chain=in_form(sample.chain, form)) for sample in samples]
+    for index, sample in enumerate(given):
+        if problems := parse(sample.chain).problems:
+            given[index] = replace(sample, meta={**sample.meta, PROBLEMS: len(problems)})
+    batch = processor(given)
+    cut = [chain != sample.chain for chain, sample in zip(batch.chains, given, strict=True)]
+    if not any(cut):
+        return batch
+    return replace(batch, meta=tuple({**m, CUT: 1} if c else m for m, c in zip(batch.meta, cut, strict=True)))
 
 
 def in_form(chain: str, form: ChainForm) -> str:

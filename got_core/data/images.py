@@ -33,6 +33,9 @@ ENDINGS = (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".
 LEVELS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16")
 """Modes of PIL images whose levels have one meaning."""
 
+PIXELS = 2**26
+"""Most pixels of an image; more would take gigabytes."""
+
 _PHOTOMETRIC = 262
 """TIFF's tag of what level 0 means: 0 for white, 1 for black."""
 
@@ -91,6 +94,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
         raise FileNotFoundError(f"{name}: no such image file")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
+            _check_pixels(opened)
             yield opened
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name}: not a readable image (unknown format: save it as PNG or JPEG)") from None
@@ -152,6 +156,7 @@ def _resized(image: Image.Image, size: tuple[int, int] | None) -> Float[Tensor, 
 
 def _decoded(image: Image.Image) -> Image.Image:
     """Decode an image as RGB, upright, white where it is transparent. Raises whatever its decoder raises."""
+    _check_pixels(image)
     stored = _stored_mode(image)
     image.load()
     turn = _TURNS.get(_orientation(image))
@@ -164,6 +169,11 @@ def _decoded(image: Image.Image) -> Image.Image:
     else:
         rgb = _opaque(image, stored)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > PIXELS:
+        raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than {PIXELS:,}: make it smaller")
 
 
 def _stored_mode(image: Image.Image) -> str:

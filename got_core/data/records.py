@@ -34,6 +34,7 @@ class RecordsDataset(Dataset[Sample]):
             text-to-image.
         coordinates_column: Boxes of the chain's placeholders, as in OmniEdit-GoT; None when the chain has its own.
         image_root: Folder of relative paths of images; by default the folder of the records.
+        allow_outside: Whether images may be outside of `image_root`, by absolute paths, `..` or links.
 
     Raises:
         FileNotFoundError: The records or an image do not exist.
@@ -50,6 +51,7 @@ class RecordsDataset(Dataset[Sample]):
         source_column: str | None = None,
         coordinates_column: str | None = None,
         image_root: str | None = None,
+        allow_outside: bool = False,
     ) -> None:
         records = Path(path)
         self.size = (size, size) if isinstance(size, int) else size
@@ -61,6 +63,7 @@ class RecordsDataset(Dataset[Sample]):
         columns = (prompt_column, chain_column, image_column, source_column, coordinates_column)
         self._tables = open_tables(records, [column for column in columns if column is not None])
         self._ends = list(accumulate(len(table) for table in self._tables))
+        self.allow_outside = allow_outside
         self._image_root = Path(image_root) if image_root else records if records.is_dir() else records.parent
         if not len(self):
             raise ValueError(f"{path}: no records")
@@ -139,6 +142,11 @@ class RecordsDataset(Dataset[Sample]):
             return None
         if isinstance(value, str):
             file = self._image_root / _text(value, column, where)
+            if not self.allow_outside and not file.resolve().is_relative_to(self._image_root.resolve()):
+                raise ValueError(
+                    f"{where}: {value} is outside of {self._image_root}; give `allow_outside: true` if the records are "
+                    "trusted"
+                )
             return file, f"{where}: {file}"
         if isinstance(value, bytes):
             return value, f"{where}: column '{column}'"

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from got_core.data.datamodule import CUT, PROBLEMS
 from got_core.diffusion.sampling import batch_seed, dropped_conditions
 from got_core.interfaces import (
     DenoisingBackbone,
@@ -181,6 +182,9 @@ class GoTSystem(LightningModule):
         for name, (_, value) in losses.items():
             self.log(name, value, prog_bar=True, batch_size=len(batch))
         self.log("loss", loss, batch_size=len(batch))
+        for name in (PROBLEMS, CUT):
+            if count := sum(meta.get(name, 0) for meta in batch.meta):
+                self.log(name, float(count), batch_size=len(batch))
         return loss
 
     def denoising_loss(self, batch: Batch, guidance: Guidance) -> Float[Tensor, ""]:

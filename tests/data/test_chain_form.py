@@ -1,6 +1,7 @@
 """Chains in each form, and that training and validation get them."""
 
 import pickle
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from got_core.chain.parser import parse
 from got_core.data.datamodule import batch_in_form, in_form, without_boxes
 from got_core.data.scenes.dataset import ScenesDataset
-from got_core.types import Batch
+from got_core.types import Batch, Sample
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,17 @@ def test_a_processor_gets_chains_in_a_form_also_in_a_worker():
     batch = collate([scenes[0], scenes[1]])
     assert batch.chains == ("", "")
     assert batch.prompts == (scenes[0].prompt, scenes[1].prompt)
+
+
+def test_problems_and_cuts_of_chains_are_counted():
+    def first_ten(samples):
+        batch = Batch.collate(samples)
+        return replace(batch, chains=tuple(chain[:10] for chain in batch.chains))
+
+    samples = [Sample("", chain, (8, 8), meta={"a": 1}) for chain in ("a dog", "a dog (1,2),(1,2)", "(2,1),(1,2) (1,")]
+    meta = batch_in_form(first_ten, "whole", samples).meta
+    assert meta == (
+        {"a": 1},
+        {"a": 1, "chain_problems": 1, "chains_cut": 1},
+        {"a": 1, "chain_problems": 2, "chains_cut": 1},
+    )

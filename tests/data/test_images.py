@@ -195,6 +195,16 @@ def test_errors_name_the_file_in_one_line(tmp_path):
         image_tensor(Image.open(io.BytesIO(encoded(noise, "JPEG")[:1000])), (8, 8))
 
 
+@pytest.mark.filterwarnings("ignore:.*could be decompression bomb")
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded():
+    large = encoded(Image.new("1", (13_300, 13_300)))
+    message = r"not a readable image \(13,300 x 13,300 pixels are more than 67,108,864: make it smaller\)"
+    with pytest.raises(ValueError, match=message):
+        load_image(large, (8, 8))
+    with pytest.raises(ValueError, match=message):
+        image_tensor(Image.open(io.BytesIO(large)), (8, 8))
+
+
 def test_no_other_program_is_started_to_read_a_file():
     postscript = encoded(Image.new("RGB", (8, 8)), "EPS")
     with pytest.raises(ValueError, match=r"not a readable image \(unknown format: save it as PNG"):

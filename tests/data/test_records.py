@@ -101,7 +101,7 @@ def test_placeholders_are_filled_with_their_coordinates(folder, tmp_path):
     coord = {"<box_1>": [299, 283, 461, 490], "<box_10>": "(0,0),(999,999)", "<box_2>": [[1, 2.4], [3, 4]]}
     record = {"p": "Make it grey", "got": got, "coord": json.dumps(coord), "i": str(folder / "cat.png")}
     path = write_parquet(tmp_path / "omni.parquet", {name: [value] for name, value in record.items()})
-    sample = RecordsDataset(path, 8, "p", "got", "i", coordinates_column="coord")[0]
+    sample = RecordsDataset(path, 8, "p", "got", "i", coordinates_column="coord", allow_outside=True)[0]
     assert sample.chain == ("1. A cat. 2. Its eye. 3. In (299,283),(461,490), not ((0,0),(999,999)) or (1,2),(3,4).")
 
 
@@ -166,6 +166,18 @@ def test_a_bad_record_is_named_by_file_and_line(folder, tmp_path, line, message)
     assert dataset[0].prompt == RECORDS[0]["prompt"]
     with pytest.raises(ValueError, match=message):
         dataset[1]
+
+
+def test_images_outside_of_the_root_need_permission(folder, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link.png").symlink_to(folder / "cat.png")
+    for image in ("link.png", str(folder / "cat.png"), "../cat.png"):
+        (tmp_path / "cat.png").write_bytes((folder / "cat.png").read_bytes())
+        path = write_lines(tmp_path / "r.jsonl", {**RECORDS[0], "image": image})
+        with pytest.raises(ValueError, match=r"r\.jsonl:1: .* is outside of .*root; give `allow_outside: true`"):
+            RecordsDataset(path, 8, image_root=str(root))
+        assert len(RecordsDataset(path, 8, image_root=str(root), allow_outside=True)) == 1
 
 
 def test_tables_as_others_write_them():
