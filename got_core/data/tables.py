@@ -104,10 +104,10 @@ class RowsInMemory(Table):
 
     Args:
         path: The file.
-        rows: Line and values of each.
+        rows: Line and values of each; values that are no object are refused when the row is read.
     """
 
-    def __init__(self, path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+    def __init__(self, path: Path, rows: Sequence[tuple[int, Any]]) -> None:
         self.path = path
         self._rows = rows
 

@@ -1,6 +1,7 @@
 """What a pipeline returns: images of the requested type, with their plans."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from diffusers.utils import BaseOutput
@@ -49,6 +50,13 @@ class GoTPipelineOutput(BaseOutput):
     def regions(self) -> tuple[tuple[Region, ...], ...]:
         """The planned regions of each image."""
         return tuple(plan.regions for plan in self.plans)
+
+
+if TYPE_CHECKING:
+    Returned = GoTPipelineOutput
+else:
+    Returned = GoTPipelineOutput | tuple[Any, ...]
+"""What calls return: a tuple under `return_dict=False` alone, which a type checker is not bothered with."""
 
 
 def to_output_type(images: Float[Tensor, "b 3 H W"], output_type: str) -> OutputImages:

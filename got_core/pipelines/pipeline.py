@@ -24,7 +24,7 @@ from got_core.model import PARTS, GoTModel
 from got_core.paths import BUNDLED_MODEL
 from got_core.pipelines.arguments import Seed, one_each, one_image_each, one_seed_each, positive_integer, prompt_list
 from got_core.pipelines.inpainting import LatentBlending, PreviousImages, inpainting_inputs
-from got_core.pipelines.output import LATENT, OUTPUT_TYPES, GoTPipelineOutput, OutputImages, to_output_type
+from got_core.pipelines.output import LATENT, OUTPUT_TYPES, GoTPipelineOutput, OutputImages, Returned, to_output_type
 from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
 from got_core.planning.limits import check_chain, check_prompt
@@ -281,7 +281,7 @@ class GoTPipeline:
         best_of: int = 1,
         seed: Seed = None,
         **options: Unpack[GenerationOptions],
-    ) -> GoTPipelineOutput:
+    ) -> Returned:
         """Plan and generate images from prompts.
 
         Args:
@@ -312,7 +312,7 @@ class GoTPipeline:
         best_of: int = 1,
         seed: Seed = None,
         **options: Unpack[GenerationOptions],
-    ) -> GoTPipelineOutput:
+    ) -> Returned:
         """Plan and generate edits of images.
 
         Args:
@@ -432,7 +432,7 @@ class GoTPipeline:
 
     def generate(
         self, plan: Plan | Sequence[Plan], *, seed: Seed = None, **options: Unpack[GenerationOptions]
-    ) -> GoTPipelineOutput:
+    ) -> Returned:
         """Generate images from plans, which may have been changed by hand.
 
         Args:
@@ -507,7 +507,7 @@ class GoTPipeline:
         own_seeds = None if options.get("latents") is not None else seeds
         output = GoTPipelineOutput(images, tuple(plans), own_seeds)
         # As in diffusers; who asks for the tuple knows that it is one.
-        return output if options.get("return_dict", True) else cast(GoTPipelineOutput, output.to_tuple())
+        return output if options.get("return_dict", True) else cast(Returned, output.to_tuple())
 
     def preview(self, latents: Float[Tensor, "b c h w"]) -> OutputImages:
         """Decode latents, such as those given to a callback, to PIL images."""

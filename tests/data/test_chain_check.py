@@ -1,9 +1,9 @@
 """Sources whose boxes would vanish are named before training."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
+from lightning import Trainer
 from PIL import Image
 
 from got_core.data.chain_check import bad_chains
@@ -63,7 +63,7 @@ def test_boxes_that_all_fit_their_images_pixels_are_pixels(records):
 def test_training_does_not_begin_if_too_many_chains_lose_boxes(records, capsys):
     dataset = records(*[GOOD] * 9, "a car (1200,300),(1800,900)")
     data = GoTDataModule([Source(dataset)], batch_size=1, max_bad_chains=0.1)
-    data.trainer = SimpleNamespace(is_global_zero=True, world_size=1)
+    data.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     data.setup("fit")
     assert "1 of 10 chains lose boxes" in capsys.readouterr().out
     data.max_bad_chains = 0.05

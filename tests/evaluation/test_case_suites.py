@@ -13,7 +13,6 @@ from got_core.data.scenes.render import Scene, SceneObject, render
 from got_core.data.scenes.requests import SINGLE_EDIT_TAGS
 from got_core.data.visualization import to_pil
 from got_core.detection.scenes import SceneDetector
-from got_core.diffusion.sampling import seeded
 from got_core.evaluation.metrics.scenes import planned_object
 from got_core.evaluation.suites.cases import case_results
 from got_core.evaluation.suites.conversation import CONVERSATION, TURNS
@@ -243,7 +242,8 @@ def test_a_conversation_is_generated_as_by_its_class(run, tmp_path):
     chains = json.loads((out / "records" / "00000.json").read_text())["chains"]
     conversation = Conversation(GoTPipeline.from_pretrained(run, "cpu"))
     for turn, request in enumerate(case.details["requests"]):
-        made = conversation.generate(conversation.plan(request), generator=seeded([case.seed + turn])[0])
+        plan, seed = conversation.plan(request), case.seed + turn
+        made = conversation.append(plan, conversation.pipeline.generate(plan, seed=[seed]).images[0], seed)
         assert made.plan.chain == chains[turn]
         written = to_pil(load_image(out / "images" / f"00000-{turn + 1}.png"))
         assert written.tobytes() == made.image.tobytes()
