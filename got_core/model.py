@@ -1,6 +1,7 @@
 """GoTModel: components joined to plan in words and boxes and to generate images; all that inference needs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -125,32 +126,11 @@ class GoTModel(nn.Module):
         )
 
     @torch.no_grad()
-    def generate(
-        self,
-        batch: Batch,
-        chains: Sequence[str] | None = None,
-        *,
-        seed: int | Sequence[int] = 0,
-        temperature: float = 0.0,
-        steps: int | None = None,
-        scales: GuidanceScales | None = None,
-        noise: Float[Tensor, "b c h w"] | None = None,
-        generators: Sequence[Generator] | None = None,
-        scheduler: Scheduler | None = None,
-        callback: Callback | None = None,
-    ) -> Generation:
+    def generate(self, batch: Batch, chains: Sequence[str] | None = None, **options: Any) -> Generation:
         """Generate images for a batch, from chains that are written or given.
 
         Args:
-            batch: From the reasoner's processor; text-to-image and edits may be mixed.
-            chains: Chains to generate from, one a sample; None to have the reasoner write them.
-            seed: Of the noise and of sampled chains; a sample's noise also depends on its index in the batch. With one
-                seed for each sample, neither depends on the batch.
-            temperature: Of the written chains; 0 is greedy.
-            steps, scales, scheduler: In place of the model's own.
-            noise: In place of the seed's, of shape (b, c, h, w).
-            generators: Of the noise that some schedulers add, one for each sample, in place of the seed's.
-            callback: Called after each step, see `got_core.diffusion.sampling.sample`.
+            batch, chains, options: Arguments of `generate_latents`.
 
         Returns:
             Images (b, 3, H, W) in [-1, 1], and the chains.
@@ -158,18 +138,7 @@ class GoTModel(nn.Module):
         Raises:
             ValueError: Not as many seeds as samples, or a size that codec or backbone does not divide.
         """
-        latents, chains = self.generate_latents(
-            batch,
-            chains,
-            seed=seed,
-            temperature=temperature,
-            steps=steps,
-            scales=scales,
-            noise=noise,
-            generators=generators,
-            scheduler=scheduler,
-            callback=callback,
-        )
+        latents, chains = self.generate_latents(batch, chains, **options)
         return Generation(images=self.decode(latents), chains=chains)
 
     @torch.no_grad()
@@ -187,7 +156,22 @@ class GoTModel(nn.Module):
         scheduler: Scheduler | None = None,
         callback: Callback | None = None,
     ) -> tuple[Float[Tensor, "b c h w"], tuple[str, ...]]:
-        """Generate as `generate` does, but leave the images undecoded; returns the latents and the chains."""
+        """Generate latents for a batch, from chains that are written or given.
+
+        Args:
+            batch: From the reasoner's processor; text-to-image and edits may be mixed.
+            chains: Chains to generate from, one a sample; None to have the reasoner write them.
+            seed: Of the noise and of sampled chains; a sample's noise also depends on its index in the batch. With one
+                seed for each sample, neither depends on the batch.
+            temperature: Of the written chains; 0 is greedy.
+            steps, scales, scheduler: In place of the model's own.
+            noise: In place of the seed's, of shape (b, c, h, w).
+            generators: Of the noise that some schedulers add, one for each sample, in place of the seed's.
+            callback: Called after each step, see `got_core.diffusion.sampling.sample`.
+
+        Returns:
+            Latents (b, c, h, w), and the chains.
+        """
         noise = self.starting_noise(batch, seed) if noise is None else noise
         generators = generators or seeded(sample_seeds(seed, len(batch)))
         scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
