@@ -48,6 +48,9 @@ MOVED = {"got_core.codecs.": "got_core.diffusion.codecs.", "got_core.objectives.
 REMOVED = {"got_core.diffusion.objectives.EpsilonDiffusion": {"snr_gamma": None, "solver": "dpm_solver"}}
 """Arguments that classes had in version 0.1.0 and their defaults, which a configuration may still have."""
 
+ADDED = {"guidance.semantic_spatial.SemanticSpatialGuidance": {"box_edges": "nearest"}}
+"""Arguments that classes have got since version 0.1.0, and what it did; a configuration that lacks them is its."""
+
 _CLASS, _ARGUMENTS = "class_path", "init_args"
 
 
@@ -251,7 +254,8 @@ def _class_and_arguments(settings: Any, folder: Path, part: str) -> tuple[str, d
     for old, new in MOVED.items():
         path = new + path.removeprefix(old) if path.startswith(old) else path
     removed = REMOVED.get(path, {})
-    return path, {name: value for name, value in arguments.items() if name not in removed or value != removed[name]}
+    used = {name: value for name, value in arguments.items() if name not in removed or value != removed[name]}
+    return path, {**ADDED.get(path, {}), **used}
 
 
 def _check_plain(settings: Any, folder: Path, confined: bool) -> None:

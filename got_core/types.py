@@ -7,12 +7,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Tensor
 
 BLACK = -1.0
 """The pixel value of black in images that run from -1 to 1."""
+
+
+def resized(image: Float[Tensor, "3 h w"], size: tuple[int, int]) -> Float[Tensor, "3 H W"]:
+    """Resize an image in [-1, 1] to `size` (height, width) in pixels by PIL's bicubic filter, without a crop.
+
+    PIL resizes levels of 8 bits. An image that has the size already is returned as it is.
+    """
+    if tuple(image.shape[1:]) == tuple(size):
+        return image
+    levels = ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    eight_bits = Image.fromarray(rearrange(levels, "c h w -> h w c").cpu().numpy())
+    pixels = torch.from_numpy(np.array(eight_bits.resize(size[::-1], Image.Resampling.BICUBIC)))
+    return rearrange(pixels, "h w c -> c h w").contiguous() / 127.5 - 1
 
 
 @dataclass(frozen=True)
@@ -23,7 +39,7 @@ class Sample:
         prompt: The caption (text-to-image) or the instruction (editing).
         chain: The reasoning chain in any form that `got_core.chain` reads; empty where the reasoner must write it.
         target: The image to be generated, or None at inference.
-        source: The image to be edited, or None for text-to-image.
+        source: The image to be edited, of any size, or None for text-to-image.
         size: (height, width) of the image to be generated, in pixels; that of `target` if it has one.
         meta: Data for metrics and reports; never read by a model.
         earlier: The requests of earlier turns, the first one first, where the sample continues a conversation.
@@ -33,7 +49,7 @@ class Sample:
     chain: str
     size: tuple[int, int]
     target: Float[Tensor, "3 H W"] | None = None
-    source: Float[Tensor, "3 H W"] | None = None
+    source: Float[Tensor, "3 h w"] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     earlier: tuple[str, ...] = ()
 
@@ -45,7 +61,7 @@ class Batch:
     Attributes:
         prompts, chains, earlier, meta: One entry a sample.
         target: Images to be generated, or None if no sample has one.
-        source: Images to be edited; black where a sample has none. Never None: it has the output size.
+        source: Images to be edited, resized to the output size; black where a sample has none. Never None.
         has_source: True where the sample is an edit.
         inputs: Tensors for the reasoner only, made by its processor.
     """
@@ -61,7 +77,7 @@ class Batch:
 
     @classmethod
     def collate(cls, samples: Sequence[Sample]) -> "Batch":
-        """Stack samples of one size; the reasoner's processor adds `inputs`.
+        """Stack samples of one size, their sources resized to it; the reasoner's processor adds `inputs`.
 
         Raises:
             ValueError: No samples, sizes that differ, or targets in only some of the samples.
@@ -78,7 +94,9 @@ class Batch:
         return cls(
             prompts=tuple(sample.prompt for sample in samples),
             chains=tuple(sample.chain for sample in samples),
-            source=torch.stack([black if sample.source is None else sample.source for sample in samples]),
+            source=torch.stack(
+                [black if sample.source is None else resized(sample.source, sample.size) for sample in samples]
+            ),
             has_source=torch.tensor([sample.source is not None for sample in samples]),
             target=torch.stack(with_target) if with_target else None,
             earlier=tuple(sample.earlier for sample in samples),
@@ -92,21 +110,6 @@ class Batch:
     def size(self) -> tuple[int, int]:
         """(height, width) of the images to be generated."""
         return self.source.shape[-2], self.source.shape[-1]
-
-    def samples(self, chains: Sequence[str] | None = None) -> list[Sample]:
-        """Return the samples of the batch, with other chains if given."""
-        return [
-            Sample(
-                prompt=self.prompts[i],
-                chain=self.chains[i] if chains is None else chains[i],
-                size=self.size,
-                target=None if self.target is None else self.target[i],
-                source=self.source[i] if bool(self.has_source[i]) else None,
-                earlier=self.earlier[i] if self.earlier else (),
-                meta=self.meta[i] if self.meta else {},
-            )
-            for i in range(len(self))
-        ]
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move the batch to another device; a copy to the CPU is complete when this returns."""

@@ -37,6 +37,7 @@ UNSEEN = "black"
 """The colour of the canvas itself."""
 
 Palette = Literal["order", "words", "named"]
+BoxEdges = Literal["inclusive", "nearest"]
 
 
 def painted(regions: Sequence[Region], palette: Palette) -> list[Region]:
@@ -63,16 +64,21 @@ def colours(regions: Sequence[Region], palette: Palette) -> list[str]:
 
 
 def draw(
-    boxes: Sequence[tuple[int, int, int, int]], names: Sequence[str], size: tuple[int, int], device: torch.device
+    boxes: Sequence[tuple[int, int, int, int]],
+    names: Sequence[str],
+    size: tuple[int, int],
+    device: torch.device,
+    edges: BoxEdges = "inclusive",
 ) -> Float[Tensor, "k 3 H W"]:
-    """Draw one black image for each box, with the box filled in its colour.
+    """Draw one black image for each box, with the box filled in its colour; the thinnest box covers one pixel.
 
     Args:
-        boxes: (x1, y1, x2, y2) in thousandths of width and height; edges are rounded to pixels, and the thinnest box
-            covers one pixel.
+        boxes: (x1, y1, x2, y2) in thousandths of width and height.
         names: CSS colour names, one for each box.
         size: (height, width) in pixels.
         device: Of the images.
+        edges: "inclusive" truncates coordinates to pixels and fills both end pixels, as PIL's `ImageDraw.rectangle` in
+            the released code; "nearest" rounds them to edges between pixels, so that boxes of whole pixels are exact.
 
     Returns:
         Images of shape (k, 3, H, W) in [-1, 1].
@@ -81,22 +87,28 @@ def draw(
     rgb = [ImageColor.getrgb(name)[:3] for name in names]
     colour = torch.tensor(rgb, dtype=torch.float32, device=device) * 2 / 255 - 1
     corners = torch.tensor(boxes, device=device)
-    inside_x = _inside(corners[:, 0], corners[:, 2], width)
-    inside_y = _inside(corners[:, 1], corners[:, 3], height)
+    inside_x = _inside(corners[:, 0], corners[:, 2], width, edges)
+    inside_y = _inside(corners[:, 1], corners[:, 3], height, edges)
     inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
     return torch.where(inside, colour[:, :, None, None], BLACK)
 
 
-def _inside(low: Tensor, high: Tensor, side: int) -> Tensor:
-    """Return whether each of `side` pixels (columns) is between the two edges of each box (rows)."""
-    first = _nearest(low, side).clamp(max=side - 1)
-    beyond = torch.maximum(_nearest(high, side), first + 1)
+def _inside(low: Tensor, high: Tensor, side: int, edges: BoxEdges) -> Tensor:
+    """Return whether each of `side` pixels (columns) is between the two edges of each box (rows).
+
+    All is computed in integers, so that it is the same on all devices.
+    """
+    if edges == "inclusive":
+        first, beyond = low * side // SIDE, high * side // SIDE + 1
+    else:
+        first = _nearest(low, side).clamp(max=side - 1)
+        beyond = torch.maximum(_nearest(high, side), first + 1)
     pixels = torch.arange(side, device=low.device)
     return (pixels >= first[:, None]) & (pixels < beyond[:, None])
 
 
 def _nearest(coordinate: Tensor, side: int) -> Tensor:
-    """Return the nearest edge between pixels, in integers so that rounding is the same on all devices."""
+    """Return the nearest edge between pixels."""
     return (coordinate * side + SIDE // 2) // SIDE
 
 
@@ -114,6 +126,7 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         reference_channels: The codec's latent channels, or None for no reference guidance.
         palette: Boxes are coloured by their "order", by the colours that the chain's "words" name, or, as the released
             weights expect, by a colour "named" behind the box; boxes without one are then not drawn.
+        box_edges: Which pixels a box covers: see `draw`.
         scaled: Whether masks and source image are latents with the codec's scale and shift; not in the reference.
     """
 
@@ -126,6 +139,7 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         reference_channels: int | None = None,
         palette: Palette = "order",
         scaled: bool = False,
+        box_edges: BoxEdges = "inclusive",
     ):
         super().__init__()
         self.state_dim = state_dim
@@ -134,6 +148,7 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         self.spatial_channels = spatial_channels
         self.reference_channels = reference_channels
         self.palette: Palette = palette
+        self.box_edges: BoxEdges = box_edges
         self.scaled = scaled
         self.projector = nn.Linear(state_dim, token_dim)
         self.pooled_projector = None if pooled_dim is None else nn.Linear(state_dim, pooled_dim)
@@ -201,7 +216,7 @@ class SemanticSpatialGuidance(GuidanceEncoder):
             return owners, batch.source[:0]
         names = [name for of_chain in regions for name in colours(of_chain, self.palette)]
         boxes = [region.box for of_chain in regions for region in of_chain]
-        return owners, draw(boxes, names, batch.size, batch.source.device).to(batch.source.dtype)
+        return owners, draw(boxes, names, batch.size, batch.source.device, self.box_edges).to(batch.source.dtype)
 
 
 def _mean_by_owner(

@@ -237,7 +237,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         They equal those of `generate` if the tokenizer splits a chain as it was written. A chain of more than
         `max_chain_tokens` is returned as it was cut.
         """
-        given = self.processor(batch.to("cpu").samples(chains)).to(batch.source.device)
+        given = self.processor.with_chains(batch, chains)
         return Reasoning(self._summary(self._read(given.inputs), given.inputs), given.chains)
 
     @torch.no_grad()

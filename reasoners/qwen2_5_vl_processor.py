@@ -9,11 +9,10 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from got_core.chain.parser import parse
-from got_core.types import Batch, Sample
+from got_core.types import Batch, Sample, resized
 from reasoners.tokenizer import IMAGE_PAD, VISION_END, VISION_START, Vocabulary
 
 
@@ -54,14 +53,12 @@ class PatchLayout:
         """Return the number of visual tokens along each side of an image."""
         return self.image_size // (self.patch_size * self.merge_size)
 
-    def patches(self, images: Float[Tensor, "i 3 H W"]) -> Float[Tensor, "p c"]:
-        """Resize, normalise and cut images in [-1, 1] as `Qwen2VLImageProcessor` does.
+    def patches(self, sources: Sequence[Float[Tensor, "3 _h _w"]]) -> Float[Tensor, "p c"]:
+        """Resize images in [-1, 1], of any sizes, and normalise and cut them as `Qwen2VLImageProcessor` does.
 
         Each image gives (side * merge_size)^2 rows.
         """
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
-            images = functional.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1.0, 1.0)
+        images = torch.stack([resized(source, (self.image_size, self.image_size)) for source in sources])
         mean = rearrange(torch.tensor(OPENAI_CLIP_MEAN), "c -> c 1 1")
         std = rearrange(torch.tensor(OPENAI_CLIP_STD), "c -> c 1 1")
         frames = repeat(((images + 1) / 2 - mean) / std, "i c h w -> t i c h w", t=self.temporal_patch_size).clone()
@@ -176,14 +173,18 @@ class Qwen2_5_VLProcessor:
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Make a batch with sequences and patches; samples with and without a source image may be mixed."""
         batch = Batch.collate(samples)
-        requests = zip(batch.prompts, batch.has_source, batch.earlier, strict=True)
-        prompts = [self.prompt_ids(text, bool(edit), earlier) for text, edit, earlier in requests]
-        chains, ids = zip(*map(self.fitting, batch.chains), strict=True)
-        inputs = self.sequences(prompts, ids)
-        images = int(batch.has_source.sum())
-        patches = self.layout.patches(batch.source[batch.has_source]) if images else self.layout.blank()
-        grids = self.layout.grids(images) if images else self.layout.blank_grid()
-        return replace(batch, chains=chains, inputs={**inputs, "pixel_values": patches, "image_grid_thw": grids})
+        sources = [sample.source for sample in samples if sample.source is not None]
+        patches = self.layout.patches(sources) if sources else self.layout.blank()
+        grids = self.layout.grids(len(sources)) if sources else self.layout.blank_grid()
+        return self.with_chains(replace(batch, inputs={"pixel_values": patches, "image_grid_thw": grids}), batch.chains)
+
+    def with_chains(self, batch: Batch, chains: Sequence[str]) -> Batch:
+        """Return a batch with other chains; it keeps its patches, which are of the sources as they were given."""
+        requests = zip(batch.prompts, batch.has_source.tolist(), batch.earlier, strict=True)
+        prompts = [self.prompt_ids(text, edit, earlier) for text, edit, earlier in requests]
+        fitted, ids = zip(*map(self.fitting, chains), strict=True)
+        inputs = {name: tensor.to(batch.source.device) for name, tensor in self.sequences(prompts, ids).items()}
+        return replace(batch, chains=fitted, inputs={**batch.inputs, **inputs})
 
     def prompt_ids(self, prompt: str, edit: bool, earlier: Sequence[str] = ()) -> list[int]:
         """Return the tokens before the chain; control tokens in the user's words become blanks."""

@@ -1,7 +1,11 @@
 """Batches: what is stacked, what is refused, and the way back to samples."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from got_core.types import BLACK, Batch, Guidance, Sample
 
@@ -11,17 +15,23 @@ def sample(size=(8, 8), source=False, target=True):
     return Sample("a prompt", "a chain", size, picture if target else None, picture / 2 if source else None, {"n": 1})
 
 
-def test_a_batch_gives_its_samples_back():
+def test_a_batch_stacks_its_samples():
     samples = [sample(source=True), sample()]
     batch = Batch.collate(samples)
     assert batch.size == (8, 8)
     assert batch.has_source.tolist() == [True, False]
+    assert torch.equal(batch.source[0], samples[0].source)
     assert bool((batch.source[1] == BLACK).all())
-    for given, back in zip(samples, batch.samples(["x", "y"]), strict=True):
-        assert (back.prompt, back.size, back.meta) == (given.prompt, given.size, given.meta)
-        assert torch.equal(back.target, given.target)
-        assert (back.source is None) == (given.source is None)
-    assert [back.chain for back in batch.samples(["x", "y"])] == ["x", "y"]
+    assert torch.equal(batch.target, torch.stack([one.target for one in samples]))
+    assert (batch.prompts, batch.chains, batch.meta) == (("a prompt",) * 2, ("a chain",) * 2, ({"n": 1},) * 2)
+
+
+def test_sources_are_resized_by_pils_bicubic_filter_to_the_size_of_the_output():
+    levels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    source = torch.from_numpy(levels).permute(2, 0, 1) / 127.5 - 1
+    batch = Batch.collate([replace(sample(size=(8, 24)), source=source)])
+    expected = np.asarray(Image.fromarray(levels).resize((24, 8), Image.Resampling.BICUBIC))
+    assert torch.equal(batch.source[0], torch.from_numpy(expected.copy()).permute(2, 0, 1) / 127.5 - 1)
 
 
 @pytest.mark.parametrize(

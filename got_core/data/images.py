@@ -11,9 +11,9 @@ from einops import rearrange
 from jaxtyping import Float
 from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from got_core.errors import one_line
+from got_core.types import resized
 
 ImageLike = Image.Image | Float[Tensor, "3 H W"] | Float[np.ndarray, "H W 3"]
 """A PIL image, or a tensor or an array with channels last in [0, 1]."""
@@ -59,8 +59,8 @@ def load_image(
 ) -> Float[Tensor, "3 H W"]:
     """Read an image file, turn it upright by its EXIF tag and make it RGB; transparent pixels become white.
 
-    The whole image is resized to `size`, without a crop: boxes of a chain are relative to width and height, so they
-    stay right whatever the aspect ratio.
+    The whole image is resized to `size` by PIL's bicubic filter, without a crop: boxes of a chain are relative to width
+    and height, so they stay right whatever the aspect ratio.
 
     Args:
         source: A file, or the bytes of one, in one of `FORMATS`.
@@ -71,7 +71,7 @@ def load_image(
         FileNotFoundError: The file does not exist.
         ValueError: The file is not an image, is damaged, or has levels of which none is known to be white (32 bits).
     """
-    return _resized(open_image(source, name), size)
+    return _tensor(open_image(source, name), size)
 
 
 def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
@@ -115,19 +115,19 @@ def _is_image(file: Path) -> bool:
     return file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
 
 
-def image_tensor(image: ImageLike, size: tuple[int, int]) -> Float[Tensor, "3 H W"]:
+def image_tensor(image: ImageLike, size: tuple[int, int] | None = None) -> Float[Tensor, "3 H W"]:
     """Convert an image in memory to the tensor that `load_image` would read from its file.
 
     Args:
         image: A PIL image, or a tensor or an array with channels last, in [0, 1].
-        size: (height, width) in pixels.
+        size: (height, width) in pixels; None keeps the image's own.
 
     Raises:
         ValueError: It is none of these, or it cannot be decoded.
     """
     if isinstance(image, Image.Image):
         try:
-            return _resized(_decoded(image), size)
+            return _tensor(_decoded(image), size)
         except Exception as error:  # An opened file is decoded here.
             raise ValueError(f"not a readable image ({one_line(error)})") from None
     kinds = "an image is a PIL image, a tensor (3, height, width) or an array (height, width, 3) of floats in [0, 1]"
@@ -139,17 +139,15 @@ def image_tensor(image: ImageLike, size: tuple[int, int]) -> Float[Tensor, "3 H 
         raise ValueError(f"{kinds}, not one of {image.dtype} and {list(image.shape)}")
     if not 0 <= float(image.min()) <= float(image.max()) <= 1:
         raise ValueError(f"{kinds}, not in [{float(image.min()):.3g}, {float(image.max()):.3g}]")
-    image = image.detach().cpu()
-    if image.shape[1:] == size:
-        return image.float() * 2 - 1
-    batch = rearrange(image.float(), "c h w -> 1 c h w")
-    resized = interpolate(batch, size, mode="bicubic", antialias=True).clamp(0, 1)
-    return rearrange(resized, "1 c h w -> c h w") * 2 - 1
+    if image.shape[1] * image.shape[2] > PIXELS:
+        raise ValueError(_too_many_pixels(image.shape[2], image.shape[1]))
+    scaled = image.detach().cpu().float() * 2 - 1
+    return scaled if size is None else resized(scaled, size)
 
 
-def _resized(image: Image.Image, size: tuple[int, int] | None) -> Float[Tensor, "3 H W"]:
+def _tensor(image: Image.Image, size: tuple[int, int] | None) -> Float[Tensor, "3 H W"]:
     if size is not None and image.size != size[::-1]:
-        image = image.resize(size[::-1], Image.Resampling.LANCZOS)
+        image = image.resize(size[::-1], Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image))
     return rearrange(pixels, "h w c -> c h w").contiguous() / 127.5 - 1
 
@@ -173,7 +171,11 @@ def _decoded(image: Image.Image) -> Image.Image:
 
 def _check_pixels(image: Image.Image) -> None:
     if image.width * image.height > PIXELS:
-        raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than {PIXELS:,}: make it smaller")
+        raise ValueError(_too_many_pixels(image.width, image.height))
+
+
+def _too_many_pixels(width: int, height: int) -> str:
+    return f"{width:,} x {height:,} pixels are more than {PIXELS:,}: make it smaller"
 
 
 def _stored_mode(image: Image.Image) -> str:

@@ -21,8 +21,9 @@ from got_core.types import Sample
 class RecordsDataset(Dataset[Sample]):
     """Samples from JSON lines, a JSON array, CSV or Parquet, by index. An image is read only when its sample is.
 
-    An image column holds a path, the bytes of an image file, or Hugging Face's struct {"bytes", "path"}. Every image
-    is resized to `size` without a crop, so that the chain's boxes, which are relative to the image, stay right.
+    An image column holds a path, the bytes of an image file, or Hugging Face's struct {"bytes", "path"}. Targets are
+    resized to `size` without a crop, so that the chain's boxes, which are relative to the image, stay right; sources
+    keep their size (see `Sample`).
 
     Args:
         path: A file, or a folder of them (read in the order of their names).
@@ -74,10 +75,10 @@ class RecordsDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         record, where = self._record(index)
-        target = self._image(record, self.image_column, where)
+        target = self._image(record, self.image_column, where, self.size)
         if target is None:
             raise ValueError(f"{where}: column '{self.image_column}' is empty")
-        source = self._image(record, self.source_column, where) if self.source_column else None
+        source = self._image(record, self.source_column, where, None) if self.source_column else None
         prompt, chain = self._prompt(record, index, where), self._chain(record, where)
         try:
             check_prompt(prompt)
@@ -129,9 +130,11 @@ class RecordsDataset(Dataset[Sample]):
         except ValueError as error:
             raise ValueError(f"{where}: column '{self.coordinates_column}': {error}") from None
 
-    def _image(self, record: Mapping[str, Any], column: str, where: str) -> Float[Tensor, "3 H W"] | None:
+    def _image(
+        self, record: Mapping[str, Any], column: str, where: str, size: tuple[int, int] | None
+    ) -> Float[Tensor, "3 H W"] | None:
         stored = self._stored(record, column, where)
-        return None if stored is None else load_image(stored[0], self.size, name=stored[1])
+        return None if stored is None else load_image(stored[0], size, name=stored[1])
 
     def _stored(self, record: Mapping[str, Any], column: str, where: str) -> tuple[Path | bytes, str] | None:
         """The file or bytes of an image, and its name in errors; None if the record has none."""

@@ -66,7 +66,7 @@ class Conversation:
         self.turns: list[Turn] = []
         self.current: Turn | None = None
         if image is not None:
-            self.append(None, to_pil(image_tensor(image, pipeline.size)), 0)
+            self.append(None, to_pil(image_tensor(image)), 0)
 
     def __iter__(self) -> Iterator[Turn]:
         return iter(self.turns)

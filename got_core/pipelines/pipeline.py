@@ -316,7 +316,7 @@ class GoTPipeline:
         """Plan and generate edits of images.
 
         Args:
-            image: One or several; resized to height and width.
+            image: One or several, of any size.
             instruction: One for each image, or several for one image.
             height, width: Of the images in pixels.
             temperature, best_of, seed, options: As in `__call__`.
@@ -417,7 +417,7 @@ class GoTPipeline:
         Args:
             chain: In any form that `got_core.chain.parser` reads.
             prompt: Caption or instruction.
-            image: The image to edit; resized.
+            image: The image to edit, of any size.
             size: (height, width) in pixels; the pipeline's by default.
 
         Raises:
@@ -428,7 +428,7 @@ class GoTPipeline:
         self._check_size(size)
         check_prompt(check_text(prompt))
         check_chain(check_text(chain))
-        return Plan(prompt, chain, size, None if image is None else image_tensor(image, size))
+        return Plan(prompt, chain, size, None if image is None else image_tensor(image))
 
     def generate(
         self, plan: Plan | Sequence[Plan], *, seed: Seed = None, **options: Unpack[GenerationOptions]

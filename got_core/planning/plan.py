@@ -26,7 +26,7 @@ class Plan:
         prompt: Caption or instruction; may be empty.
         chain: In any form that `got_core.chain.parser` reads.
         size: (height, width) in pixels of the image to be generated.
-        source: The image to be edited, in [-1, 1] and of that size; None for text-to-image.
+        source: The image to be edited, in [-1, 1] and of any size; None for text-to-image.
         earlier: The requests of earlier turns, the first one first.
 
     Example:
@@ -37,7 +37,7 @@ class Plan:
     prompt: str
     chain: str
     size: tuple[int, int]
-    source: Float[Tensor, "3 H W"] | None = None
+    source: Float[Tensor, "3 h w"] | None = None
     earlier: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:

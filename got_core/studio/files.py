@@ -14,6 +14,9 @@ from got_core.studio.settings import Limits, Refused, Settings, checked_text
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Of uploads, by Pillow's names."""
 
+KEPT_SIDE = 2048
+"""Pixels; a larger image is made smaller, as every plan keeps its source in floating point (50 MB at this size)."""
+
 KEY = "got-studio"
 """Of the PNG's text chunk."""
 
@@ -56,7 +59,7 @@ def _decoded(text: str, name: str) -> bytes:
 
 
 def checked_image(content: bytes, limits: Limits) -> Image.Image:
-    """Read an image file; its size is checked before it is unpacked.
+    """Read an image file; its size is checked before it is unpacked, and it is kept at most `KEPT_SIDE` high and wide.
 
     Raises:
         Refused: It is not a readable image, or has too many bytes or pixels.
@@ -73,9 +76,11 @@ def checked_image(content: bytes, limits: Limits) -> Image.Image:
             f"the image has {width:,} x {height:,} pixels; at most {limits.image_pixels / 1e6:g} million are allowed"
         )
     try:
-        return open_image(content, "the image")
+        image = open_image(content, "the image")
     except ValueError as error:
         raise Refused(str(error)) from None
+    image.thumbnail((KEPT_SIDE, KEPT_SIDE))
+    return image
 
 
 @dataclass(frozen=True)

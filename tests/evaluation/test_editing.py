@@ -233,11 +233,11 @@ def test_two_ranks_score_as_one_does(tmp_path, number):
 
 @pytest.mark.distributed
 def test_two_ranks_generate_each_edit_once(tmp_path):
-    prepare_edits(tmp_path / "edits", scene_requests(3, 32, 0), (32, 32), {"seed": 0})
+    prepare_edits(tmp_path / "edits", scene_requests(3, 32, 0), {"seed": 0})
     first, second = run_on_ranks(generated_and_scored, tmp_path, str(tmp_path / "edits"))
     assert first == second
     assert first["scores"]["overall"]["l1"]["n"] == 3
-    prepare_edits(tmp_path / "alone", scene_requests(3, 32, 0), (32, 32), {"seed": 0})
+    prepare_edits(tmp_path / "alone", scene_requests(3, 32, 0), {"seed": 0})
     generated_and_scored(0, str(tmp_path / "alone"), ranks=1)
     for edit in read_edits(tmp_path / "alone").cases:
         both = load_rgb(tmp_path / "edits" / "outputs" / edit.output.name)

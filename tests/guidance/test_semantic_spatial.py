@@ -1,5 +1,8 @@
 """The guidance encoder against canvases drawn pixel by pixel, and its nulls."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageColor, ImageDraw
@@ -48,9 +51,9 @@ def encoder(channels: int | None = 12, **options) -> SemanticSpatialGuidance:
 
 
 def canvas(box: tuple[int, int, int, int], colour: str) -> torch.Tensor:
-    """By Pillow: x1, y1, x2, y2 in pixels, x2 and y2 not included."""
+    """By Pillow: x1, y1, x2, y2 in pixels, x2 and y2 included."""
     image = Image.new("RGB", (SIZE[1], SIZE[0]))
-    ImageDraw.Draw(image).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=ImageColor.getrgb(colour))
+    ImageDraw.Draw(image).rectangle(box, fill=ImageColor.getrgb(colour))
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(*SIZE, 3)
     return pixels.permute(2, 0, 1).float() / 127.5 - 1
 
@@ -144,9 +147,31 @@ def test_codec_of_another_width_is_refused():
         encoder(4)(reasoning(), batch(), PixelCodec(2))
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 104), (1024, 1024)])
+def test_boxes_cover_the_pixels_that_pil_fills(height, width):
+    """As in the released code; coordinates of whole pixels and boxes without width are among these."""
+    rng = np.random.default_rng(height)
+    corners = np.sort(rng.integers(0, 1000, (200, 2, 2)), axis=1)
+    corners[:20, 1, 0] = corners[:20, 0, 0]
+    corners[20:60] = corners[20:60] // 125 * 125
+    boxes = [tuple(map(int, box.reshape(4))) for box in corners]
+    drawn = draw(boxes, ["white"] * len(boxes), (height, width), torch.device("cpu"))
+    for box, canvas in zip(boxes, drawn, strict=True):
+        expected = Image.new("L", (width, height))
+        exact = [Fraction(edge * (height if axis % 2 else width), 1000) for axis, edge in enumerate(box)]
+        ImageDraw.Draw(expected).rectangle([float(edge) for edge in exact], fill=255)
+        assert torch.equal(canvas[0] > 0, torch.from_numpy(np.array(expected)) > 0), box
+
+
+def test_known_boxes_cover_the_columns_of_the_released_code():
+    for box, side, columns in (((125, 125, 500, 625), 64, (8, 32)), ((367, 89, 640, 998), 1024, (375, 655))):
+        covered = (draw([box], ["red"], (side, side), torch.device("cpu"))[0, 0] > 0).any(0).nonzero()
+        assert (covered.min(), covered.max()) == columns
+
+
 def test_edges_go_to_the_nearest_pixel_and_no_box_vanishes():
     boxes = [(0, 0, 999, 999), (94, 188, 469, 562), (998, 998, 999, 999), (500, 0, 501, 999)]
-    drawn = draw(boxes, ["white"] * 4, (32, 32), torch.device("cpu"))
+    drawn = draw(boxes, ["white"] * 4, (32, 32), torch.device("cpu"), "nearest")
     inside = drawn[:, 0] > 0
     extents = []
     for mask in inside:
@@ -162,6 +187,10 @@ def test_palettes():
         Region("", (0, 0, 9, 9), "teal"),
         Region("x", (0, 0, 9, 9), None),
     ]
+    # Models trained under "order" know these colours by their order.
+    assert " ".join(PALETTE) == (
+        "red lime blue yellow magenta cyan white orange purple green pink brown gray olive teal navy"
+    )
     assert colours(regions, "order") == list(PALETTE[:3])
     assert colours(regions, "words") == ["red", "teal", PALETTE[2]]
     assert painted(regions, "words") == regions

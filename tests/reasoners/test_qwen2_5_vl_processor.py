@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from einops import rearrange
+from PIL import Image
 from reasoner_samples import small_samples
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
@@ -31,12 +32,20 @@ def test_patches_equal_the_librarys():
     assert torch.equal(layout.grids(3), expected["image_grid_thw"])
 
 
-def test_resizing_equals_the_librarys_up_to_its_rounding_to_bytes():
-    layout, images = PatchLayout(16, 4, 2, 2), torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
-    expected = library_patches(images, layout)["pixel_values"]
-    one_grey_level = 1 / 255 / 0.26
-    ours = layout.patches(images.float() / 127.5 - 1)
-    torch.testing.assert_close(ours, expected, atol=one_grey_level, rtol=0)
+def test_the_tower_sees_the_original_source_by_pils_bicubic_filter(build):
+    """Not the source at the size of the output; also when chains are read that were written or changed."""
+    reasoner = build()
+    layout = reasoner.processor.layout
+    levels = torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8)
+    sample = replace(small_samples(1, edits=(0,))[0], source=levels / 127.5 - 1)
+    batch = reasoner.processor([sample])
+    side = (layout.image_size,) * 2
+    seen = Image.fromarray(rearrange(levels, "c h w -> h w c").numpy()).resize(side, Image.Resampling.BICUBIC)
+    expected = library_patches([seen], layout)["pixel_values"]
+    torch.testing.assert_close(batch.inputs["pixel_values"], expected, atol=1e-5, rtol=0)
+    other = "a green square (0,0),(500,500)"
+    again = reasoner.summarize(batch, [other])
+    assert torch.equal(again.states, reasoner.eval()(reasoner.processor([replace(sample, chain=other)])).states)
 
 
 def test_rows_hold_prompt_chain_start_and_image_tokens(build):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 from small_run import train
-from small_system import scenes_batch, small_settings, small_system
+from small_system import scenes_batch, scenes_samples, small_settings, small_system
 from torch.utils.data import DataLoader
 
 from got_core.data.scenes.dataset import ScenesDataset
@@ -188,7 +188,7 @@ def test_a_mixed_batch_draws_what_its_parts_draw_alone(system):
         GuidanceScales(2.0, 1.5, 1.25),
     )
     torch.nn.init.normal_(system.backbone.head.proj.weight, std=0.05)
-    both = scenes_batch(system, 2).samples()
+    both = scenes_samples(2)
     for samples in (both, both[::-1]):
         mixed, alone = system.processor(samples), system.processor(samples[:1])
         together = system.model.generate(mixed, mixed.chains, seed=4).images[:1]

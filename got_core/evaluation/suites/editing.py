@@ -367,10 +367,8 @@ def requests_of(edits: EditSet) -> list[EditRequest]:
     ]
 
 
-def prepare_edits(
-    root: Path, requests: Sequence[EditRequest], size: tuple[int, int], settings: Mapping[str, Any]
-) -> None:
-    """Prepare a folder for edits, with the sources resized; see `prepare_folder` for the errors.
+def prepare_edits(root: Path, requests: Sequence[EditRequest], settings: Mapping[str, Any]) -> None:
+    """Prepare a folder for edits, with the sources as they are; see `prepare_folder` for the errors.
 
     A source that cannot be read is left out; scoring names it. In a folder that was prepared before in the same way,
     only what is not there yet is written.
@@ -380,16 +378,16 @@ def prepare_edits(
     try:
         write_whole(root / EDITS, "".join(json.dumps(request.entry) + "\n" for request in requests))
         for request in requests:
-            _write_source(root / SOURCES / f"{request.entry['name']}.png", request.source, size)
+            _write_source(root / SOURCES / f"{request.entry['name']}.png", request.source)
     except OSError as error:
         raise UserError(f"{root}: cannot be written to ({one_line(error)})") from error
 
 
-def _write_source(file: Path, source: ImageSource | Float[Tensor, "3 H W"], size: tuple[int, int]) -> None:
+def _write_source(file: Path, source: ImageSource | Float[Tensor, "3 H W"]) -> None:
     if file.exists():
         return
     try:
-        image = source if isinstance(source, Tensor) else load_rgb(source, size)
+        image = source if isinstance(source, Tensor) else load_rgb(source)
     except (ValueError, FileNotFoundError):
         return
     write_image(file, image)
@@ -451,7 +449,7 @@ class EditGeneration(GenerationUnderTrainer):
 
     def generate(self, units: Sequence[EditToGenerate]) -> None:
         """Generate a batch, each edit from its own seed, and write it."""
-        sources = [load_image(edit.source, self.size) for edit in units]
+        sources = [load_image(edit.source) for edit in units]
         samples = [
             Sample(edit.instruction, chain="", size=self.size, source=source)
             for edit, source in zip(units, sources, strict=True)
