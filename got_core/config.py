@@ -5,7 +5,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from importlib import import_module
@@ -18,6 +18,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import unquote, urlparse
 
 import yaml
+from torch.nn import Module
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from got_core.diffusion.sampling import GuidanceScales
 from got_core.errors import UserError, did_you_mean, one_line
@@ -50,6 +52,9 @@ REMOVED = {"got_core.diffusion.objectives.EpsilonDiffusion": {"snr_gamma": None,
 
 ADDED = {"guidance.semantic_spatial.SemanticSpatialGuidance": {"box_edges": "nearest"}}
 """Arguments that classes have got since version 0.1.0, and what it did; a configuration that lacks them is its."""
+
+MOST_MODULES = 100_000
+"""Of a model that is opened; a full-size one has some thousands."""
 
 _CLASS, _ARGUMENTS = "class_path", "init_args"
 
@@ -132,9 +137,9 @@ class ModelSettings:
         components: `class_path` and `init_args` of each component.
         sampling: Arguments of `GoTModel` in `SAMPLING`.
         folder: Where they were read; named in errors.
-        inside: The folder of a saved model, which is not trusted: all its files must be in it, and its classes in
-            installed packages. None for a run of the user's own, whose classes may be in the working directory.
-        trusted: A folder whose code the user trusts; classes may be in it too.
+        inside: The folder of a saved model, in which all its files must be. None for a run, which may name the folders
+            of pretrained models.
+        trusted: A folder whose code the user trusts. Classes are in it or in installed packages.
     """
 
     components: Mapping[str, Mapping[str, Any]]
@@ -172,11 +177,9 @@ class ModelSettings:
         Raises:
             UserError: A class may not be used or does not take its arguments, or components do not fit; in one line.
         """
-        if self.inside is None:
-            add_working_directory()
         if self.trusted is not None and str(self.trusted) not in sys.path:
             sys.path.append(str(self.trusted))
-        with nullcontext() if self.inside is None else only_inside(self.inside):
+        with nullcontext() if self.inside is None else only_inside(self.inside), _few_modules():
             classes = {part: self._class(part) for part in INTERFACES}
             components = {part: self._build(part, classes[part]) for part in INTERFACES}
             try:
@@ -196,10 +199,11 @@ class ModelSettings:
         module, _, name = path.rpartition(".")
         if not module or not all(piece.isidentifier() and not piece.startswith("_") for piece in path.split(".")):
             raise UserError(f"{self.folder}: {path!r} is not the path of a public class, as its {part} must be")
-        if self.inside is not None and not _is_installed(module) and not self._is_trusted(module):
+        if not _is_installed(module) and not self._is_trusted(module):
             raise UserError(
-                f"{self.folder}: {path} is not from an installed package, as classes of a saved model must be; if you "
-                "trust the code in a folder that has it, name the folder by --trust-code FOLDER (trust_code= in Python)"
+                f"{self.folder}: {path} is not from an installed package, as classes of a model that is opened must "
+                "be; if you trust the code in a folder that has it, name the folder by --trust-code FOLDER "
+                "(trust_code= in Python)"
             )
         try:
             named = getattr(import_module(module), name)
@@ -244,6 +248,24 @@ class ModelSettings:
                 f"{self.folder}: {component.__name__} cannot be built from its arguments "
                 f"({type(error).__name__}: {one_line(error)})"
             ) from error
+
+
+@contextmanager
+def _few_modules() -> Iterator[None]:
+    """Stop the construction of a model at `MOST_MODULES` (ValueError): a wrong number of layers would never end."""
+    count = 0
+
+    def counted(parent: Module, name: str, child: Module | None) -> None:
+        nonlocal count
+        count += 1
+        if count > MOST_MODULES:
+            raise ValueError(f"the model would have more than {MOST_MODULES:,} modules")
+
+    handle = register_module_module_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _class_and_arguments(settings: Any, folder: Path, part: str) -> tuple[str, dict[str, Any]]:

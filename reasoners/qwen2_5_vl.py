@@ -144,9 +144,9 @@ class Qwen2_5_VLReasoner(Reasoner):
             raise ValueError("give the reasoner either `config` or `pretrained`, not both or neither")
         if tokenizer is None and pretrained is None:
             raise ValueError("a reasoner from `config` needs `tokenizer`, the path of a tokenizer.json")
-        for name, value in (("num_tokens", num_tokens), ("length_groups", length_groups)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+        for name, value, most in (("num_tokens", num_tokens, 10_000), ("length_groups", length_groups, 10_000)):
+            if not 1 <= value <= most:
+                raise ValueError(f"{name} must be 1 to {most:,}, not {value:,}")
         if repetition_penalty <= 0:
             raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}")
         self._tokenizer = model_file(tokenizer or pretrained, "tokenizer.json")

@@ -200,10 +200,13 @@ def test_a_runs_own_components_are_opened_with_plain_values(tmp_path, monkeypatc
     torch.save({"state_dict": build_model(settings).state_dict()}, tmp_path / "checkpoints" / "last.ckpt")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": settings}))
     if words is None:
-        assert type(GoTPipeline.from_pretrained(tmp_path, "cpu", (32, 32)).model.backbone).__name__ == "Own"
+        with pytest.raises(UserError, match="name the folder by --trust-code FOLDER"):
+            GoTPipeline.from_pretrained(tmp_path, "cpu", (32, 32))
+        opened = GoTPipeline.from_pretrained(tmp_path, "cpu", (32, 32), trust_code=tmp_path)
+        assert type(opened.model.backbone).__name__ == "Own"
         return
     with pytest.raises(UserError, match=words):
-        GoTPipeline.from_pretrained(tmp_path, "cpu", (32, 32))
+        GoTPipeline.from_pretrained(tmp_path, "cpu", (32, 32), trust_code=tmp_path)
 
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", '{hidden_size: "\\u0024{oc.env:HOME}"}', '["\\x24{model}"]'])
@@ -263,6 +266,11 @@ def put(value, *names):
         (loop, "more than 10,000 values or more than 20 levels"),
         (deep, "more than 10,000 values or more than 20 levels"),
         (put(10**11, "backbone", "init_args", "width"), "out of bounds"),
+        (put(10**8, "backbone", "init_args", "depth"), "more than 100,000 modules"),
+        (put(10**8, "reasoner", "init_args", "num_tokens"), "num_tokens must be 1 to 10,000"),
+        (put(8 * 10**7, "reasoner", "init_args", "image_size"), "image_size must be"),
+        (put(10**9, "reasoner", "init_args", "config", "vision_config", "depth"), "more than 100,000 modules"),
+        (put(10**9, "codec", "init_args", "patch"), "copy: "),
         (put("x" * 200_000, "reasoner", "init_args", "generation_template"), "a text of more than"),
         (put(0, "backbone", "init_args", "heads"), "FlowDiT"),
         (put(6, "backbone", "init_args", "dept"), "FlowDiT takes no 'dept'; did you mean 'depth'"),
@@ -303,6 +311,26 @@ def test_a_broken_tokenizer_is_one_line(config, damage):
     tokenizer = folder / "reasoner" / "tokenizer.json"
     tokenizer.write_text(damage(tokenizer.read_text()))
     with pytest.raises(UserError, match="copy: "):
+        GoTPipeline.from_pretrained(folder, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", ""),
+        ('{"_class_name": "os.system"}', "diffusers has no scheduler 'os.system'"),
+        ('{"_class_name": "ConfigMixin"}', "diffusers has no scheduler 'ConfigMixin'"),
+        ('{"_class_name": ["DDIMScheduler"]}', ""),
+        ('{"_class_name": "DDIMScheduler", "num_train_timesteps": 100000000000}', "is 1e[+]11, which is out of bounds"),
+        ('{"_class_name": "DDIMScheduler", "trained_betas": "a"}', ""),
+    ],
+)
+def test_a_broken_scheduler_is_one_line(config, settings, words):
+    folder = config(lambda recipe, arguments: None)
+    (folder / "scheduler_config.json").write_text(settings)
+    with pytest.raises(UserError, match=rf"scheduler_config\.json: .*{words}"):
         GoTPipeline.from_pretrained(folder, "cpu")
 
 
@@ -385,6 +413,24 @@ def test_own_classes_are_used_from_the_folder_that_the_user_trusts_and_no_other(
     assert type(GoTPipeline.from_pretrained(folder, "cpu", trust_code=own).model.backbone).__name__ == "Mine"
     with pytest.raises(UserError, match="not from an installed package"):
         GoTPipeline.from_pretrained(named("elsewhere_backbone.X"), "cpu", trust_code=own)
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("kind", ["saved", "run"])
+def test_a_folder_that_is_the_working_directory_runs_no_code_of_its_own(config, tmp_path, monkeypatch, kind):
+    """A run is opened by the same rules as a saved model, wherever the user stands."""
+
+    def change(recipe, arguments):
+        arguments["backbone"]["class_path"] = "inner_backbone.Mine"
+        if kind == "run":
+            del recipe["pipeline"]
+
+    folder = config(change)
+    (folder / "inner_backbone.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    with pytest.raises(UserError, match="not from an installed package"):
+        GoTPipeline.from_pretrained(".", "cpu", (32, 32))
     assert not (tmp_path / "mark").exists()
 
 

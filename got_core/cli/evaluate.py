@@ -77,12 +77,14 @@ class Images:
         prompts: File of prompts such as GenEval's evaluation_metadata.jsonl; for edits a set in any layout, or
             `scenes`.
         output: Folder that gets images, cached scores and results.json; the same command resumes.
+        trust_code: A folder of Python files that the model's classes may be in, beside installed packages; it runs.
     """
 
     images: str | None = None
     checkpoint: str | None = None
     prompts: str | None = None
     output: str | None = None
+    trust_code: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,7 @@ class Cases:
         reference_scale: Guidance by the source image.
         number: Drawn scenes that the cases are made of.
         split: Of the drawn scenes; those of test are held out.
+        trust_code: A folder of Python files that the model's classes may be in, beside installed packages; it runs.
     """
 
     checkpoint: str | None = None
@@ -102,6 +105,7 @@ class Cases:
     reference_scale: float | None = None
     number: Count = 96
     split: Literal["test", "validation", "train"] = "test"
+    trust_code: str | None = None
 
 
 def geneval(
@@ -227,6 +231,7 @@ def understanding(
     seed: Seed | None = None,
     size: Size | None = None,
     number: Count = 96,
+    trust_code: str | None = None,
 ) -> None:
     """Measure what training cost the reasoner.
 
@@ -240,6 +245,7 @@ def understanding(
         seed: Of the questions; 0 by default.
         size: Of drawn scenes as HEIGHTxWIDTH in pixels; by default as trained.
         number: Questions, drawn scenes or texts.
+        trust_code: A folder of Python files that the model's classes may be in, beside installed packages; it runs.
 
     Example:
         got evaluate understanding --checkpoint runs/mine --prompts scenes --output cost
@@ -257,6 +263,7 @@ def efficiency(
     repeats: Count = 5,
     warm_up: Whole = 1,
     accelerator: str = "auto",
+    trust_code: str | None = None,
 ) -> None:
     """Measure what one image costs on one device.
 
@@ -269,6 +276,7 @@ def efficiency(
         repeats: Runs that times are the median of.
         warm_up: Runs before that are not timed.
         accelerator: Such as cuda or cpu; by default the best there is.
+        trust_code: A folder of Python files that the model's classes may be in, beside installed packages; it runs.
 
     Example:
         got evaluate efficiency --config recipes/got_sdxl_finetune.yaml --output cost

@@ -83,6 +83,7 @@ def export(
     output: str,
     pipeline: bool = False,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    trust_code: str | None = None,
 ) -> None:
     """Write a run's components in the layouts of transformers and diffusers.
 
@@ -91,6 +92,7 @@ def export(
         output: A new folder.
         pipeline: Write one folder that GoTPipeline opens and that needs nothing else instead.
         dtype: Of the pipeline's weights; by default as they are.
+        trust_code: A folder of Python files that the model's classes may be in, beside installed packages; it runs.
 
     Raises:
         UserError: There is no such run, or the folder cannot be written; nothing is written then.
@@ -107,14 +109,14 @@ def export(
     from got_core.weights.files import new_folder
 
     with as_user_error(FileNotFoundError):
-        recipe = find_model(checkpoint).run.recipe
+        recipe = find_model(checkpoint, trust_code=trust_code).run.recipe
     if dtype and not pipeline:
         raise UserError("--dtype is of --pipeline: the libraries' layouts keep the weights as they are")
     if pipeline:
-        save_pipeline(open_model(checkpoint), output, dtype and getattr(torch, dtype))
+        save_pipeline(open_model(checkpoint, trust_code=trust_code), output, dtype and getattr(torch, dtype))
     else:
         with new_folder(output) as folder:
-            model = open_model(checkpoint).model
+            model = open_model(checkpoint, trust_code=trust_code).model
             for part in PARTS:
                 getattr(model, part).export(folder / part)
             shutil.copy(recipe, Run(folder).recipe)

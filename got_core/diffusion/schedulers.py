@@ -27,6 +27,9 @@ CARRIED_OVER = (
 )
 """Settings of an objective's own scheduler that describe the noise; the others belong to its solver."""
 
+LARGEST_SETTING = 100_000
+"""Of whole numbers in a scheduler's configuration, such as its training times: each takes memory."""
+
 ERRORS = (ValueError, TypeError, IndexError, KeyError, AttributeError, RuntimeError, ImportError)
 """What schedulers raise on settings, predictions or arguments that they were not written for."""
 
@@ -90,9 +93,13 @@ def scheduler_from(objective: NoiseObjective, config: Any) -> Scheduler:
     """Build the scheduler of a saved configuration, as in diffusers' scheduler_config.json.
 
     Raises:
-        ValueError: It names no scheduler of diffusers, or one that does not fit the objective.
+        ValueError: It names no scheduler of diffusers, one that does not fit the objective, or a number above
+            `LARGEST_SETTING`.
     """
     try:
+        for name, value in config.items():
+            if isinstance(value, int) and abs(value) > LARGEST_SETTING:
+                raise ValueError(f"{name} is {value:g}, which is out of bounds")
         scheduler: Scheduler = _family(config["_class_name"]).from_config(config)
     except ERRORS as error:
         raise ValueError(one_line(error)) from error

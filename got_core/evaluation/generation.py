@@ -58,14 +58,14 @@ def check_sources(options: Namespace, *also_scoring: str) -> None:
         raise UserError(f"--{given[0].replace('_', '-')} is of generation, but the images of --images FOLDER exist")
 
 
-def find_run(path: str) -> ModelFiles:
-    """Return the files of a run or of a saved folder.
+def find_run(path: str, trust_code: str | None = None) -> ModelFiles:
+    """Return the files of a run or of a saved folder; see `find_model`.
 
     Raises:
         UserError: There are none at that path.
     """
     with as_user_error(FileNotFoundError):
-        return find_model(path)
+        return find_model(path, trust_code=trust_code)
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Generator:
         seed: Of the images.
         scales: Guidance scales that were given, by name such as `semantic`.
         settings: All of it with the recipe and the weights' checksum, as the folder's `SETTINGS` hold it.
+        trust_code: A folder whose code the checkpoint's classes may be from, beside installed packages.
     """
 
     checkpoint: str
@@ -85,6 +86,7 @@ class Generator:
     seed: int
     scales: Mapping[str, float]
     settings: Mapping[str, Any]
+    trust_code: str | None = None
 
     @property
     def square(self) -> int:
@@ -102,13 +104,13 @@ def read_generator(options: Namespace, scales: Sequence[str] = SCALES) -> Genera
     """Return what `options` generate with; a size that is given is tried in shape alone, before a file is written.
 
     Args:
-        options: With `checkpoint` and `HOW`.
+        options: With `checkpoint`, `trust_code` and `HOW`.
         scales: The guidance scales that are used.
 
     Raises:
         UserError: There is no such run, or it cannot generate images of that size.
     """
-    files = find_run(options.checkpoint)
+    files = find_run(options.checkpoint, options.trust_code)
     size = options.size or trained_size(files.recipe)
     if size is None:
         raise UserError(f"{files.run.recipe} does not say how large its images are: give --size HEIGHTxWIDTH")
@@ -127,7 +129,7 @@ def read_generator(options: Namespace, scales: Sequence[str] = SCALES) -> Genera
         "checkpoint": checksum(files.weights),
         "recipe": files.recipe,
     }
-    return Generator(options.checkpoint, size, options.seed or 0, given, settings)
+    return Generator(options.checkpoint, size, options.seed or 0, given, settings, options.trust_code)
 
 
 Unit = TypeVar("Unit")
@@ -199,7 +201,7 @@ def generate_missing(
         prepare()
         check_writable(folder)
     if units := left():
-        module = make(open_model(generator.checkpoint).model, units)
+        module = make(open_model(generator.checkpoint, trust_code=generator.trust_code).model, units)
         with interruptible(trainer, folder):
             try:
                 trainer.predict(module, return_predictions=False)

@@ -61,8 +61,7 @@ class ModelFiles:
         run: Its folder.
         weights: A checkpoint of the run, or the folder's `model.safetensors`.
         recipe: The content of `config.yaml`, unresolved.
-        inside: The folder that contains all files of a saved model, which anybody may have made; None for a run of the
-            user's own.
+        inside: The folder that contains all files of a saved model; None for a run.
         trusted: A folder whose code the user trusts.
     """
 
@@ -94,7 +93,7 @@ class ModelFiles:
         return str(path)
 
 
-def find_model(path: str | Path, downloaded: bool = False) -> ModelFiles:
+def find_model(path: str | Path, downloaded: bool = False, trust_code: str | Path | None = None) -> ModelFiles:
     """Find the files of a run's folder (its newest checkpoint), a checkpoint in it, or an imported or saved folder.
 
     A saved folder has its weights in `model.safetensors`; no other file of weights in it is read.
@@ -103,12 +102,16 @@ def find_model(path: str | Path, downloaded: bool = False) -> ModelFiles:
         path: The folder or checkpoint.
         downloaded: Whether it is a snapshot in the hub's cache, where files are links to those of the repository; only
             a saved folder is accepted then.
+        trust_code: A folder of Python files that component classes may be in, beside installed packages; its code runs.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
-        UserError: The recipe is not readable, or a saved folder is of another version, lacks its weights, or has files
+        UserError: There is no folder of trusted code, the recipe is not readable, or a saved folder is of another version, lacks its weights, or has files
             that lie elsewhere.
     """
+    trusted = None if trust_code is None else Path(trust_code).expanduser().resolve()
+    if trusted is not None and not trusted.is_dir():
+        raise UserError(f"{trust_code}: not a folder, so there is no code in it to trust")
     run, checkpoint = find_checkpoint(path)
     recipe = read_recipe(run.recipe)
     if FORMAT not in recipe:
@@ -116,7 +119,7 @@ def find_model(path: str | Path, downloaded: bool = False) -> ModelFiles:
             raise UserError(
                 f"{path}: not a saved model (its config.yaml lacks the key {FORMAT!r}), and the hub's must be"
             )
-        return ModelFiles(run, checkpoint, recipe, None)
+        return ModelFiles(run, checkpoint, recipe, None, trusted)
     if recipe[FORMAT] != VERSION:
         raise UserError(f"{run.recipe}: of another version of the format than {VERSION}, the only one that is read")
     if Path(locate(path)).absolute() not in (run.folder, run.weights):
@@ -129,7 +132,7 @@ def find_model(path: str | Path, downloaded: bool = False) -> ModelFiles:
         raise UserError(f"{run.folder}: a saved model has its weights in {run.weights.name}, which is missing")
     if left_to_bases(run.weights):
         raise UserError(f"{run.weights}: leaves weights to other folders, which a saved model does not")
-    return ModelFiles(run, run.weights, recipe, inside)
+    return ModelFiles(run, run.weights, recipe, inside, trusted)
 
 
 def open_model(path: str | Path, downloaded: bool = False, trust_code: str | Path | None = None) -> OpenedModel:
@@ -139,20 +142,14 @@ def open_model(path: str | Path, downloaded: bool = False, trust_code: str | Pat
     weights. Nothing of training is built.
 
     Args:
-        path, downloaded: As in `find_model`.
-        trust_code: A folder of Python files that component classes may be in, beside installed packages; its code runs.
+        path, downloaded, trust_code: As in `find_model`.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
         UserError: The recipe or the checkpoint is not of a GoTModel, names something that models are not opened with,
             or does not fit.
     """
-    files = find_model(path, downloaded)
-    if trust_code is not None:
-        trusted = Path(trust_code).expanduser().resolve()
-        if not trusted.is_dir():
-            raise UserError(f"{trust_code}: not a folder, so there is no code in it to trust")
-        files = replace(files, trusted=trusted)
+    files = find_model(path, downloaded, trust_code)
     settings = files.settings()
     complete = files.weights.suffix == SAFETENSORS and not left_to_bases(files.weights)
     with weights_to_follow() if complete else nullcontext():

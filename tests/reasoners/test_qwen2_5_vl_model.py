@@ -99,8 +99,8 @@ def test_half_precision_weights(build):
             FileNotFoundError,
             "/no/such/folder: no such file or folder",
         ),
-        ({"num_tokens": 0}, ValueError, "num_tokens must be at least 1"),
-        ({"length_groups": 0}, ValueError, "length_groups must be at least 1"),
+        ({"num_tokens": 0}, ValueError, "num_tokens must be 1 to 10,000"),
+        ({"length_groups": 0}, ValueError, "length_groups must be 1 to 10,000"),
         ({"config": {"text_config": {"hiden_size": 32}}}, ValueError, "text_config has keys.*hiden_size"),
         ({"config": {"text_config": {"hidden_size": 24, "num_attention_heads": 2}}}, ValueError, "multiple of 16"),
         (

@@ -86,7 +86,7 @@ def _device(options: Namespace) -> torch.device:
 def _own(options: Namespace, device: torch.device, dtype: torch.dtype) -> Measured:
     """What a checkpoint costs; or a recipe, with random weights."""
     if options.checkpoint:
-        opened = open_model(options.checkpoint)
+        opened = open_model(options.checkpoint, trust_code=options.trust_code)
         built, trained, name = opened.model, opened.size, Path(options.checkpoint).name
     else:
         recipe = ResolvedRecipe(options.config)

@@ -145,14 +145,14 @@ def evaluate(options: Namespace) -> None:
             "got evaluate understanding needs --checkpoint RUN, --output FOLDER, and --prompts scenes, "
             "--prompts QUESTIONS or --texts FILE"
         )
-    files = find_run(options.checkpoint)
+    files = find_run(options.checkpoint, options.trust_code)
     probes = _probes(options, files.recipe)
     trainer = evaluation_trainer(options)
     output = Path(options.output)
     check_writable(output)
     scorings, described = {}, {}
     for when, path in ((BEFORE, options.before), (AFTER, options.checkpoint)):
-        reasoner, described[when] = _trained(path) if path else _initial(files)
+        reasoner, described[when] = _trained(path, options.trust_code) if path else _initial(files)
         cache = ScoreCache(output, described[when])
         scorings[when] = UnderstandingScoring(reasoner, probes, options.num_workers, cache)
         score_items(trainer, scorings[when], output)
@@ -166,11 +166,11 @@ def evaluate(options: Namespace) -> None:
         results.publish(output, f"understanding, {options.checkpoint}")
 
 
-def _trained(path: str) -> tuple[Reasoner, dict[str, Any]]:
+def _trained(path: str, trust_code: str | None) -> tuple[Reasoner, dict[str, Any]]:
     """The reasoner of a run, and its description."""
-    files = find_run(path)
+    files = find_run(path, trust_code)
     described = {"model": files.recipe.get("model"), "weights": checksum(files.weights)}
-    return open_model(path).model.reasoner, described
+    return open_model(path, trust_code=trust_code).model.reasoner, described
 
 
 def _initial(files: ModelFiles) -> tuple[Reasoner, dict[str, Any]]:
