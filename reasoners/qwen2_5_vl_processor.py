@@ -15,7 +15,6 @@ from got_core.chain.parser import parse
 from got_core.types import Batch, Sample, resized
 from reasoners.tokenizer import IMAGE_PAD, VISION_END, VISION_START, Vocabulary
 
-
 MOST_TOKENS_A_SIDE = 256
 """Visual tokens along a side of an image: all of a long context."""
 
@@ -45,7 +44,7 @@ class PatchLayout:
 
     def __post_init__(self) -> None:
         if self.image_size < 1 or self.side > MOST_TOKENS_A_SIDE:
-            raise ValueError(f"image_size must be 1 to {MOST_TOKENS_A_SIDE} visual tokens, not {self.image_size} pixels")
+            raise ValueError(f"image_size must be 1 to {MOST_TOKENS_A_SIDE} visual tokens, not {self.image_size} px")
         if self.image_size % (self.patch_size * self.merge_size):
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size} "

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from got_core.cli.options import Count, Seed, Size, Whole
+from got_core.cli.parsing import Count, Seed, Size, Whole
 from got_core.errors import hide_expected
 
 CLIP = "openai/clip-vit-large-patch14"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from got_core.cli.options import Count, Seed, Size
+from got_core.cli.parsing import Count, Seed, Size
 from got_core.errors import UserError, as_user_error, one_line
 from got_core.paths import BUNDLED_MODEL
 
@@ -277,7 +277,7 @@ def _show(model: Model, plan: "Plan") -> None:
 
 def _previous(file: str, plan: "Plan") -> "PreviousImages | None":
     """Read an image that was generated before, with the plan beside it if there is one."""
-    from got_core.pipelines.output import GoTPipelineOutput
+    from got_core.pipelines.calls import GoTPipelineOutput
 
     image, chain = _read_source(file), Path(file).with_name(CHAIN)
     if image is None or not chain.is_file():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from got_core.cli.options import Count, Memory, Rate, Size
+from got_core.cli.parsing import Count, Memory, Rate, Size
 from got_core.errors import UserError, hide_expected
 
 

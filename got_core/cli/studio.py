@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from threading import Event
 
 from got_core.cli.generate import Model, open_pipeline
-from got_core.cli.options import Count
+from got_core.cli.parsing import Count
 from got_core.errors import UserError
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from got_core.cli.options import Count
+from got_core.cli.parsing import Count
 from got_core.errors import UserError, as_user_error, hide_expected
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from got_core.chain.dialects import fill_coordinates
 from got_core.data.images import load_image, stored_size
 from got_core.data.tables import missing_column, open_tables
 from got_core.errors import check_text
-from got_core.planning.limits import check_chain, check_prompt
+from got_core.planning.plan import check_chain, check_prompt
 from got_core.types import Sample
 
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from got_core.chain.parser import Box, to_pixels
 from got_core.data.images import ImageLike, image_tensor
 from got_core.interfaces import LatentCodec, NoiseObjective, Scheduler
-from got_core.pipelines.arguments import one_image_each
-from got_core.pipelines.output import GoTPipelineOutput
+from got_core.pipelines.calls import GoTPipelineOutput, one_image_each
 from got_core.planning.plan import Plan
 
 MARGIN = 1

@@ -22,13 +22,24 @@ from got_core.errors import UserError, check_text, did_you_mean, one_line
 from got_core.interfaces import ChainListener, Scheduler
 from got_core.model import PARTS, GoTModel
 from got_core.paths import BUNDLED_MODEL
-from got_core.pipelines.arguments import Seed, one_each, one_image_each, one_seed_each, positive_integer, prompt_list
+from got_core.pipelines.calls import (
+    LATENT,
+    OUTPUT_TYPES,
+    GoTPipelineOutput,
+    OutputImages,
+    Returned,
+    Seed,
+    one_each,
+    one_image_each,
+    one_seed_each,
+    positive_integer,
+    prompt_list,
+    to_output_type,
+)
 from got_core.pipelines.inpainting import LatentBlending, PreviousImages, inpainting_inputs
-from got_core.pipelines.output import LATENT, OUTPUT_TYPES, GoTPipelineOutput, OutputImages, Returned, to_output_type
 from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
-from got_core.planning.limits import check_chain, check_prompt
-from got_core.planning.plan import Plan
+from got_core.planning.plan import Plan, check_chain, check_prompt
 from got_core.types import Batch
 
 StepCallback = Callable[["GoTPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -422,7 +433,7 @@ class GoTPipeline:
 
         Raises:
             ValueError: Chain or prompt is not a text (a NUL, or half of a character) or longer than
-                `got_core.planning.limits` allows, or the model cannot generate images of the size.
+                `got_core.planning.plan` allows, or the model cannot generate images of the size.
         """
         size = size or self.size
         self._check_size(size)

@@ -106,8 +106,8 @@ def find_model(path: str | Path, downloaded: bool = False, trust_code: str | Pat
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
-        UserError: There is no folder of trusted code, the recipe is not readable, or a saved folder is of another version, lacks its weights, or has files
-            that lie elsewhere.
+        UserError: There is no folder of trusted code, the recipe is not readable, or a saved folder is of another
+            version, lacks its weights, or has files that lie elsewhere.
     """
     trusted = None if trust_code is None else Path(trust_code).expanduser().resolve()
     if trusted is not None and not trusted.is_dir():

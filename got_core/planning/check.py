@@ -9,8 +9,7 @@ from einops import rearrange
 
 from got_core.chain.parser import Box, Region, format_chain
 from got_core.planning.boxes import OPPOSITE, Pair, area, box_iou, box_relations, gaps, separated, shared_area
-from got_core.planning.limits import MOST_BOXES
-from got_core.planning.plan import Plan
+from got_core.planning.plan import MOST_BOXES, Plan
 from got_core.planning.prompts import BASIC_COLOURS, NUMBERS, ObjectSpec, Requirements, names_in, read_prompt, words_of
 
 MISSING = "missing object"

@@ -14,9 +14,9 @@ from got_core.data.images import image_tensor
 from got_core.data.visualization import to_pil
 from got_core.errors import one_line
 from got_core.interfaces import ChainListener
+from got_core.pipelines.calls import GoTPipelineOutput
 from got_core.pipelines.conversation import Conversation, Turn
 from got_core.pipelines.inpainting import PreviousImages
-from got_core.pipelines.output import GoTPipelineOutput
 from got_core.pipelines.pipeline import GoTPipeline, StepCallback
 from got_core.planning.check import PlanProblem, plan_problems, repaired
 from got_core.planning.plan import Plan

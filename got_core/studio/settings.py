@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from got_core.errors import UserError
 from got_core.paths import LARGEST_SEED
 from got_core.pipelines.pipeline import GoTPipeline
-from got_core.planning.limits import LONGEST_PROMPT, MOST_BOXES
+from got_core.planning.plan import LONGEST_PROMPT, MOST_BOXES
 
 
 class Refused(UserError):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from got_core.chain.parser import parse
+from got_core.data.scenes.compose import Layout
 from got_core.data.scenes.dataset import DEFAULT_TASKS, ScenesDataset, corpus
-from got_core.data.scenes.layout import Layout
 from got_core.data.scenes.render import (
     BACKGROUNDS,
     COLOURS,

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torchvision.transforms.functional import gaussian_blur
 
+from got_core.data.scenes.compose import Layout
 from got_core.data.scenes.dataset import ScenesDataset
-from got_core.data.scenes.layout import Layout
 from got_core.data.scenes.render import BACKGROUNDS, COLOURS, SHAPES, Scene, SceneObject, render
 from got_core.detection.base import UNKNOWN
 from got_core.detection.scenes import MIN_SHAPE_IOU, SceneDetector, border_colour, colour_map, eight_bit

@@ -17,7 +17,7 @@ from got_core.diffusion.schedulers import scheduler_named
 from got_core.errors import UserError
 from got_core.pipelines import pipeline as pipeline_module
 from got_core.pipelines import saving
-from got_core.pipelines.arguments import one_seed_each
+from got_core.pipelines.calls import one_seed_each
 from got_core.pipelines.pipeline import GoTPipeline
 
 CHAIN = "a red circle (94,188),(469,562) (red) and a blue square (500,562),(900,962) (blue)"

@@ -14,8 +14,7 @@ from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning import check
 from got_core.planning.boxes import gaps
 from got_core.planning.check import MOST_CLASHES, TOO_CLOSE, TOO_MANY, plan_problems, repaired
-from got_core.planning.limits import LONGEST_CHAIN, LONGEST_PROMPT, MOST_BOXES
-from got_core.planning.plan import Plan
+from got_core.planning.plan import LONGEST_CHAIN, LONGEST_PROMPT, MOST_BOXES, Plan
 from got_core.studio.settings import Limits
 
 BOX = "a red circle (100,200),(300,400) "

@@ -8,11 +8,11 @@ from tiny_models import KL, TINY_AUTOENCODER
 from tiny_reasoner import TinyReasoner, process
 from torch.utils.data import Dataset
 
-from got_core.data.box_masks import BoxCanvasDataset
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.diffusion.codecs import AutoencoderCodec, PixelCodec
 from got_core.diffusion.objectives import EpsilonDiffusion, RectifiedFlow
 from got_core.testing import check_codec, check_dataset, check_objective, check_reasoner
+from got_core.training.codec_training import BoxCanvasDataset
 from got_core.types import Reasoning, Sample
 
 SAMPLES = [

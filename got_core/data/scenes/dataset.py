@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from got_core.data.scenes.compose import Composer, edit_meta, generation_meta
+from got_core.data.scenes.compose import ATTEMPTS, Composer, Layout, edit_meta, generation_meta
 from got_core.data.scenes.language import edit_chain, generation_chain, instruction, listing, pick, prompt
-from got_core.data.scenes.layout import ATTEMPTS, Layout
 from got_core.data.scenes.render import (
     BACKGROUNDS,
     COLOURS,

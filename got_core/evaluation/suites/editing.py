@@ -474,7 +474,7 @@ def _generate(options: Namespace, trainer: Trainer, root: Path) -> None:
         trainer,
         root,
         generator,
-        prepare=lambda: prepare_edits(root, requests, generator.size, settings),
+        prepare=lambda: prepare_edits(root, requests, settings),
         left=lambda: missing_edits(root, requests, generator.seed),
         make=lambda model, units: EditGeneration(model, units, options.batch_size, generator),
     )

@@ -16,7 +16,7 @@ from got_core.evaluation.metrics.boxes import match_boxes
 from got_core.evaluation.metrics.scenes import IN_PLACE
 from got_core.evaluation.results import Better
 from got_core.evaluation.suites.cases import Case, CaseGeneration, CaseSuite, Images, Record
-from got_core.pipelines.output import GoTPipelineOutput
+from got_core.pipelines.calls import GoTPipelineOutput
 from got_core.planning.boxes import box_iou
 from got_core.planning.plan import Plan
 

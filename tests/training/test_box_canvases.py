@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from got_core.data.box_masks import BoxCanvasDataset
+from got_core.training.codec_training import BoxCanvasDataset
 from got_core.types import BLACK
 
 
