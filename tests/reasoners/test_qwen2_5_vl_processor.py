@@ -28,7 +28,7 @@ def library_patches(images, layout, **values):
 def test_patches_equal_the_librarys():
     layout, images = PatchLayout(16, 4, 2, 2), torch.rand(3, 3, 16, 16)
     expected = library_patches(images, layout, do_rescale=False)
-    torch.testing.assert_close(layout.patches(images * 2 - 1), expected["pixel_values"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(layout.patches(list(images * 2 - 1)), expected["pixel_values"], atol=1e-5, rtol=0)
     assert torch.equal(layout.grids(3), expected["image_grid_thw"])
 
 
@@ -118,7 +118,7 @@ def test_coordinates_are_the_last_frame(build):
     shape = "(i gh gw mh mw) (c t ph pw) -> t i c (gh mh ph) (gw mw pw)"
     sizes = {"i": 2, "c": 3, "t": 2, "ph": plain.patch_size, "pw": plain.patch_size}
     sizes |= {"mh": plain.merge_size, "mw": plain.merge_size, "gh": plain.side, "gw": plain.side}
-    (first, last), (image, places) = (rearrange(layout.patches(images), shape, **sizes) for layout in (plain, placed))
+    (first, last), (image, places) = (rearrange(layout.patches(list(images)), shape, **sizes) for layout in (plain, placed))
     assert torch.equal(first, last)
     assert torch.equal(image, first)
     edge = torch.linspace(-1, 1, plain.image_size)
