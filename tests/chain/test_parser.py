@@ -146,6 +146,8 @@ def test_colour_of(phrase, written_colour, colour):
     [
         ("a dog (9, 8), (3, 4) runs", "a dog (3, 4), (9, 8) runs", "corners swapped"),
         ("a dog **(-5,0),(1000,99999999999999999999)**", "a dog **(0,0),(999,999)**", "outside 0 to 999"),
+        ("a dog (0,1000),(10,20) runs", "a dog (0,20),(10,999) runs", "outside 0 to 999; corners swapped"),
+        ("a dog (0,0),(1000,999) runs", "a dog (0,0),(999,999) runs", "outside 0 to 999"),
         ("a dog (1.4,2),(3,4.0) runs", "a dog (1,2),(3,4) runs", "not whole numbers"),
         (
             "a dog <|box_start|>(1,2),(3,4) (red)",
@@ -177,6 +179,7 @@ def test_malformed_boxes_are_repaired(text, repaired, reason):
     ("text", "reason"),
     [
         ("a dog (5,5),(5,9) runs", "no area"),
+        ("a dog (5,9),(8,9) runs", "no area"),
         ("a dog (1200,5),(1300,9) runs", "no area"),
         ("a dog (1,2),(3", "unfinished box"),
         ("a dog (1,2), (", "unfinished box"),

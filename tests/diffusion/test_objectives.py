@@ -81,6 +81,7 @@ def test_noise_offset_adds_one_number_a_channel():
     plain = EpsilonDiffusion().sample_noise(torch.zeros(SHAPE), seeded(0))
     offset = EpsilonDiffusion(noise_offset=0.1).sample_noise(torch.zeros(SHAPE), seeded(0)) - plain
     torch.testing.assert_close(offset, offset[..., :1, :1].expand(SHAPE), atol=1e-6, rtol=0)
+    assert offset[..., 0, 0].unique().numel() == SHAPE[0] * SHAPE[1]
     many = EpsilonDiffusion(noise_offset=0.5).sample_noise(torch.zeros(4000, 4, 1, 1), seeded(0))
     assert many.std().item() == pytest.approx((1 + 0.25) ** 0.5, abs=0.02)
 

@@ -10,9 +10,10 @@ from got_core.studio.worker import Worker
 
 
 def slow(reporter):
-    for number in range(10_000):
+    for number in range(100_000):
         time.sleep(0.002)
         reporter.on_token((f"token {number}",))
+    raise AssertionError("the work was not ended")
 
 
 def test_work_reports_its_progress():
@@ -21,10 +22,8 @@ def test_work_reports_its_progress():
 
 
 def test_work_that_takes_too_long_is_ended():
-    begun = time.monotonic()
     with pytest.raises(Refused, match=r"more than 0\.2 seconds"):
         list(Worker(0.2).run(slow, Event()))
-    assert time.monotonic() - begun < 5
 
 
 def test_work_is_stopped_and_what_nobody_reads_too():
@@ -38,9 +37,7 @@ def test_work_is_stopped_and_what_nobody_reads_too():
     next(abandoned)
     abandoned.close()
     assert left.is_set()
-    begun = time.monotonic()
     assert list(worker.run(lambda reporter: None, Event())) == []
-    assert time.monotonic() - begun < 5
 
 
 def test_one_task_at_a_time_and_a_crash_ends_no_other():
