@@ -56,9 +56,12 @@ def import_official(
         if arguments is not None and (base := base or arguments.get("pretrained")):
             arguments.pretrained = _absolute(base)
             loaded.append(part)
+    reasoner, backbone = (model.get(f"init_args.{part}.init_args") for part in ("reasoner", "backbone"))
+    if reasoner and reasoner.get("editing_template"):
+        # The released model was trained without the requests of earlier turns.
+        reasoner.editing_template = reasoner.editing_template.replace("{earlier}", "")
     with without_weights():
         objective: Any = build_model(model.as_dict()).objective
-    reasoner, backbone = (model.get(f"init_args.{part}.init_args") for part in ("reasoner", "backbone"))
     scheduler = _scheduler(objective, backbone and backbone.get("pretrained"))
     if reasoner and reasoner.get("pretrained") and reasoner.get("repetition_penalty") == 1:
         reasoner.repetition_penalty = _repetition_penalty(reasoner.pretrained)

@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from got_core.cli.main import main
 from got_core.errors import UserError
 from got_core.paths import ROOT
+from got_core.pipelines.conversation import Conversation
 from got_core.pipelines.pipeline import GoTPipeline
+from got_core.planning.plan import Plan
 from got_core.training.recipe import build_model
 from got_core.weights.checkpoints import read_system_weights, read_tensors, write_system_weights
 from got_core.weights.files import new_folder
@@ -105,6 +107,18 @@ def test_images_are_those_of_the_published_algorithm(place, released, imported, 
     assert (image.abs() < 1).float().mean() > 0.5
     other = released.draw("two things", chain, [BOXES[0]], source, noise, scales, STEPS)
     assert (other - expected).abs().max() > 1e-2
+
+
+def test_an_imported_model_is_not_given_earlier_requests(imported):
+    """The released model was trained without; it sees the image that they led to."""
+    pipeline = GoTPipeline.from_pretrained(imported, "cpu")
+    assert not pipeline.model.reasoner.reads_earlier
+    processor = pipeline.model.processor
+    assert processor.prompt_ids("make it red", True, ("a dog",)) == processor.prompt_ids("make it red", True)
+    conversation = Conversation(pipeline, Image.new("RGB", (64, 64)))
+    conversation.append(Plan("a dog", "a dog", (64, 64)), Image.new("RGB", (64, 64)), 0)
+    with pytest.warns(UserWarning, match="is not given earlier requests"):
+        conversation.plan("make it red")
 
 
 def test_a_saved_folder_needs_no_base_folder(place, tensors, tmp_path):
