@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from got_core.pipelines.pipeline import GoTPipeline
     from got_core.planning.plan import Plan
 
+NAMED = 3
+"""Problems of a chain or a plan that are named; the others are counted."""
+
 IMAGE, LAYOUT, CHAIN = "image.png", "layout.png", "chain.txt"
 """What is written of each image; all in one folder."""
 
@@ -266,9 +269,13 @@ def _show(model: Model, plan: "Plan") -> None:
     from got_core.planning.check import MALFORMED, OUTSIDE, plan_problems
 
     print(plan.chain)
-    for problem in plan_problems(plan):
-        about = "chain" if problem.kind in (MALFORMED, OUTSIDE) else "plan"
-        print(f"got: {about}: {problem.message}", file=sys.stderr)
+    problems = plan_problems(plan)
+    of_chain = [problem.message for problem in problems if problem.kind in (MALFORMED, OUTSIDE)]
+    of_plan = [problem.message for problem in problems if problem.kind not in (MALFORMED, OUTSIDE)]
+    for about, messages in (("chain", of_chain), ("plan", of_plan)):
+        if messages:
+            more = f"; and {len(messages) - NAMED:,} more" if len(messages) > NAMED else ""
+            print(f"got: {about}: {'; '.join(messages[:NAMED])}{more}", file=sys.stderr)
     prompt, names = plan.prompt.lower(), [r.phrase.split()[-1] for r in plan.regions if r.phrase.strip()]
     bundled = model.checkpoint == BUNDLED_MODEL and plan.source is None
     if bundled and prompt and not any(name in prompt for name in names):

@@ -66,6 +66,8 @@ def fit(
             elif recipe.checkpoint and not progress.begun:
                 print("training had reached its end; the checkpoint is scored")
                 _score(recipe)
+        if trainer.is_global_zero:
+            _print_results(recipe.run_files, trainer.log_dir)
 
 
 def validate(
@@ -130,6 +132,15 @@ def _recipe(
     if file is not None:
         load_weights(recipe.model, file)
     return recipe
+
+
+def _print_results(run: "Run", logs: str | None) -> None:
+    """Print where everything of a run lies."""
+    for name, path in {"checkpoint": run.last, "scores": run.metrics, "images": run.samples}.items():
+        if path.exists():
+            print(f"{name}: {path}")
+    if logs is not None:
+        print(f"logs: {logs.rstrip('/')}")
 
 
 def _score(recipe: "Recipe") -> None:

@@ -14,6 +14,7 @@ from got_core.chain.parser import parse, spliced
 from got_core.data.chain_check import Chains, bad_chains
 from got_core.data.mixture import Mixture, Source
 from got_core.interfaces import Processor
+from got_core.model import GoTModel
 from got_core.types import Batch, Sample
 
 ChainForm = Literal["whole", "words", "none"]
@@ -219,11 +220,13 @@ class GoTDataModule(LightningDataModule):
         self.max_bad_chains = max_bad_chains
 
     def setup(self, stage: str) -> None:
-        """Before fitting, check the sources' chains, and set how many batches make a global batch.
+        """Check the samples' sizes, and before fitting the sources' chains; set how many batches make a global batch.
 
         Raises:
-            ValueError: More chains of a source than `max_bad_chains` lose boxes, or a global batch is impossible.
+            ValueError: The model cannot generate images of a sample's size, more chains of a source than
+                `max_bad_chains` lose boxes, or a global batch is impossible.
         """
+        self._check_sizes()
         if stage == "fit" and self.chains == "whole":
             self._check_chains()
         if stage != "fit" or self.global_batch_size is None:
@@ -236,6 +239,13 @@ class GoTDataModule(LightningDataModule):
                 f"{self.global_batch_size} takes {batches}: leave accumulate_grad_batches out"
             )
         trainer.accumulate_grad_batches = batches
+
+    def _check_sizes(self) -> None:
+        model: Any = self._trainer().lightning_module
+        model = getattr(model, "model", None)
+        if isinstance(model, GoTModel):
+            for dataset in (*(source.dataset for source in self.mixture.sources), *self.validation):
+                model.check_size(dataset[0].size)
 
     def _check_chains(self) -> None:
         for source in self.mixture.sources:

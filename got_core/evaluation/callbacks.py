@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.table import Table
 
@@ -122,10 +123,13 @@ class ScenePanels(ScoredValidation):
                 scalars = {f"val/{name}_{part}".rstrip("_"): number for part, number in parts}
                 # Every rank has computed the same; Lightning warns unless it may average them.
                 pl_module.log_dict(scalars, sync_dist=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                sheet = np.array(contact_sheet(self.tiles.tiles, width=PANEL_WIDTH))
-                logger.experiment.add_image("samples", torch.from_numpy(sheet), trainer.global_step, dataformats="HWC")
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            sheet = contact_sheet(self.tiles.tiles, width=PANEL_WIDTH)
+            if isinstance(logger, WandbLogger):
+                logger.log_image("samples", [sheet], trainer.global_step)
+            elif isinstance(logger, TensorBoardLogger):
+                pixels = torch.from_numpy(np.array(sheet))
+                logger.experiment.add_image("samples", pixels, trainer.global_step, dataformats="HWC")
                 chains = "\n\n".join(f"**{tile.prompt}**\n\n{tile.chain}" for tile in self.tiles.tiles)
                 logger.experiment.add_text("chains", chains, trainer.global_step)
 
@@ -201,7 +205,8 @@ class FinalScores(ScoredValidation):
         scores = to_metrics(self.scores.compute()) if self.scores.update_called else {}
         if trainer.is_global_zero:
             run = Run(Path(trainer.default_root_dir))
-            self.metrics = {"seconds": self._seconds(run), STEP: self.step} | scores
+            losses = {name: round(float(trainer.callback_metrics[name]), 4) for name in _losses(trainer)}
+            self.metrics = {"seconds": self._seconds(run), STEP: self.step, **losses} | scores
             run.folder.mkdir(parents=True, exist_ok=True)
             write_whole(run.metrics, json.dumps(self.metrics, indent=2) + "\n")
             if self.tiles.tiles:
@@ -217,6 +222,11 @@ class FinalScores(ScoredValidation):
         if self.metrics:
             Console().print(table(self.metrics, f"{trainer.default_root_dir}, step {self.step}"))
         self.metrics = {}
+
+
+def _losses(trainer: Trainer) -> list[str]:
+    """Return the names of the losses of held-out samples, one of each kind for each validation set."""
+    return sorted(name for name in trainer.callback_metrics if re.match("val/.*_loss", name))
 
 
 def read_scores(file: Path) -> dict[str, Any] | None:

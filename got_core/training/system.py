@@ -11,7 +11,7 @@ from lightning import LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -187,8 +187,13 @@ class GoTSystem(LightningModule):
                 self.log(name, float(count), batch_size=len(batch))
         return loss
 
-    def denoising_loss(self, batch: Batch, guidance: Guidance) -> Float[Tensor, ""]:
+    def denoising_loss(self, batch: Batch, guidance: Guidance, generator: Generator | None = None) -> Float[Tensor, ""]:
         """Return the mean denoising loss of the batch's targets under guidance, over `noise_draws` levels each.
+
+        Args:
+            batch: With targets.
+            guidance: Of the batch.
+            generator: Of noise and levels; torch's default generator when None.
 
         Raises:
             ValueError: The batch has no targets.
@@ -198,8 +203,8 @@ class GoTSystem(LightningModule):
         latents = self.codec.encode(batch.target)
         latents = torch.cat([latents] * self.noise_draws)
         guidance = Guidance.cat([guidance] * self.noise_draws)
-        t = self.objective.sample_t(len(latents), latents.device)
-        noise = self.objective.sample_noise(latents)
+        t = self.objective.sample_t(len(latents), latents.device, generator)
+        noise = self.objective.sample_noise(latents, generator)
         return self.objective.loss(lambda x_t, t: self.backbone(x_t, t, guidance), latents, noise, t).mean()
 
     def drop_conditions(self, guidance: Guidance) -> Guidance:
@@ -222,6 +227,11 @@ class GoTSystem(LightningModule):
                 groups.append({"params": parameters, "lr": self.learning_rates[name], "name": name})
         optimizer = self.optimizer(groups)
         total = int(self.trainer.estimated_stepping_batches)
+        if self.warmup_steps >= total and self.trainer.is_global_zero:
+            print(
+                f"warmup_steps is {self.warmup_steps}, but the run has {total} steps: the learning rate does not reach "
+                "its peak"
+            )
         schedule = LambdaLR(
             optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_learning_rate)
         )
@@ -231,15 +241,19 @@ class GoTSystem(LightningModule):
         """Skip a step whose gradient is not finite; stop after too many in a row.
 
         Gradients are already reduced over ranks here, and the norm of sharded ones is summed over them, so all ranks
-        decide the same. A gradient scaler (16-mixed) skips such steps itself.
+        decide the same. A gradient scaler (16-mixed) skips such steps itself. The norm and the learning rates are
+        logged.
 
         Raises:
             RuntimeError: `max_nonfinite_steps` such steps in a row.
         """
+        for group in optimizer.param_groups:
+            self.log(f"learning_rate/{group['name']}", group["lr"])
         if self._scaled:
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(gradients))
+        self.log("gradient_norm", norm)
         if bool(torch.isfinite(norm)):
             self.nonfinite_in_a_row = 0
         else:
@@ -290,9 +304,24 @@ class GoTSystem(LightningModule):
     # ------------------------------------------------------------------ validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Generation:  # type: ignore[override]
-        """Generate the batch's images, from its prompts unless chains are given; callbacks score and show them."""
+        """Generate the batch's images, from its prompts unless chains are given; callbacks score and show them.
+
+        The losses of the samples' own chains and targets are logged as `val/chain_loss` and `val/denoising_loss`, the
+        latter with noise that is the same in each validation.
+        """
         world, rank = self.trainer.world_size, self.trainer.global_rank
         chains = batch.chains if self.validation_chains == "given" else None
         seed = batch_seed(self.validation_seed, dataloader_idx, batch_idx, rank, world)
         with gathered(self.model.components):
+            for name, loss in self._held_out_losses(batch, seed).items():
+                self.log(f"val/{name}", loss, on_epoch=True, sync_dist=True, batch_size=len(batch))
             return self.model.generate(batch, chains, seed=seed)
+
+    def _held_out_losses(self, batch: Batch, seed: int) -> dict[str, Float[Tensor, ""]]:
+        """Return the losses of the batch's own chains and targets, as far as it has them."""
+        reasoning = self.reasoner(batch)
+        losses = {} if reasoning.loss is None else {"chain_loss": reasoning.loss}
+        if batch.target is not None and self.denoising_weight:
+            guidance = self.guidance(reasoning, batch, self.codec)
+            losses["denoising_loss"] = self.denoising_loss(batch, guidance, Generator().manual_seed(seed))
+        return losses

@@ -371,6 +371,15 @@ def test_what_is_kept_stays_and_the_plan_is_checked_and_repaired(run, tmp_path, 
     assert "(0,0),(240,240)" not in said.out or "(50,0)" not in said.out
 
 
+def test_a_chain_with_many_problems_is_one_line(run, tmp_path, capsys):
+    (tmp_path / "chain.txt").write_text("a dog (5,5),(5,9) and " * 279)
+    options = ("--checkpoint", str(run), "--chain", str(tmp_path / "chain.txt"), "--output", str(tmp_path / "out"))
+    main(["generate", "a dog", *options])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("got: chain: ")]
+    assert len(lines) == 1
+    assert lines[0].endswith("; and 276 more")
+
+
 def test_an_edit_keeps_its_source_outside_the_planned_area(run, tmp_path, capsys):
     Image.new("RGB", (32, 32), "navy").save(tmp_path / "source.png")
     (tmp_path / "chain.txt").write_text("a cat (0,0),(240,240)")

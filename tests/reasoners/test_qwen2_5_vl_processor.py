@@ -118,7 +118,9 @@ def test_coordinates_are_the_last_frame(build):
     shape = "(i gh gw mh mw) (c t ph pw) -> t i c (gh mh ph) (gw mw pw)"
     sizes = {"i": 2, "c": 3, "t": 2, "ph": plain.patch_size, "pw": plain.patch_size}
     sizes |= {"mh": plain.merge_size, "mw": plain.merge_size, "gh": plain.side, "gw": plain.side}
-    (first, last), (image, places) = (rearrange(layout.patches(list(images)), shape, **sizes) for layout in (plain, placed))
+    (first, last), (image, places) = (
+        rearrange(layout.patches(list(images)), shape, **sizes) for layout in (plain, placed)
+    )
     assert torch.equal(first, last)
     assert torch.equal(image, first)
     edge = torch.linspace(-1, 1, plain.image_size)

@@ -1,5 +1,6 @@
 """Every shipped recipe is read and built; the scenes recipes train, resume and are scored."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from refusals import refused
 
 from got_core.cli.main import main
 from got_core.config import read_recipe
@@ -64,6 +66,52 @@ def test_a_key_that_stands_twice_is_refused_and_a_merged_one_overridden(tmp_path
 def test_null_on_the_command_line_reaches_nested_classes():
     read = ResolvedRecipe([str(ROOT / "recipes" / "scenes_dit.yaml")], ["--model.guidance.spatial_channels", "null"])
     assert read.config.model.init_args.guidance.init_args.spatial_channels is None
+
+
+TINY = ("fit", "--config", str(ROOT / "recipes" / "scenes_dit.yaml"), "--config",
+        str(ROOT / "tests" / "fixtures" / "tiny_scenes.yaml"))  # fmt: skip
+
+
+def test_a_run_logs_to_any_logger_and_ends_with_its_numbers(tmp_path, capsys):
+    run = tmp_path / "run"
+    logger = ("--trainer.logger=lightning.pytorch.loggers.CSVLogger", f"--trainer.logger.save_dir={tmp_path}")
+    steps = ("--trainer.log_every_n_steps=1", "--trainer.val_check_interval=2")
+    main([*TINY, *logger, *steps, f"--trainer.default_root_dir={run}"])
+    said = capsys.readouterr().out
+    assert "warmup_steps is 100, but the run has 4 steps" in said
+    logs = tmp_path / "lightning_logs" / "version_0"
+    for name, path in {
+        "checkpoint": "checkpoints/last.ckpt",
+        "scores": "metrics.json",
+        "images": "samples.png",
+    }.items():
+        assert f"{name}: {run / path}\n" in said
+    assert f"logs: {logs}\n" in said
+    with (logs / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    of_steps = [row for row in rows if row["loss"]]
+    assert len(of_steps) == 4
+    assert all(float(row["gradient_norm"]) > 0 for row in of_steps)
+    rates = [float(row["learning_rate/reasoner"]) for row in of_steps]
+    assert rates == sorted(rates)
+    assert rates[0] > 0
+    held_out = [
+        (float(row["val/chain_loss"]), float(row["val/denoising_loss"])) for row in rows if row["val/chain_loss"]
+    ]
+    assert len(held_out) >= 2
+    assert held_out[1][0] < held_out[0][0]
+    metrics = json.loads((run / "metrics.json").read_text())
+    main(["validate", "--checkpoint", str(run)])
+    again = json.loads((run / "metrics.json").read_text())
+    for name in ("val/chain_loss", "val/denoising_loss"):
+        assert metrics[name] > 0
+        assert again[name] == metrics[name]
+
+
+def test_samples_of_a_size_that_the_model_cannot_generate_are_refused_before_training(tmp_path, capsys):
+    line = refused(capsys, *TINY, f"--trainer.default_root_dir={tmp_path}", "--data.validation.size=66")
+    assert "images of 66x66 pixels cannot be generated: height and width must be multiples of 8" in line
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("name", TRAINED)
