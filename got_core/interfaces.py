@@ -107,6 +107,13 @@ class Reasoner(Component, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how likely a text is")
 
+    def continues(self, batch: Batch, chains: Sequence[str]) -> list[bool]:
+        """Say of each sample whether, after the image of its chain, another one follows for the same request.
+
+        Its `Sample.steps` then have the former. Never, unless a reasoner was trained to.
+        """
+        return [False] * len(batch)
+
     @abstractmethod
     def forward(self, batch: Batch) -> Reasoning:
         """Compute chain loss and states in one pass, teacher-forced on `batch.chains`."""

@@ -32,6 +32,19 @@ def resized(image: Float[Tensor, "3 h w"], size: tuple[int, int]) -> Float[Tenso
 
 
 @dataclass(frozen=True)
+class Step:
+    """An image that was generated on the way to the one that was requested, with its chain.
+
+    Attributes:
+        chain: The reasoning chain.
+        image: In [-1, 1], of any size.
+    """
+
+    chain: str
+    image: Float[Tensor, "3 h w"]
+
+
+@dataclass(frozen=True)
 class Sample:
     """One sample: the prompt, its reasoning chain, and the target image.
 
@@ -43,6 +56,7 @@ class Sample:
         size: (height, width) of the image to be generated, in pixels; that of `target` if it has one.
         meta: Data for metrics and reports; never read by a model.
         earlier: The requests of earlier turns, the first one first, where the sample continues a conversation.
+        steps: Where a request takes several images, those before this one; the last of them is edited next.
     """
 
     prompt: str
@@ -52,6 +66,12 @@ class Sample:
     source: Float[Tensor, "3 h w"] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     earlier: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def edited(self) -> Float[Tensor, "3 h w"] | None:
+        """The image that is edited: that of the last step, or the source."""
+        return self.steps[-1].image if self.steps else self.source
 
 
 @dataclass(frozen=True)
@@ -62,7 +82,7 @@ class Batch:
         prompts, chains, earlier, meta: One entry a sample.
         target: Images to be generated, or None if no sample has one.
         source: Images to be edited, resized to the output size; black where a sample has none. Never None.
-        has_source: True where the sample is an edit.
+        has_source: True where there is an image to be edited.
         inputs: Tensors for the reasoner only, made by its processor.
     """
 
@@ -95,9 +115,9 @@ class Batch:
             prompts=tuple(sample.prompt for sample in samples),
             chains=tuple(sample.chain for sample in samples),
             source=torch.stack(
-                [black if sample.source is None else resized(sample.source, sample.size) for sample in samples]
+                [black if sample.edited is None else resized(sample.edited, sample.size) for sample in samples]
             ),
-            has_source=torch.tensor([sample.source is not None for sample in samples]),
+            has_source=torch.tensor([sample.edited is not None for sample in samples]),
             target=torch.stack(with_target) if with_target else None,
             earlier=tuple(sample.earlier for sample in samples),
             meta=tuple(sample.meta for sample in samples),

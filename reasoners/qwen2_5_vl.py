@@ -241,6 +241,19 @@ class Qwen2_5_VLReasoner(Reasoner):
         return Reasoning(self._summary(self._read(given.inputs), given.inputs), given.chains)
 
     @torch.no_grad()
+    def continues(self, batch: Batch, chains: Sequence[str]) -> list[bool]:
+        """Say whether `<|vision_start|>` is the most likely token after `<|im_gen_end|>`, as the released loop does."""
+        vocabulary = self.processor.vocabulary
+        inputs = self.processor.with_chains(batch, chains).inputs
+        rows = inputs["length"].to(inputs["input_ids"].device)
+        one_more = torch.full_like(inputs["input_ids"][:, :1], vocabulary.padding)
+        ids = torch.cat([inputs["input_ids"], one_more], dim=1)
+        ids[torch.arange(len(ids)), rows] = vocabulary.end
+        positions = torch.cat([inputs["position_ids"], inputs["position_ids"][:, :, -1:] + 1], dim=2)
+        hidden = self._decode(self._embed(ids, inputs), positions)[torch.arange(len(ids)), rows]
+        return (self.qwen.lm_head(hidden).argmax(dim=-1) == vocabulary.vision_start).tolist()
+
+    @torch.no_grad()
     def generate(
         self,
         batch: Batch,

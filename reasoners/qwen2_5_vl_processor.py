@@ -93,19 +93,19 @@ class PatchLayout:
         rows = self.side * self.merge_size
         return torch.tensor([[1, rows, rows]]).expand(number, 3)
 
-    def positions(self, length: int, image_start: int | None) -> Int[Tensor, "3 l"]:
-        """Return Qwen's three-axis rotary positions of a sequence, with an image from token `image_start` or without.
+    def positions(self, length: int, image_starts: Sequence[int]) -> Int[Tensor, "3 l"]:
+        """Return Qwen's three-axis rotary positions of a sequence, with images from the tokens `image_starts` on.
 
         Text counts up on all three axes; an image's tokens have one time step and their row and column; the text after
         it continues from the largest of these.
         """
         positions = repeat(torch.arange(length), "l -> three l", three=3).clone()
-        if image_start is not None:
-            stop = image_start + self.side**2
-            cells = torch.arange(self.side)
-            positions[0, image_start:stop] = image_start
-            positions[1, image_start:stop] = image_start + repeat(cells, "row -> (row column)", column=self.side)
-            positions[2, image_start:stop] = image_start + repeat(cells, "column -> (row column)", row=self.side)
+        cells = torch.arange(self.side)
+        for start in image_starts:
+            stop, time = start + self.side**2, int(positions[0, start])
+            positions[0, start:stop] = time
+            positions[1, start:stop] = time + repeat(cells, "row -> (row column)", column=self.side)
+            positions[2, start:stop] = time + repeat(cells, "column -> (row column)", row=self.side)
             positions[:, stop:] -= self.side**2 - self.side
         return positions
 
@@ -133,7 +133,9 @@ class Qwen2_5_VLProcessor:
     """Makes batches for `Qwen2_5_VLReasoner`. A sequence is prompt, chain, `<|im_gen_start|>`, N image tokens, padding.
 
     What Qwen would read after the image tokens (`<|im_gen_end|>` and so on) is left out: under causal attention nothing
-    that is trained depends on it. Sequences are padded on the right, so causal attention needs no mask.
+    that is trained depends on it. Where a sample has steps, these come before its chain, as in the released system's
+    loop: chain, `<|im_gen_start|>`, image tokens, `<|im_gen_end|>` and the generated image of each. Sequences are
+    padded on the right, so causal attention needs no mask.
 
     `Batch.inputs` holds:
         input_ids: (b, l).
@@ -172,24 +174,41 @@ class Qwen2_5_VLProcessor:
         self.vocabulary = vocabulary
         self.layout = layout
         self.max_chain_tokens = max_chain_tokens
-        image = VISION_START + IMAGE_PAD * layout.side**2 + VISION_END
-        self._templates = {False: generation_template, True: editing_template.replace("{image}", image)}
+        self._image = VISION_START + IMAGE_PAD * layout.side**2 + VISION_END
+        self._templates = {False: generation_template, True: editing_template.replace("{image}", self._image)}
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Make a batch with sequences and patches; samples with and without a source image may be mixed."""
         batch = Batch.collate(samples)
-        sources = [sample.source for sample in samples if sample.source is not None]
+        sources = [image for sample in samples for image in (sample.source, *(step.image for step in sample.steps))]
+        sources = [image for image in sources if image is not None]
         patches = self.layout.patches(sources) if sources else self.layout.blank()
         grids = self.layout.grids(len(sources)) if sources else self.layout.blank_grid()
-        return self.with_chains(replace(batch, inputs={"pixel_values": patches, "image_grid_thw": grids}), batch.chains)
+        prompts = [
+            [*self.prompt_ids(sample.prompt, sample.source is not None, sample.earlier), *self.step_ids(sample)]
+            for sample in samples
+        ]
+        return self._filled(replace(batch, inputs={"pixel_values": patches, "image_grid_thw": grids}), prompts)
 
     def with_chains(self, batch: Batch, chains: Sequence[str]) -> Batch:
         """Return a batch with other chains; it keeps its patches, which are of the sources as they were given."""
-        requests = zip(batch.prompts, batch.has_source.tolist(), batch.earlier, strict=True)
-        prompts = [self.prompt_ids(text, edit, earlier) for text, edit, earlier in requests]
-        fitted, ids = zip(*map(self.fitting, chains), strict=True)
+        rows = zip(batch.inputs["input_ids"], batch.inputs["prompt_length"].tolist(), strict=True)
+        return self._filled(replace(batch, chains=tuple(chains)), [ids[:length].tolist() for ids, length in rows])
+
+    def _filled(self, batch: Batch, prompts: Sequence[list[int]]) -> Batch:
+        """Return a batch with the sequences of its chains after these tokens."""
+        chains, ids = zip(*map(self.fitting, batch.chains), strict=True)
         inputs = {name: tensor.to(batch.source.device) for name, tensor in self.sequences(prompts, ids).items()}
-        return replace(batch, chains=fitted, inputs={**batch.inputs, **inputs})
+        return replace(batch, chains=chains, inputs={**batch.inputs, **inputs})
+
+    def step_ids(self, sample: Sample) -> list[int]:
+        """Return the tokens of a sample's steps: of each its chain, the image tokens, and its image."""
+        vocabulary = self.vocabulary
+        ids = []
+        for step in sample.steps:
+            ids += [*self.chain_ids(step.chain), vocabulary.start, *vocabulary.image_tokens, vocabulary.end]
+            ids += vocabulary.encode(self._image)
+        return ids
 
     def prompt_ids(self, prompt: str, edit: bool, earlier: Sequence[str] = ()) -> list[int]:
         """Return the tokens before the chain; control tokens in the user's words become blanks."""
@@ -226,14 +245,15 @@ class Qwen2_5_VLProcessor:
         tail = [vocabulary.start, *vocabulary.image_tokens]
         rows = [[*prompt, *chain, *tail] for prompt, chain in zip(prompts, chains, strict=True)]
         length = max(len(row) for row in rows)
-        starts = [row.index(vocabulary.image_pad) if vocabulary.image_pad in row else None for row in rows]
+        pad = vocabulary.image_pad
+        starts = [[at for at, id_ in enumerate(row) if id_ == pad and row[at - 1] != pad] for row in rows]
         lengths, prompt_length = (torch.tensor([len(ids) for ids in parts]) for parts in (rows, prompts))
         summary_stop = rearrange(lengths, "b -> b 1")
         summary_start = summary_stop - len(vocabulary.image_tokens)
         index = torch.arange(length)
         return {
             "input_ids": torch.tensor([row + [vocabulary.padding] * (length - len(row)) for row in rows]),
-            "position_ids": torch.stack([layout.positions(length, start) for start in starts]),
+            "position_ids": torch.stack([layout.positions(length, images) for images in starts]),
             "length": lengths,
             "prompt_length": prompt_length,
             "chain_mask": (index >= rearrange(prompt_length, "b -> b 1")) & (index < summary_start),

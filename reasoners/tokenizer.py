@@ -116,7 +116,8 @@ class Vocabulary:
         self.stops = [tokenizer.token_to_id(token) for token in STOP_TOKENS]
         self.padding = tokenizer.token_to_id(PADDING)
         self.image_pad = tokenizer.token_to_id(IMAGE_PAD)
-        self.start = tokenizer.token_to_id(GENERATION_START)
+        self.start, self.end = (tokenizer.token_to_id(token) for token in (GENERATION_START, GENERATION_END))
+        self.vision_start = tokenizer.token_to_id(VISION_START)
         self.image_tokens = [tokenizer.token_to_id(token) for token in image_tokens(num_tokens)]
         controls = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
         controls -= set(GROUNDING_TOKENS)

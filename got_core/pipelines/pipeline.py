@@ -1,6 +1,6 @@
 """GoTPipeline: plans images in words and boxes, generates and edits them; called like the pipelines of diffusers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import isfinite
@@ -40,7 +40,7 @@ from got_core.pipelines.inpainting import LatentBlending, PreviousImages, inpain
 from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
 from got_core.planning.plan import Plan, check_chain, check_prompt
-from got_core.types import Batch
+from got_core.types import Batch, Step
 
 StepCallback = Callable[["GoTPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
 """As in diffusers: called with the pipeline, the step, its time and {"latents": ...}; may return such a dictionary."""
@@ -519,6 +519,36 @@ class GoTPipeline:
         output = GoTPipelineOutput(images, tuple(plans), own_seeds)
         # As in diffusers; who asks for the tuple knows that it is one.
         return output if options.get("return_dict", True) else cast(Returned, output.to_tuple())
+
+    def steps(
+        self,
+        prompt: str,
+        image: ImageLike | None = None,
+        *,
+        most: int = 8,
+        seed: int = 0,
+        **options: Unpack[GenerationOptions],
+    ) -> Iterator[GoTPipelineOutput]:
+        """Generate images for one request until the reasoner adds no other: it sees each, and the next one edits it.
+
+        So the released model carries out instructions of several steps. Of most models the first image is the last.
+
+        Args:
+            prompt: Caption or instruction.
+            image: The image to edit, of any size.
+            most: Images at most.
+            seed: Of plans and noise.
+            options: As in `generate`, without `keep`.
+        """
+        check_options(options, 1, seed)
+        (plan,) = self.plan(prompt, image, seed=seed)
+        for left in reversed(range(positive_integer(most, "most"))):
+            output = self.generate(plan, seed=seed, **options)
+            yield output
+            if not left or not self.model.reasoner.continues(self._batch([plan]), [plan.chain])[0]:
+                return
+            step = Step(plan.chain, image_tensor(output.images[0]))
+            (plan,) = self.write([replace(plan, chain="", steps=(*plan.steps, step))], seed=seed)
 
     def preview(self, latents: Float[Tensor, "b c h w"]) -> OutputImages:
         """Decode latents, such as those given to a callback, to PIL images."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from got_core.chain import edits as chain_edits
 from got_core.chain.parser import Chain, Region, parse
-from got_core.types import Sample
+from got_core.types import Sample, Step
 
 LONGEST_PROMPT = 10_000
 """Characters."""
@@ -58,6 +58,7 @@ class Plan:
         size: (height, width) in pixels of the image to be generated.
         source: The image to be edited, in [-1, 1] and of any size; None for text-to-image.
         earlier: The requests of earlier turns, the first one first.
+        steps: Where the request takes several images, those before this one (`GoTPipeline.steps`).
 
     Example:
         >>> Plan("a dog", "a dog (100,200),(300,400)", (512, 512)).move(0, dx=50).chain
@@ -69,18 +70,22 @@ class Plan:
     size: tuple[int, int]
     source: Float[Tensor, "3 h w"] | None = None
     earlier: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan) or self._content() != other._content():
             return False
-        first, second = self.source, other.source
-        return first is second or (first is not None and second is not None and torch.equal(first, second))
+        images = zip((self.source, *self._images()), (other.source, *other._images()), strict=True)
+        return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in images)
 
     def __hash__(self) -> int:
         return hash(self._content())
 
     def _content(self) -> tuple[object, ...]:
-        return self.prompt, self.chain, self.size, self.earlier
+        return self.prompt, self.chain, self.size, self.earlier, tuple(step.chain for step in self.steps)
+
+    def _images(self) -> tuple[Float[Tensor, "3 h w"], ...]:
+        return tuple(step.image for step in self.steps)
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -143,7 +148,7 @@ class Plan:
 
     def sample(self) -> Sample:
         """Make the sample for a reasoner's processor."""
-        return Sample(self.request, self.chain, self.size, source=self.source, earlier=self.earlier)
+        return Sample(self.request, self.chain, self.size, source=self.source, earlier=self.earlier, steps=self.steps)
 
 
 _NUMBER = r"(-?\d+)"

@@ -16,12 +16,14 @@ from released_system import ReleasedSystem, Scales, base_folders, released_names
 from safetensors.torch import load_file, save_file
 
 from got_core.cli.main import main
+from got_core.data.images import image_tensor
 from got_core.errors import UserError
 from got_core.paths import ROOT
 from got_core.pipelines.conversation import Conversation
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.plan import Plan
 from got_core.training.recipe import build_model
+from got_core.types import Step
 from got_core.weights.checkpoints import read_system_weights, read_tensors, write_system_weights
 from got_core.weights.files import new_folder
 from got_core.weights.official import convert
@@ -107,6 +109,35 @@ def test_images_are_those_of_the_published_algorithm(place, released, imported, 
     assert (image.abs() < 1).float().mean() > 0.5
     other = released.draw("two things", chain, [BOXES[0]], source, noise, scales, STEPS)
     assert (other - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("edit", [False, True], ids=["text-to-image", "edit"])
+def test_steps_are_those_of_the_released_loop(place, released, imported, edit):
+    """A second image of one request: the reasoner sees the first one, which is the reference of the second."""
+    scales = Scales(4.0, 3.0, 1.5)
+    source = Image.open(place / "source.png") if edit else None
+    first = Image.fromarray(np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    before = [("first a circle", first), ("then a square", first.transpose(Image.Transpose.ROTATE_90))]
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(SEED * 1_000_003))
+    expected = released.draw("two things", CHAIN, BOXES, source, noise, scales, STEPS, before)
+    pipeline = GoTPipeline.from_pretrained(imported, "cpu")
+    steps = tuple(Step(chain, image_tensor(image)) for chain, image in before)
+    plan = replace(pipeline.given_plan(CHAIN, "two things", source, (64, 64)), steps=steps)
+    image = pipeline.generate(plan, seed=SEED, num_inference_steps=STEPS, output_type="pt").images[0] * 2 - 1
+    torch.testing.assert_close(image, expected, atol=1e-5, rtol=0)
+    batch = pipeline.model.processor([plan.sample(), replace(plan, steps=()).sample()])
+    goes_on = [released.next_token("two things", CHAIN, source, each) == "<|vision_start|>" for each in (before, [])]
+    assert pipeline.model.reasoner.continues(batch, [CHAIN, CHAIN]) == goes_on
+
+
+def test_images_of_one_request_follow_until_the_reasoner_adds_none(imported, monkeypatch):
+    pipeline = GoTPipeline.from_pretrained(imported, "cpu")
+    answers = iter([[True], [True], [False]])
+    monkeypatch.setattr(pipeline.model.reasoner, "continues", lambda batch, chains: next(answers))
+    outputs = list(pipeline.steps("two things", seed=1, num_inference_steps=1))
+    assert [len(output.plans[0].steps) for output in outputs] == [0, 1, 2]
+    assert torch.equal(outputs[2].plans[0].steps[1].image, image_tensor(outputs[1].images[0]))
+    assert len(list(pipeline.steps("two things", most=1, num_inference_steps=1))) == 1
 
 
 def test_an_imported_model_is_not_given_earlier_requests(imported):
