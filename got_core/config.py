@@ -53,7 +53,7 @@ REMOVED = {"got_core.diffusion.objectives.EpsilonDiffusion": {"snr_gamma": None,
 ADDED = {"guidance.semantic_spatial.SemanticSpatialGuidance": {"box_edges": "nearest"}}
 """Arguments that classes have got since version 0.1.0, and what it did; a configuration that lacks them is its."""
 
-MOST_MODULES = 100_000
+MOST_MODULES = 20_000
 """Of a model that is opened; a full-size one has some thousands."""
 
 _CLASS, _ARGUMENTS = "class_path", "init_args"

@@ -50,7 +50,8 @@ def test_the_example_trains_and_is_scored(example, tmp_path):
     run = tmp_path / "runs" / "scenes_dit+my_conv"
     assert "ConvBackbone" in (run / "config.yaml").read_text()
     assert json.loads((run / "metrics.json").read_text())["seconds"] > 0
-    main(["generate", "a red circle", "--checkpoint", str(run), "--output", "out", "--steps", "2"])
+    own = ("--checkpoint", str(run), "--trust-code", ".")
+    main(["generate", "a red circle", *own, "--output", "out", "--steps", "2"])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"image.png", "layout.png", "chain.txt"}
 
 

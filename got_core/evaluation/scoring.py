@@ -279,6 +279,8 @@ class ItemScoring(LightningModule, ABC):
         Raises:
             ValueError: An item was not scored.
         """
+        if not self.table.update_called:  # This rank has no items; torchmetrics would warn.
+            self.table.update(torch.empty(0, dtype=torch.long), torch.empty(0, self.table.values.shape[1]))
         self.scores = torch.atleast_2d(self.table.compute()).cpu()  # torchmetrics makes one value a scalar
         if self.trainer.world_size > 1:
             parts: list[Any] = [None] * self.trainer.world_size

@@ -223,7 +223,7 @@ def test_sessions_are_separate_limited_and_removed(untrained):
     assert sessions.of("d") is not first
     assert len(sessions) == 1
     assert first.stop.is_set()
-    few = Sessions(lambda: Session(untrained, LIMITS), Limits(session_bytes=8_000))
+    few = Sessions(lambda: Session(untrained, LIMITS), Limits(session_bytes=500))
     for name in ("a", "b", "c"):
         few.of(name).open_image(Image.new("RGB", (8, 8)))
     few.of("d")

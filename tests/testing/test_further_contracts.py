@@ -232,7 +232,7 @@ class OneGenerator(TinyReasoner):
 class Unshaped(TinyReasoner):
     def forward(self, batch):
         made = super().forward(batch)
-        scale = 1.0 if float(made.states.sum()) < 1e9 else 2.0
+        scale = 1.0 if float(made.states.detach().sum()) < 1e9 else 2.0
         return Reasoning(made.states * scale, made.chains, made.loss)
 
 

@@ -41,7 +41,7 @@ def test_training_lowers_the_error_and_writes_what_a_codec_reads(tmp_path):
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, log_every_n_steps=1,
     )  # fmt: skip
     losses = []
-    training.log = lambda name, value, **settings: losses.append(float(value))
+    training.log = lambda name, value, **settings: losses.append(float(value.detach()))
     trainer.fit(training, DataLoader(scenes, 8, collate_fn=training.processor))
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
     codec = AutoencoderCodec(pretrained=str(tmp_path / "codec"), model_class="AutoencoderDC")
