@@ -46,6 +46,8 @@ class ScoreTable(Metric):
     def __init__(self, items: int, metrics: Sequence[str], **settings: Any) -> None:
         super().__init__(**settings)
         self.add_state("values", torch.full((items, len(metrics)), -torch.inf), dist_reduce_fx="max")
+        # A rank may have no items of its own, of which torchmetrics would warn.
+        self.update(torch.empty(0, dtype=torch.long), torch.empty(0, len(metrics)))
 
     def update(self, indices: Int[Tensor, " k"], values: Float[Tensor, "k metrics"]) -> None:
         """Write the scores of some items; NaN leaves a score as it is.
@@ -279,8 +281,6 @@ class ItemScoring(LightningModule, ABC):
         Raises:
             ValueError: An item was not scored.
         """
-        if not self.table.update_called:  # This rank has no items; torchmetrics would warn.
-            self.table.update(torch.empty(0, dtype=torch.long), torch.empty(0, self.table.values.shape[1]))
         self.scores = torch.atleast_2d(self.table.compute()).cpu()  # torchmetrics makes one value a scalar
         if self.trainer.world_size > 1:
             parts: list[Any] = [None] * self.trainer.world_size
