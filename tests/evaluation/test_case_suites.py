@@ -138,7 +138,30 @@ def test_relations_of_turns_last_to_the_end():
     assert CONVERSATION.measure(case, dict(zip(TURNS, right, strict=True)), {}, DETECTOR)["success"] == 1
     found = CONVERSATION.measure(case, dict(zip(TURNS, [*right[:2], other_side], strict=True)), {}, DETECTOR)
     assert found["success"] == 0
-    assert found["all_turns"] == 1
+    assert found["turn_2"] == 1
+    assert found["turn_3"] == 0
+
+
+def test_a_turn_that_changes_another_object_has_failed(conversations):
+    """Whatever the image before it holds must stay, planned or not."""
+    corner = {"shape": "star", "color": "orange", "box": [0, 0, 250, 250]}
+    tried = 0
+    for case in conversations:
+        caption, *edits = case.details["turns"]
+        if any(_near(e["box"]) for meta in (caption, *edits) for e in meta["objects"]):
+            continue
+        tried += 1
+        true = [image_of(meta["objects"]) for meta in (caption, *edits)]
+        more = [image_of([*meta["objects"], corner]) for meta in (caption, *edits)]
+        kept = CONVERSATION.measure(case, dict(zip(TURNS, more, strict=True)), {}, DETECTOR)
+        assert (kept["turn_1"], kept["turn_2"], kept["turn_3"], kept["success"]) == (0, 1, 1, 0), case.prompt
+        lost = CONVERSATION.measure(case, dict(zip(TURNS, [*more[:2], true[2]], strict=True)), {}, DETECTOR)
+        assert (lost["turn_2"], lost["turn_3"], lost["success"]) == (1, 0, 1), case.prompt
+    assert tried > 2
+
+
+def _near(box):
+    return box[0] < 320 and box[1] < 320
 
 
 def _upside_down(entry):

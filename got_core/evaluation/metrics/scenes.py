@@ -162,37 +162,64 @@ class SceneMetric(Metric, ABC):
 IN_PLACE = 0.3
 """Two boxes overlap by at least this (intersection over union) when their objects count as in the same place."""
 
+SAME_BOX = 0.5
+"""An object that no edit concerns is as it was only if its box and its previous one have at least this IoU."""
+
 KEPT_WITHIN = 0.1
 """A pixel is unchanged if no channel differs by more than this fraction of the range from black to white."""
+
+BACKGROUND = 0.95
+"""An edit succeeds only if at least this fraction of the background is kept."""
 
 MARGIN = 1
 """Pixels around a changed box that are left out: edges are smooth."""
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of an edit's objects.
+
+    Attributes:
+        results: The object that fulfils each edit; None where there is none, as for one that was removed.
+        others_kept: Whether every other object of the source is as it was.
+        new: Objects that are neither.
+    """
+
+    results: list[Detection | None]
+    others_kept: bool
+    new: list[Detection]
+
+
 def edit_succeeds(view: SceneView) -> bool:
-    """Return whether every requested edit was made.
+    """Return whether every requested edit was made, and nothing else.
+
+    The changes were made:
 
     - Added: an object of the class and colour is there; in the requested relation, if any.
-    - Removed: no object of any class is in its place.
-    - Recoloured, replaced: an object of the new class and colour is in its place, and no other.
-    - Moved: an object of the class and colour is in the requested relation; none of any class is in its old place.
+    - Removed: the object is not there.
+    - Recoloured, replaced: an object of the new class and colour is in its place (IoU of the boxes `IN_PLACE`).
+    - Moved: an object of the class and colour is in the requested relation.
 
-    An object is in a place if its box has at least the IoU `IN_PLACE` with it.
+    Every other object of the source is there with its class, its colour and its box (IoU `SAME_BOX`). There is no
+    further object of any class, so that nothing stands where one was removed or moved away. And `background_kept` is
+    at least `BACKGROUND`.
+
+    Raises:
+        ValueError: No source image was given.
     """
-    edits = view.meta["edits"]
-    results = [_result(view.detected, edit, view.size) for edit in edits]
-    if any(edit["result"] is not None and result is None for edit, result in zip(edits, results, strict=True)):
-        return False
-    left = [entry for entry in view.detected if entry not in results]
-    old = [edit["object"]["box"] for edit in edits if edit["object"] is not None]
-    return not any(box_iou(entry.box, box) >= IN_PLACE for entry in left for box in old)
+    outcome = _outcome(view)
+    made = all(
+        result is not None or edit["result"] is None
+        for edit, result in zip(view.meta["edits"], outcome.results, strict=True)
+    )
+    return made and outcome.others_kept and not outcome.new and background_kept(view) >= BACKGROUND
 
 
 def background_kept(view: SceneView) -> float:
     """Return the fraction of pixels outside the changed boxes that are as in the source (`KEPT_WITHIN`).
 
-    Changed boxes are those of the objects before and after, and those of the objects that were accepted as results.
-    1 where the changed boxes leave no pixel.
+    Changed boxes are the old and the new box of each edited object: where it was in the source, and where the object
+    is that fulfils the edit; where none does, where the true target has it. 1 where these boxes leave no pixel.
 
     Raises:
         ValueError: No source image was given.
@@ -200,8 +227,10 @@ def background_kept(view: SceneView) -> float:
     if view.source is None:
         raise ValueError("an edit is scored against its source image, but none was given: pass sources")
     edits = view.meta["edits"]
-    changed = [entry["box"] for edit in edits for entry in (edit["object"], edit["result"]) if entry is not None]
-    changed += [result.box for edit in edits if (result := _result(view.detected, edit, view.size)) is not None]
+    changed = [edit["object"]["box"] for edit in edits if edit["object"] is not None]
+    for edit, result in zip(edits, _outcome(view).results, strict=True):
+        if edit["result"] is not None:
+            changed.append(edit["result"]["box"] if result is None else result.box)
     height, width = view.size
     outside = torch.ones(height, width, dtype=torch.bool, device=view.image.device)
     for box in changed:
@@ -211,13 +240,37 @@ def background_kept(view: SceneView) -> float:
     return float(unchanged.float().mean()) if len(unchanged) else 1.0
 
 
+def _outcome(view: SceneView) -> _Outcome:
+    """Find the source's other objects in the image, then the results of the edits among the objects that are left."""
+    edits, left = view.meta["edits"], list(view.detected)
+    edited = [edit["object"] for edit in edits]
+    kept = True
+    for entry in view.meta["source_objects"]:
+        if entry in edited:
+            continue
+        alike = [other for other in _alike(left, entry) if box_iou(other.box, entry["box"]) >= SAME_BOX]
+        kept = kept and bool(alike)
+        if alike:
+            left.remove(max(alike, key=lambda other: box_iou(other.box, entry["box"])))
+    results = []
+    for edit in edits:
+        result = _result(left, edit, view.size)
+        results.append(result)
+        if result is not None:
+            left.remove(result)
+    return _Outcome(results, kept, left)
+
+
 def _result(detected: Sequence[Detection], edit: Mapping[str, Any], size: tuple[int, int]) -> Detection | None:
     """The object that fulfils an edit, or None."""
     wanted = edit["result"]
-    if wanted is None:
-        return None
-    alike = (entry for entry in detected if (entry.label, entry.colour) == (wanted["shape"], wanted["color"]))
+    alike = [] if wanted is None else _alike(detected, wanted)
     return next((entry for entry in alike if _stands_right(entry.box, edit, size)), None)
+
+
+def _alike(detected: Sequence[Detection], entry: Mapping[str, Any]) -> list[Detection]:
+    """The detected objects of an entry's class and colour."""
+    return [other for other in detected if (other.label, other.colour) == (entry["shape"], entry["color"])]
 
 
 def _stands_right(box: AnyBox, edit: Mapping[str, Any], size: tuple[int, int]) -> bool:
@@ -314,7 +367,7 @@ class LayoutAgreement(SceneMetric):
 
 
 class EditScore(SceneMetric):
-    """`edit_success` and `background_kept` of edits, as `scene_edits` defines them."""
+    """`edit_success` and `background_kept` of edits, by `edit_succeeds` and `background_kept`."""
 
     names = ("edit_success", "background_kept")
 

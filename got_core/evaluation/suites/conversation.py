@@ -32,8 +32,8 @@ def turn_succeeds(meta: Mapping[str, Any], before: Pixels | None, after: Pixels,
     """Return whether a turn did what it should, whatever the others did.
 
     A caption: all its objects are there and no others. An edit: the rules of `edit_succeeds`, compared with the image
-    that it edits as that was generated, not as it was intended; if its object, or the one that it is placed relative
-    to, is not in that image, the turn has failed.
+    that it edits as that was generated, not as it was intended: all objects that were generated there must stay, but
+    its own. If its object, or the one that it is placed relative to, is not in that image, the turn has failed.
 
     Args:
         meta: Of the turn, as `got_core.data.scenes.compose` makes it.
@@ -43,10 +43,13 @@ def turn_succeeds(meta: Mapping[str, Any], before: Pixels | None, after: Pixels,
     """
     if before is None:
         return _contents(detector(after[None])[0]) == _intended(meta["objects"])
-    edits = [_as_generated(edit, meta["source_objects"], detector(before[None])[0]) for edit in meta["edits"]]
+    generated = detector(before[None])[0]
+    edits = [_as_generated(edit, meta["source_objects"], generated) for edit in meta["edits"]]
     if any(edit is None for edit in edits):
         return False
-    (view,) = view_scenes(detector, after[None], [""], [{**meta, "edits": edits}])
+    objects = [{"shape": entry.label, "color": entry.colour, "box": list(entry.box)} for entry in generated]
+    seen = {**meta, "edits": edits, "source_objects": objects}
+    (view,) = view_scenes(detector, after[None], [""], [seen], before[None])
     return edit_succeeds(view)
 
 

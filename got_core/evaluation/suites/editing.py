@@ -254,7 +254,7 @@ class EditScoring(ItemScoring):
         for index, (source, output) in pairs.items():
             case = self.cases[index]
             self.record(index, pixel_scores(source, output, case.chain, self.perceptual))
-            if "edits" in case.meta:
+            if case.meta.keys() >= {"edits", "source_objects"}:
                 (view,) = view_scenes(self.detector, output[None], [case.chain or ""], [case.meta], source[None])
                 kept = background_kept(view)
                 self.record(index, {"edit_success": float(edit_succeeds(view)), "background_kept": kept})
