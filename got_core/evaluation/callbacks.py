@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from rich.console import Console
 from rich.table import Table
 
 from got_core.data.visualization import Tile, contact_sheet
 from got_core.detection.base import CATEGORIES
+from got_core.evaluation.answers import LABELS, SceneAnswers
 from got_core.evaluation.metrics.scenes import GENEVAL, SceneScores
+from got_core.evaluation.results import print_table
 from got_core.paths import Run
 from got_core.types import Batch, Generation
 from got_core.weights.files import write_whole
@@ -92,7 +93,11 @@ class ScoredValidation(Callback, ABC):
             return
         self.tiles.add(outputs, batch)
         if batch.meta and all(SCENE_KEY in meta for meta in batch.meta):
-            self.scores.update(outputs.images, outputs.chains, batch.meta, batch.source)
+            self.score(outputs, batch)
+
+    def score(self, generation: Generation, batch: Batch) -> None:
+        """Score a batch whose objects are known."""
+        self.scores.update(generation.images, generation.chains, batch.meta, batch.source)
 
 
 PANEL_WIDTH = 1200
@@ -149,8 +154,14 @@ STEP = "step"
 """The key of `metrics.json` for the number of optimizer steps."""
 
 
+ANSWERS = "answers"
+"""The key of `metrics.json` for the scores of trivial answers to the same requests, and of the true images."""
+
+
 class FinalScores(ScoredValidation):
     """Scores `trainer.validate`: images of the whole validation set, whatever `limit_val_batches` is for fit.
+
+    Beside them stand the scores of trivial answers to the same requests and of the true images (`SceneAnswers`).
 
     `got fit` validates once training has ended, with averaged weights if the recipe averages them. Images of samples
     whose objects are unknown are shown but not scored.
@@ -162,6 +173,7 @@ class FinalScores(ScoredValidation):
 
     def __init__(self, batches: int | float = 1.0, samples: int = 36) -> None:
         super().__init__(samples)
+        self.answers = SceneAnswers(self.scores.detector)
         self.batches = batches
         self.seconds = 0.0
         self.step = 0
@@ -198,11 +210,26 @@ class FinalScores(ScoredValidation):
         """Not in the validations during fit."""
         return trainer.state.fn == "validate"
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop earlier images and scores."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        self.answers.reset()
+        self.answers.to(pl_module.device)
+
+    def score(self, generation: Generation, batch: Batch) -> None:
+        """Score a batch, and the answers to its requests."""
+        super().score(generation, batch)
+        if batch.target is not None:
+            self.answers.update(batch.target, batch.chains, batch.meta, batch.source)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the scores and the contact sheet."""
         if not self.takes_part(trainer):
             return
         scores = to_metrics(self.scores.compute()) if self.scores.update_called else {}
+        if scores:
+            answers = self.answers.compute()
+            scores[ANSWERS] = {name: _present(to_metrics(own)) for name, own in answers.items()}
         if trainer.is_global_zero:
             run = Run(Path(trainer.default_root_dir))
             losses = {name: round(float(trainer.callback_metrics[name]), 4) for name in _losses(trainer)}
@@ -220,7 +247,7 @@ class FinalScores(ScoredValidation):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the table, once the progress bar is gone."""
         if self.metrics:
-            Console().print(table(self.metrics, f"{trainer.default_root_dir}, step {self.step}"))
+            print_table(table(self.metrics, f"{trainer.default_root_dir}, step {self.step}"))
         self.metrics = {}
 
 
@@ -245,15 +272,28 @@ def to_metrics(scores: Mapping[str, Any]) -> dict[str, Any]:
     return metrics | {GENEVAL: {name: _rounded(geneval.get(name)) for name in (*CATEGORIES, "overall")}}
 
 
+def _present(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics without those that are None, and without groups that have no other."""
+    nested = {name: _present(value) if isinstance(value, Mapping) else value for name, value in metrics.items()}
+    return {name: value for name, value in nested.items() if value not in (None, {})}
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
 def table(metrics: Mapping[str, Any], title: str) -> Table:
-    """Return metrics as a table, groups with their name in front."""
-    result = Table("metric", "value", title=title, title_justify="left")
+    """Return metrics as a table, groups with their name in front, and a column for each answer."""
+    answers = metrics.get(ANSWERS, {})
+    names = [name for name in LABELS if name in answers]
+    result = Table("metric", "value", *(LABELS[name] for name in names), title=title, title_justify="left")
     for name, value in metrics.items():
+        if name == ANSWERS:
+            continue
         rows = value.items() if isinstance(value, Mapping) else [("", value)]
         for part, number in rows:
-            result.add_row(f"{name} {part}".strip(), "-" if number is None else f"{number:g}")
+            others = [answers[answer].get(name) for answer in names]
+            others = [other.get(part) if isinstance(other, Mapping) else other for other in others]
+            cells = ["-" if number is None else f"{number:g}", *("" if n is None else f"{n:g}" for n in others)]
+            result.add_row(f"{name} {part}".strip(), *cells)
     return result

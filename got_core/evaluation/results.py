@@ -3,6 +3,7 @@
 {"suite": name,
  "metrics": {metric: "higher" | "lower" | null},                      # which direction is better, where known
  "scores": {category: {metric: {"mean": ..., "interval": [low, high] | null, "n": items}}, ...},   # "overall" last
+ "answers": {answer: {category: {metric: as in "scores"}, ...}, ...}, # trivial ones and the true one, same requests
  "counts": {name: number},                                            # images, missing images and the like
  "missing": [{"item": ..., "reason": ..., "category": ... | null, "count": ...}, ...],
  "notes": [...],
@@ -27,6 +28,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from got_core.errors import UserError, one_line, parse_json
+from got_core.evaluation.answers import LABELS
 from got_core.evaluation.statistics import Interval, Stratum, overall_interval, stratum
 from got_core.weights.files import write_whole
 
@@ -148,6 +150,8 @@ class Results:
         notes: What a reader should know of the scores.
         origin: What they come from: `evaluator`, `seeds`, `recipe`, `checksums` and so on; see `origin`.
         name: Of the file they were read from.
+        answers: Summaries, as in `scores`, of trivial answers to the same requests and of the true one, by the names of
+            `got_core.evaluation.answers`.
     """
 
     suite: str
@@ -159,16 +163,10 @@ class Results:
     notes: Sequence[str] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    answers: Mapping[str, Scores] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of `results.json`."""
-        scores = {
-            category: {
-                name: rounded({"mean": entry.mean, "interval": entry.interval, "n": entry.n, **entry.extra})
-                for name, entry in summaries.items()
-            }
-            for category, summaries in self.scores.items()
-        }
         items = [
             {"key": item.key, "category": item.category, "scores": rounded(item.scores), **rounded(item.details)}
             for item in self.items
@@ -176,7 +174,8 @@ class Results:
         return {
             "suite": self.suite,
             "metrics": dict(self.metrics),
-            "scores": scores,
+            "scores": _scores_as_json(self.scores),
+            "answers": {name: _scores_as_json(scores) for name, scores in self.answers.items()},
             "counts": dict(self.counts),
             "missing": [asdict(entry) for entry in self.missing],
             "notes": list(self.notes),
@@ -185,7 +184,10 @@ class Results:
         }
 
     def table(self, title: str) -> Table:
-        """Return a table with a column for each category and a row for each metric: mean and 95% interval."""
+        """Return a table with a column for each category and a row for each metric: mean and 95% interval.
+
+        Below a metric stand the means of the answers that have it.
+        """
         missing = missing_by_category(self.missing)
         names = [*sorted(missing.keys() - self.scores.keys() - {OVERALL}), *self.scores]
         table = Table("metric", "better", title=title, title_justify="left")
@@ -195,6 +197,11 @@ class Results:
             cells = [_cell(self.scores.get(name, {}).get(metric)) for name in names]
             if any(cells):
                 table.add_row(metric, better or "", *(cell or "-" for cell in cells))
+                for answer, label in LABELS.items():
+                    scores = self.answers.get(answer, {})
+                    own = [scores.get(name, {}).get(metric) for name in names]
+                    if any(own):
+                        table.add_row(f"  {label}", "", *("-" if entry is None else shown(entry.mean) for entry in own))
         sizes = [max((entry.n for entry in self.scores.get(name, {}).values()), default=0) for name in names]
         table.add_row("items", "", *map(str, sizes))
         if self.missing:
@@ -216,6 +223,16 @@ class Results:
             if len(lines) > LISTED:
                 print(f"{kind}: {len(lines) - LISTED} more, all of them in {RESULTS}")
         print(f"written: {folder / RESULTS}")
+
+
+def _scores_as_json(scores: Scores) -> dict[str, Any]:
+    return {
+        category: {
+            name: rounded({"mean": entry.mean, "interval": entry.interval, "n": entry.n, **entry.extra})
+            for name, entry in summaries.items()
+        }
+        for category, summaries in scores.items()
+    }
 
 
 def _cell(summary: Summary | None) -> str:

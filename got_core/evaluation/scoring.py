@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,7 @@ from torchmetrics import Metric
 from got_core.data.images import load_image
 from got_core.detection.base import FROM
 from got_core.errors import UserError, one_line
+from got_core.evaluation.answers import Answer
 
 Image = Float[Tensor, "3 _ _"]
 """An image in [-1, 1], of any size."""
@@ -137,20 +138,26 @@ class ImageFiles(Items):
     Args:
         files: The images.
         questions: What is scored in each, where it differs between images.
+        answers: Images that are scored in the place of the files', each in the size of its file's.
     """
 
-    def __init__(self, files: Sequence[Path], questions: Sequence[Any] | None = None) -> None:
-        self.files, self.questions = files, questions
+    def __init__(
+        self, files: Sequence[Path], questions: Sequence[Any] | None = None, answers: Sequence[Answer] | None = None
+    ) -> None:
+        self.files, self.questions, self.answers = files, questions, answers
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Image:
-        return load_image(self.files[index])
+        image = load_image(self.files[index])
+        return image if self.answers is None else self.answers[index].image((image.shape[-2], image.shape[-1]))
 
     def content(self, index: int) -> tuple[bytes, Any]:
-        """Return the file's bytes and the question."""
-        return self.files[index].read_bytes(), self.questions[index] if self.questions else None
+        """Return the file's bytes and the question, with the answer where there is one."""
+        question = self.questions[index] if self.questions else None
+        whole = question if self.answers is None else [question, asdict(self.answers[index])]
+        return self.files[index].read_bytes(), whole
 
 
 @dataclass
@@ -339,3 +346,13 @@ def score_items(trainer: Trainer, scoring: ItemScoring, output: Path) -> bool:
     with interruptible(trainer, output):
         trainer.test(scoring, verbose=False)
     return trainer.is_global_zero
+
+
+S = TypeVar("S", bound=ItemScoring)
+
+
+def score_answers(trainer: Trainer, scorings: Mapping[str, S], output: Path) -> dict[str, S]:
+    """Score answers to the same requests, by name, on all ranks; those that no item has are left out."""
+    for scoring in scorings.values():
+        score_items(trainer, scoring, output)
+    return {name: scoring for name, scoring in scorings.items() if not scoring.scores.isnan().all()}

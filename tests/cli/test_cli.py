@@ -262,8 +262,11 @@ def test_a_run_leaves_scores_and_images(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics) == [
         "seconds", "step", "chain_parses", "chain_satisfies", "mean_iou", "colour_in_box", "object_position_deviation",
-        "edit_success", "background_kept", "geneval",
+        "edit_success", "background_kept", "geneval", "answers",
     ]  # fmt: skip
+    assert list(metrics["answers"]) == ["unchanged", "blank", "noise", "another", "true"]
+    assert metrics["answers"]["unchanged"] == {"edit_success": 0, "background_kept": 1}
+    assert metrics["answers"]["true"]["edit_success"] == metrics["answers"]["true"]["geneval"]["overall"] == 1
     assert list(metrics["geneval"]) == [
         "single_object", "two_object", "counting", "colors", "position", "color_attr", "overall",
     ]  # fmt: skip

@@ -74,14 +74,16 @@ def test_perfect_edits_have_every_metric(tmp_path, models, capsys):
         evaluate("--images", root, *models, *judge)
         assert len(served.bodies) == number == 5
         cached = root / "cache" / "scores-0.jsonl"
-        assert len(cached.read_text().splitlines()) == 5
+        assert len(cached.read_text().splitlines()) == 20  # three trivial answers each
         other = root / "outputs" / "00001.png"
         other.write_bytes((root / "outputs" / "00000.png").read_bytes())
         evaluate("--images", root, *models, *judge)
-        assert len(cached.read_text().splitlines()) == len(served.bodies) == 6
+        assert len(served.bodies) == 6
+        assert len(cached.read_text().splitlines()) == 24
         to_pil(samples[1].target).save(other)
         evaluate("--images", root, *models, *judge)
-        assert len(cached.read_text().splitlines()) == len(served.bodies) == 6
+        assert len(served.bodies) == 6
+        assert len(cached.read_text().splitlines()) == 24
     printed = capsys.readouterr().out
     assert "missing: 00006: no output" in printed
     found = results(root)
@@ -139,6 +141,11 @@ def test_published_layouts_are_scored(tmp_path, models):
             evaluate("--images", tmp_path / "one", *NO_MODELS, "--judge-url", served.url, "--judge-model", "m")
     scores = results(tmp_path / "out")["scores"]["overall"]
     assert set(scores) == {"clip_i", "clip_t", "clip_direction", "dino", "l1", "l2", "lpips"}
+    answers = results(tmp_path / "out")["answers"]
+    assert list(answers) == ["unchanged", "blank", "noise"]
+    assert all(set(own["overall"]) == set(scores) for own in answers.values())
+    assert answers["unchanged"]["overall"]["l1"]["mean"] == 0
+    assert answers["unchanged"]["overall"]["clip_i"]["mean"] == pytest.approx(1, abs=1e-5)
     write_emu(tmp_path / "emu")
     evaluate("--images", tmp_path / "emu", *NO_MODELS)
     found = results(tmp_path / "emu")
@@ -158,7 +165,13 @@ def test_a_checkpoint_edits_scenes_and_resumes_where_it_ended(run, tmp_path, cap
         "add", "remove", "recolour", "replace", "move", "multi_turn",
     }  # fmt: skip
     images = {file: file.read_bytes() for file in output.rglob("*.png")}
-    assert len(images) == 12
+    assert len(images) == 18
+    assert list(found["answers"]) == ["unchanged", "blank", "noise", "true"]
+    means = {name: scores["overall"]["edit_success"]["mean"] for name, scores in found["answers"].items()}
+    assert means == {"unchanged": 0, "blank": 0, "noise": 0, "true": 1}
+    printed = capsys.readouterr().out
+    assert "unchanged source" in printed
+    assert "true image" in printed
     (output / "outputs" / "00004.png").unlink()
     evaluate(*options, "--seed", 3)
     assert results(output) == found

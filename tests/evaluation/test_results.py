@@ -97,6 +97,22 @@ def test_a_table_has_a_column_for_each_category_and_a_row_for_each_metric(capsys
     assert ["missing", "", "4", "0", "0", "5"] in rows
 
 
+def test_below_a_metric_stand_the_answers_that_have_it(capsys, tmp_path):
+    answers = {
+        "true": {"first": {"success": Summary(1.0, None, 3)}, "overall": {"success": Summary(0.75, (0.5, 1.0), 4)}},
+        "blank": {"overall": {"cosine": Summary(0.25, None, 2)}},
+    }
+    a_result(answers=answers).publish(tmp_path, "title")
+    lines = [line.strip("│┃ ") for line in capsys.readouterr().out.splitlines()]
+    rows = [[cell.strip() for cell in line.split("│")] for line in lines]
+    named = [row for row in rows if row[0] in ("success", "cosine", "true image", "blank image")]
+    assert [row[0] for row in named] == ["success", "true image", "cosine", "blank image"]
+    assert named[1] == ["true image", "", "1.000", "-", "0.750"]
+    assert named[3] == ["blank image", "", "-", "-", "0.250"]
+    written = json.loads((tmp_path / "results.json").read_text())["answers"]
+    assert written["true"]["overall"]["success"] == {"mean": 0.75, "interval": [0.5, 1.0], "n": 4}
+
+
 def test_what_is_written_is_whole_and_what_is_printed_is_short(tmp_path, capsys):
     missing = [Missing(f"item {index}", "broken") for index in range(LISTED + 2)]
     a_result(missing=missing, notes=["few items"], counts={"images": 32}).publish(tmp_path, "title")

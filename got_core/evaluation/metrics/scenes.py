@@ -142,7 +142,8 @@ class SceneMetric(Metric, ABC):
             chains: The chain of each image.
             metas: The samples' metadata, as `got_core.data.scenes.compose` makes it.
             sources: The edited images; that of a text-to-image sample is not used.
-            views: What `view_scenes` returns for these arguments, so that several metrics detect objects only once.
+            views: What `view_scenes` returns, so that several metrics detect objects only once; the other arguments
+                are then not used.
 
         Raises:
             ValueError: Not as many chains, metadata or sources as images.
@@ -173,6 +174,15 @@ BACKGROUND = 0.95
 
 MARGIN = 1
 """Pixels around a changed box that are left out: edges are smooth."""
+
+EDIT_RULE = {
+    "in_place": IN_PLACE,
+    "same_box": SAME_BOX,
+    "kept_within": KEPT_WITHIN,
+    "background": BACKGROUND,
+    "margin": MARGIN,
+}
+"""The thresholds of `edit_succeeds`, which results name: scores by others are not used again, nor compared."""
 
 
 @dataclass(frozen=True)
@@ -416,9 +426,12 @@ class SceneScores(nn.Module):
         sources: Sources = None,
     ) -> None:
         """Count a batch; the arguments are those of `SceneMetric.update`."""
-        views = view_scenes(self.detector, images, chains, metas, sources)
+        self.count(view_scenes(self.detector, images, chains, metas, sources))
+
+    def count(self, views: Sequence[SceneView]) -> None:
+        """Count images whose objects were detected; there may be none."""
         for metric in self.metrics:
-            metric.update(images, chains, metas, sources, views=views)
+            metric.update(torch.zeros(0, 3, 1, 1), (), (), views=views)
 
     def compute(self) -> dict[str, Any]:
         """Return the means as plain numbers for JSON; those of GenEval in a mapping of their own.

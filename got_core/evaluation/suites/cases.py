@@ -16,6 +16,7 @@ from got_core.detection.base import FROM
 from got_core.detection.loading import SCENES
 from got_core.detection.scenes import SceneDetector
 from got_core.errors import UserError, one_line
+from got_core.evaluation.answers import Answer
 from got_core.evaluation.generation import (
     EDITING_SCALES,
     GenerationUnderTrainer,
@@ -25,8 +26,17 @@ from got_core.evaluation.generation import (
     read_generator,
     write_image,
 )
+from got_core.evaluation.metrics.scenes import EDIT_RULE
 from got_core.evaluation.results import Better, Item, Missing, Results, check_writable, origin, summarize
-from got_core.evaluation.scoring import Image, Items, ItemScoring, ScoreCache, evaluation_trainer, score_items
+from got_core.evaluation.scoring import (
+    Image,
+    Items,
+    ItemScoring,
+    ScoreCache,
+    evaluation_trainer,
+    score_answers,
+    score_items,
+)
 from got_core.model import GoTModel
 from got_core.pipelines.inpainting import PreviousImages
 from got_core.pipelines.pipeline import GoTPipeline
@@ -99,10 +109,18 @@ class CaseFolder:
 
 
 class CaseItems(Items):
-    """Cases with their images and their group's record."""
+    """Cases with their images and their group's record.
 
-    def __init__(self, folder: CaseFolder, cases: Sequence[Case]) -> None:
-        self.folder, self.cases = folder, cases
+    Args:
+        folder: Of the images.
+        cases: The cases.
+        answers: Images that are scored in the place of the generated ones, in their size; by name for each case.
+    """
+
+    def __init__(
+        self, folder: CaseFolder, cases: Sequence[Case], answers: Sequence[Mapping[str, Answer]] | None = None
+    ) -> None:
+        self.folder, self.cases, self.answers = folder, cases, answers
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -110,14 +128,21 @@ class CaseItems(Items):
     def __getitem__(self, index: int) -> tuple[Images, Record]:
         case = self.cases[index]
         record = json.loads(self.folder.record(case.group).read_text(encoding="utf-8"))
-        return {name: load_image(self.folder.image(file)) for name, file in case.images.items()}, record
+        images = {name: load_image(self.folder.image(file)) for name, file in case.images.items()}
+        if self.answers is not None:
+            sizes = {name: (image.shape[-2], image.shape[-1]) for name, image in images.items()}
+            images = {name: answer.image(sizes[name]) for name, answer in self.answers[index].items()}
+        return images, record
 
     def content(self, index: int) -> tuple[bytes, Any]:
-        """Return the bytes of all images and of the record; the case."""
+        """Return the bytes of all images and of the record; the case, with its answer where there is one."""
         case = self.cases[index]
         files = [*map(self.folder.image, case.images.values()), self.folder.record(case.group)]
         parts = [file.read_bytes() for file in files]
-        return b"".join(parts), [[len(part) for part in parts], asdict(case)]
+        question = [[len(part) for part in parts], asdict(case)]
+        if self.answers is not None:
+            question.append({name: asdict(answer) for name, answer in self.answers[index].items()})
+        return b"".join(parts), question
 
 
 @dataclass(frozen=True)
@@ -194,6 +219,8 @@ class CaseSuite:
         cases: Makes them, of (number of scenes, side of the images in pixels, seed, split).
         generation: Generates them.
         measure: Returns the scores of a case; those that it does not have are left out.
+        answers: Returns trivial answers to a case and the true one, by name, each with all its images by name; None
+            where there are none.
     """
 
     name: str
@@ -202,6 +229,7 @@ class CaseSuite:
     cases: Callable[[int, int, int, str], list[Case]]
     generation: type[CaseGeneration]
     measure: Callable[[Case, Images, Record, SceneDetector], Mapping[str, float]]
+    answers: Callable[[Case], Mapping[str, Mapping[str, Answer]]] | None = None
 
     def evaluate(self, options: Namespace) -> None:
         """Generate the cases from a checkpoint, score them, print a table and write `results.json`.
@@ -226,14 +254,30 @@ class CaseSuite:
             make=lambda model, units: self.generation(model, units, folder, _options(options, generator, own)),
         )
         check_writable(folder.root)
-        evaluator = {FROM: {"detector": SCENES}, "detector": SCENES}
+        evaluator = {FROM: {"detector": SCENES}, "detector": SCENES, "edit_rule": EDIT_RULE}
         cache = ScoreCache(folder.root, evaluator)
-        scoring = CaseScoring(self, CaseItems(folder, cases), options.batch_size, options.num_workers, cache)
-        if score_items(trainer, scoring, folder.root):
+        how = options.batch_size, options.num_workers, cache
+        scoring = CaseScoring(self, CaseItems(folder, cases), *how)
+        is_first = score_items(trainer, scoring, folder.root)
+        answers = {
+            name: CaseScoring(self, CaseItems(folder, cases, own), *how) for name, own in self._answers(cases).items()
+        }
+        answers = score_answers(trainer, answers, folder.root)
+        if is_first:
             files = [*(folder.root / IMAGES).glob("*.png"), folder.root / CASES]
             came = origin(folder.root, evaluator, {"cases": checksum_of(folder.root, files)})
-            results = replace(case_results(self, cases, scoring.scores, scoring.remarks), origin=came)
+            results = case_results(self, cases, scoring.scores, scoring.remarks)
+            floors = {name: case_results(self, cases, own.scores, own.remarks).scores for name, own in answers.items()}
+            results = replace(results, origin=came, answers=floors)
             results.publish(folder.root, f"{self.name}, {folder.root}, by category and overall by scene")
+
+    def _answers(self, cases: Sequence[Case]) -> dict[str, list[Mapping[str, Answer]]]:
+        """The answers to all cases by name."""
+        answers: dict[str, list[Mapping[str, Answer]]] = {}
+        for case in cases if self.answers is not None else ():
+            for name, images in self.answers(case).items():
+                answers.setdefault(name, []).append(images)
+        return answers
 
 
 def _options(options: Namespace, generator: Generator, own: Mapping[str, Any]) -> CaseOptions:

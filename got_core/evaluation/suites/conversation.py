@@ -18,6 +18,7 @@ from got_core.data.scenes.requests import SINGLE_EDIT_TAGS
 from got_core.data.visualization import to_pil
 from got_core.detection.base import Detection
 from got_core.detection.scenes import SceneDetector
+from got_core.evaluation.answers import BLANK, NOISE, TRUE, UNCHANGED, Answer
 from got_core.evaluation.generation import image_seed
 from got_core.evaluation.metrics.scenes import edit_succeeds, view_scenes
 from got_core.evaluation.results import Better
@@ -189,6 +190,14 @@ def measure(case: Case, images: Images, record: Record, detector: SceneDetector)
     return {"success": float(composed(turns[1:], shown[-1], detector)), "all_turns": float(all(done)), **scores}
 
 
+def answers(case: Case) -> dict[str, dict[str, Answer]]:
+    """Return answers to a conversation: the true first image unchanged, blank images, noise, and the true images."""
+    true = [Answer(tuple(meta["objects"])) for meta in case.details["turns"]]
+    noise = [Answer(noise=turn) for turn in range(len(TURNS))]
+    images = {UNCHANGED: [true[0]] * len(TURNS), BLANK: [Answer()] * len(TURNS), NOISE: noise, TRUE: true}
+    return {name: dict(zip(TURNS, own, strict=True)) for name, own in images.items()}
+
+
 CONVERSATION = CaseSuite(
     name="conversation",
     metrics=METRICS,
@@ -196,6 +205,7 @@ CONVERSATION = CaseSuite(
     cases=conversation_cases,
     generation=ConversationGeneration,
     measure=measure,
+    answers=answers,
 )
 
 evaluate = CONVERSATION.evaluate

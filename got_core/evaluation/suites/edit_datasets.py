@@ -86,6 +86,7 @@ class EditCase:
         chain: The chain that the output was generated from, if any.
         category: The kind of edit, where known.
         meta: Of a drawn scene, as `got_core.data.scenes.compose` makes it; empty for other images.
+        target: The true edited image, where known.
     """
 
     name: str
@@ -97,6 +98,7 @@ class EditCase:
     chain: str | None = None
     category: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    target: ImageSource | None = None
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class EditSet:
     missing: tuple[Missing, ...] = ()
 
 
-EDITS, SOURCES, OUTPUTS, CHAINS = "edits.jsonl", "sources", "outputs", "chains"
-"""In the folder of a set that was generated here."""
+EDITS, SOURCES, OUTPUTS, CHAINS, TARGETS = "edits.jsonl", "sources", "outputs", "chains", "targets"
+"""In the folder of a set that was generated here; the last is there where the true edited images are known."""
 
 LOOKUP, INPUT = "dataset_lookup.json", "input"
 NO_METHOD = (INPUT, "mask", "GroundTruth")
@@ -182,7 +184,7 @@ def with_outputs(edits: EditSet) -> EditSet:
 def _generated(root: Path) -> list[EditCase]:
     (table,) = open_tables(root / EDITS, ["name", "instruction"])
     cases = []
-    sources, outputs = images_in(root / SOURCES), images_in(root / OUTPUTS)
+    sources, outputs, targets = (images_in(root / part) for part in (SOURCES, OUTPUTS, TARGETS))
     for row in range(len(table)):
         entry = table.row(row)
         name = _name(entry["name"])
@@ -198,6 +200,7 @@ def _generated(root: Path) -> list[EditCase]:
                 chain=chain.read_text(encoding="utf-8").strip() if chain.is_file() else None,
                 category=entry.get("category"),
                 meta=entry.get("meta") or {},
+                target=targets.get(name),
             )
         )
     return cases

@@ -22,6 +22,7 @@ from got_core.detection.base import FROM, weight_files
 from got_core.detection.loading import SCENES
 from got_core.detection.scenes import SceneDetector
 from got_core.errors import UserError, one_line
+from got_core.evaluation.answers import BLANK, NOISE, NOISES, TRUE, UNCHANGED, Answer
 from got_core.evaluation.generation import (
     EDITING_SCALES,
     GenerationUnderTrainer,
@@ -34,15 +35,23 @@ from got_core.evaluation.generation import (
     write_image,
 )
 from got_core.evaluation.metrics.chat_judge import HIGHEST, QUESTION, ChatJudge, JudgeError, SavedAnswers
-from got_core.evaluation.metrics.scenes import background_kept, edit_succeeds, view_scenes
+from got_core.evaluation.metrics.scenes import EDIT_RULE, background_kept, edit_succeeds, view_scenes
 from got_core.evaluation.metrics.similarity import ClipEmbedding, DinoEmbedding, PerceptualDistance
 from got_core.evaluation.results import Better, Item, Missing, Results, check_writable, origin, summarize
-from got_core.evaluation.scoring import Items, ItemScoring, ScoreCache, evaluation_trainer, score_items
+from got_core.evaluation.scoring import (
+    Items,
+    ItemScoring,
+    ScoreCache,
+    evaluation_trainer,
+    score_answers,
+    score_items,
+)
 from got_core.evaluation.suites.edit_datasets import (
     CHAINS,
     EDITS,
     OUTPUTS,
     SOURCES,
+    TARGETS,
     EditCase,
     EditSet,
     ImageSource,
@@ -103,11 +112,21 @@ def evaluate(options: Namespace) -> None:
     described = _description(options)
     cache = ScoreCache(output, {**described, "judge": options.judge_url})
     scoring = EditScoring(edits, scorers, options.batch_size, options.num_workers, cache)
-    if score_items(trainer, scoring, output):
+    is_first = score_items(trainer, scoring, output)
+    answered = answered_edits(edits, scoring)
+    unjudged = replace(scorers, chat=None)
+    answers = {
+        name: EditScoring(own, unjudged, options.batch_size, options.num_workers, cache, name)
+        for name, own in answered.items()
+    }
+    answers = score_answers(trainer, answers, output)
+    if is_first:
         images = [image for case in edits.cases for image in (case.source, case.output)]
         files = [image for image in images if isinstance(image, Path)]
         sums = {"edits": checksum_of(edits.path, files) if files else checksum(edits.path)}
-        results = replace(edit_results(edits, scoring), origin=origin(edits.path, described, sums))
+        came = origin(edits.path, described, sums)
+        floors = {name: edit_results(answered[name], own).scores for name, own in answers.items()}
+        results = replace(edit_results(edits, scoring), origin=came, answers=floors)
         results.publish(output, f"edits, {edits.path}, {len(edits.cases)} with an output")
 
 
@@ -150,7 +169,8 @@ def _description(options: Namespace) -> dict[str, Any]:
     files |= {"lpips": Path(options.lpips)} if options.lpips else {}
     chat = {"model": options.judge_model, "question": QUESTION} if options.judge_url else None
     paths |= {"chat": options.judge_url} if options.judge_url else {}
-    return {FROM: paths, "weights": {name: checksum(file) for name, file in files.items()}, "chat": chat}
+    weights = {name: checksum(file) for name, file in files.items()}
+    return {FROM: paths, "weights": weights, "chat": chat, "edit_rule": EDIT_RULE}
 
 
 def outside_plan(chain: str | None, size: tuple[int, int]) -> Bool[Tensor, "H W"] | None:
@@ -199,10 +219,15 @@ Pair = tuple[Float[Tensor, "3 H W"], Float[Tensor, "3 H W"]]
 
 
 class EditImages(Items):
-    """The images of edits, each source resized to its output."""
+    """The images of edits, each source resized to its output.
 
-    def __init__(self, cases: Sequence[EditCase]) -> None:
-        self.cases = cases
+    Args:
+        cases: The edits.
+        answer: The name of an answer that is scored in the place of the outputs, in their size.
+    """
+
+    def __init__(self, cases: Sequence[EditCase], answer: str | None = None) -> None:
+        self.cases, self.answer = cases, answer
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -212,14 +237,23 @@ class EditImages(Items):
         if case.output is None:
             raise ValueError(f"edit {case.name} has no output to score")
         output = load_rgb(case.output)
-        return load_rgb(case.source, (output.shape[-2], output.shape[-1])), output
+        size = output.shape[-2], output.shape[-1]
+        source = load_rgb(case.source, size)
+        if self.answer is None:
+            return source, output
+        if self.answer == TRUE and case.target is not None:
+            return source, load_rgb(case.target, size)
+        noise = index % NOISES if self.answer == NOISE else None
+        return source, source if self.answer == UNCHANGED else Answer(noise=noise).image(size)
 
     def content(self, index: int) -> tuple[bytes, Any]:
-        """Return the bytes of both images; instruction, captions, chain and scene."""
+        """Return the bytes of the images; instruction, captions, chain and scene, and which answer is scored."""
         case = self.cases[index]
-        source, output = image_bytes(case.source), b"" if case.output is None else image_bytes(case.output)
+        images = [case.source, case.output, *([case.target] if self.answer == TRUE else [])]
+        parts = [b"" if image is None else image_bytes(image) for image in images]
         words = [case.instruction, case.source_caption, case.target_caption, case.chain, dict(case.meta)]
-        return source + output, [len(source), *words]
+        answer = [] if self.answer is None else [[self.answer, index % NOISES]]
+        return b"".join(parts), [[len(part) for part in parts], *words, *answer]
 
 
 class EditScoring(ItemScoring):
@@ -231,6 +265,7 @@ class EditScoring(ItemScoring):
         batch_size: Edits at a time, which are sent to the judge at once.
         num_workers: Processes that read images.
         cache: Where scores are cached.
+        answer: The name of an answer that is scored in the place of the outputs.
     """
 
     def __init__(
@@ -240,8 +275,9 @@ class EditScoring(ItemScoring):
         batch_size: int = 8,
         num_workers: int = 0,
         cache: ScoreCache | None = None,
+        answer: str | None = None,
     ) -> None:
-        super().__init__(EditImages(edits.cases), tuple(METRICS), batch_size, num_workers, cache)
+        super().__init__(EditImages(edits.cases, answer), tuple(METRICS), batch_size, num_workers, cache)
         self.cases = edits.cases
         self.clip, self.dino, self.perceptual = scorers.clip, scorers.dino, scorers.perceptual
         self.chat = scorers.chat
@@ -300,6 +336,15 @@ class EditScoring(ItemScoring):
             self.record(index, {"judge": scores.score, "judge_followed": followed, "judge_kept": kept})
 
 
+def answered_edits(edits: EditSet, scoring: ItemScoring) -> dict[str, EditSet]:
+    """Return the edits of a scored set that can be read, by the names of the answers that they have."""
+    unread = scoring.scores.isnan().all(dim=1).tolist()
+    cases = tuple(case for case, missing in zip(edits.cases, unread, strict=True) if not missing)
+    true = tuple(case for case in cases if case.target is not None)
+    answers = {UNCHANGED: cases, BLANK: cases, NOISE: cases, TRUE: true}
+    return {name: EditSet(edits.path, own) for name, own in answers.items() if own}
+
+
 def edit_results(edits: EditSet, scoring: ItemScoring) -> Results:
     """Return the results of a set whose edits were scored.
 
@@ -334,10 +379,12 @@ class EditRequest:
     Attributes:
         entry: Its line in `EDITS`.
         source: The image to edit, in [-1, 1] or where it is stored.
+        target: The true edited image, where known.
     """
 
     entry: Mapping[str, Any]
     source: ImageSource | Float[Tensor, "3 H W"]
+    target: ImageSource | Float[Tensor, "3 H W"] | None = None
 
 
 def scene_requests(number: int, size: int, seed: int) -> list[EditRequest]:
@@ -354,7 +401,7 @@ def scene_requests(number: int, size: int, seed: int) -> list[EditRequest]:
         sample = scenes[index]
         assert sample.source is not None  # every task above is an edit
         entry = {"instruction": sample.prompt, "category": sample.meta["tag"], "meta": dict(sample.meta)}
-        requests.append(EditRequest({"name": f"{index:05d}", **entry}, sample.source))
+        requests.append(EditRequest({"name": f"{index:05d}", **entry}, sample.source, sample.target))
     return requests
 
 
@@ -362,28 +409,31 @@ def requests_of(edits: EditSet) -> list[EditRequest]:
     """Return the edits of a set without their outputs."""
     names = ("name", "instruction", "source_caption", "target_caption", "category")
     return [
-        EditRequest({name: getattr(case, name) for name in names} | {"meta": dict(case.meta)}, case.source)
+        EditRequest({name: getattr(case, name) for name in names} | {"meta": dict(case.meta)}, case.source, case.target)
         for case in edits.cases
     ]
 
 
 def prepare_edits(root: Path, requests: Sequence[EditRequest], settings: Mapping[str, Any]) -> None:
-    """Prepare a folder for edits, with the sources as they are; see `prepare_folder` for the errors.
+    """Prepare a folder for edits, with the sources and targets as they are; see `prepare_folder` for the errors.
 
     A source that cannot be read is left out; scoring names it. In a folder that was prepared before in the same way,
     only what is not there yet is written.
     """
-    dependent = [f"{CHAINS}/*.txt", f"{SOURCES}/*.png"]
-    prepare_folder(root, settings, f"{OUTPUTS}/*.png", dependent, (SOURCES, OUTPUTS, CHAINS))
+    dependent = [f"{CHAINS}/*.txt", f"{SOURCES}/*.png", f"{TARGETS}/*.png"]
+    targets = (TARGETS,) if any(request.target is not None for request in requests) else ()
+    prepare_folder(root, settings, f"{OUTPUTS}/*.png", dependent, (SOURCES, OUTPUTS, CHAINS, *targets))
     try:
         write_whole(root / EDITS, "".join(json.dumps(request.entry) + "\n" for request in requests))
         for request in requests:
-            _write_source(root / SOURCES / f"{request.entry['name']}.png", request.source)
+            _write_once(root / SOURCES / f"{request.entry['name']}.png", request.source)
+            if request.target is not None:
+                _write_once(root / TARGETS / f"{request.entry['name']}.png", request.target)
     except OSError as error:
         raise UserError(f"{root}: cannot be written to ({one_line(error)})") from error
 
 
-def _write_source(file: Path, source: ImageSource | Float[Tensor, "3 H W"]) -> None:
+def _write_once(file: Path, source: ImageSource | Float[Tensor, "3 H W"]) -> None:
     if file.exists():
         return
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from got_core.detection.base import CATEGORIES, Detector, coloured, shows
 from got_core.detection.loading import GenEvalDetector, load_geneval_detector
 from got_core.errors import UserError
+from got_core.evaluation.answers import Answer, text_to_image_answers
 from got_core.evaluation.generation import check_sources, read_generator
 from got_core.evaluation.results import (
     LISTED,
@@ -24,7 +25,15 @@ from got_core.evaluation.results import (
     origin,
     summarize,
 )
-from got_core.evaluation.scoring import Image, ImageFiles, ItemScoring, ScoreCache, evaluation_trainer, score_items
+from got_core.evaluation.scoring import (
+    Image,
+    ImageFiles,
+    ItemScoring,
+    ScoreCache,
+    evaluation_trainer,
+    score_answers,
+    score_items,
+)
 from got_core.evaluation.suites.prompts import (
     FOLDER,
     METADATA,
@@ -69,13 +78,20 @@ def evaluate(options: Namespace) -> None:
         folder = read_folder(root, options.per_prompt or PER_PROMPT, prompts)
     check_words([prompt.metadata for prompt in folder.prompts], judge.detector)
     cache = ScoreCache(output, judge.description)
-    scoring = GenEvalScoring(folder, judge, options.batch_size, options.num_workers, cache)
-    if score_items(trainer, scoring, output):
+    how = judge, options.batch_size, options.num_workers, cache
+    scoring = GenEvalScoring(folder, *how)
+    is_first = score_items(trainer, scoring, output)
+    one_each = first_images(folder, scoring)
+    named = text_to_image_answers([prompt.metadata.get("objects") for prompt in one_each.prompts])
+    answers = {name: GenEvalScoring(one_each, *how, answers=own) for name, own in named.items()}
+    answers = score_answers(trainer, answers, output)
+    if is_first:
         files = [image for _, image in folder.images]
         files += [root / prompt.folder / METADATA for prompt in folder.prompts]
         sums = {"prompts": checksum(Path(options.prompts))} if options.prompts else {}
         came = origin(root, judge.description, {**sums, "images": checksum_of(root, files)})
-        results = replace(geneval_results(folder, scoring), origin=came)
+        floors = {name: geneval_results(one_each, own).scores for name, own in answers.items()}
+        results = replace(geneval_results(folder, scoring), origin=came, answers=floors)
         results.publish(output, f"GenEval, {root}, scored by {' and '.join(judge.sources.values())}")
 
 
@@ -236,6 +252,7 @@ class GenEvalScoring(ItemScoring):
         batch_size: Images at a time; those of other sizes go apart.
         num_workers: Processes that read images.
         cache: Where scores are cached.
+        answers: Images that are scored in the place of the folder's.
     """
 
     def __init__(
@@ -245,9 +262,10 @@ class GenEvalScoring(ItemScoring):
         batch_size: int = 8,
         num_workers: int = 0,
         cache: ScoreCache | None = None,
+        answers: Sequence[Answer] | None = None,
     ) -> None:
         self.prompts = [prompt.metadata for prompt, _ in folder.images]
-        files = ImageFiles([file for _, file in folder.images], self.prompts)
+        files = ImageFiles([file for _, file in folder.images], self.prompts, answers)
         super().__init__(files, ("right",), batch_size, num_workers, cache)
         self.detector, self.rules = judge.detector, judge.rules
 
@@ -259,6 +277,16 @@ class GenEvalScoring(ItemScoring):
                 size = images.shape[-2], images.shape[-1]
                 right, reason = shows(self.prompts[index], objects, self.rules, size)
                 self.record(index, {"right": float(right), "reason": reason})
+
+
+def first_images(folder: GenEvalFolder, scoring: ItemScoring) -> GenEvalFolder:
+    """Return the prompts of a scored folder with one image each, the first that could be read."""
+    images: dict[str, Path] = {}
+    for index, (prompt, file) in enumerate(folder.images):
+        if index not in scoring.remarks:
+            images.setdefault(prompt.folder, file)
+    prompts = [replace(prompt, images=(images[prompt.folder],)) for prompt in folder.prompts if prompt.folder in images]
+    return replace(folder, prompts=tuple(prompts), per_prompt=1, missing=())
 
 
 def geneval_results(folder: GenEvalFolder, scoring: ItemScoring) -> Results:

@@ -11,6 +11,7 @@ from got_core.data.scenes.language import pick, with_article
 from got_core.data.scenes.render import PixelBox, Scene, SceneObject, relative_box
 from got_core.detection.base import Detection
 from got_core.detection.scenes import SceneDetector
+from got_core.evaluation.answers import BLANK, NOISE, TRUE, UNCHANGED, Answer, chain_objects
 from got_core.evaluation.generation import image_seed
 from got_core.evaluation.metrics.boxes import match_boxes
 from got_core.evaluation.metrics.scenes import IN_PLACE
@@ -243,6 +244,17 @@ def _is(entry: Detection, wanted: Mapping[str, Any]) -> bool:
     return alike and box_iou(entry.box, wanted["box"]) >= HIT
 
 
+def answers(case: Case) -> dict[str, dict[str, Answer]]:
+    """Return answers to a change: the true image before it left unchanged, blank images, noise, and the true images."""
+    before, after = (Answer(tuple(chain_objects(chain))) for chain in case.details["chains"])
+    return {
+        UNCHANGED: dict.fromkeys((BEFORE, AFTER, KEPT), before),
+        BLANK: dict.fromkeys((BEFORE, AFTER, KEPT), Answer()),
+        NOISE: {name: Answer(noise=seed) for seed, name in enumerate((BEFORE, AFTER, KEPT))},
+        TRUE: {BEFORE: before, AFTER: after, KEPT: after},
+    }
+
+
 INTERACTION = CaseSuite(
     name="interaction",
     metrics=METRICS,
@@ -250,6 +262,7 @@ INTERACTION = CaseSuite(
     cases=interaction_cases,
     generation=InteractionGeneration,
     measure=measure,
+    answers=answers,
 )
 
 evaluate = INTERACTION.evaluate

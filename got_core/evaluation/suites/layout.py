@@ -1,7 +1,7 @@
 """Layout: how well images keep to the boxes that their chains planned, with intervals over prompts."""
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from got_core.data.images import images_in
 from got_core.detection.base import PhraseDetector
 from got_core.detection.loading import load_layout_detector
 from got_core.errors import UserError
+from got_core.evaluation.answers import Answer, chain_objects, text_to_image_answers
 from got_core.evaluation.generation import check_sources, read_generator
 from got_core.evaluation.metrics.boxes import COLUMNS, ImageLayout, image_layout
 from got_core.evaluation.results import (
@@ -23,7 +24,15 @@ from got_core.evaluation.results import (
     origin,
     summarize,
 )
-from got_core.evaluation.scoring import Image, ImageFiles, ItemScoring, ScoreCache, evaluation_trainer, score_items
+from got_core.evaluation.scoring import (
+    Image,
+    ImageFiles,
+    ItemScoring,
+    ScoreCache,
+    evaluation_trainer,
+    score_answers,
+    score_items,
+)
 from got_core.evaluation.suites.prompts import (
     CHAINS,
     METADATA,
@@ -78,11 +87,19 @@ def evaluate(options: Namespace) -> None:
         generate_prompts(trainer, options, generator, prompts)
         folder = read_layouts(root, options.per_prompt or PER_PROMPT)
     cache = ScoreCache(output, judge.description)
-    scoring = LayoutScoring(folder, judge.detector, options.batch_size, options.num_workers, cache)
-    if score_items(trainer, scoring, output):
+    how = judge.detector, options.batch_size, options.num_workers, cache
+    scoring = LayoutScoring(folder, *how)
+    is_first = score_items(trainer, scoring, output)
+    one_each = first_images(folder, scoring)
+    named = text_to_image_answers([chain_objects(image.chain) for image in one_each.images])
+    answers = {name: LayoutScoring(one_each, *how, answers=own) for name, own in named.items()}
+    answers = score_answers(trainer, answers, output)
+    if is_first:
         chains = [image.file.parent.parent / CHAINS / f"{image.file.stem}.txt" for image in folder.images]
         sums = {"images": checksum_of(root, [*(image.file for image in folder.images), *chains])}
-        results = replace(layout_results(folder, scoring), origin=origin(root, judge.description, sums))
+        came = origin(root, judge.description, sums)
+        floors = {name: layout_results(one_each, own).scores for name, own in answers.items()}
+        results = replace(layout_results(folder, scoring), origin=came, answers=floors)
         results.publish(output, f"Layout, {root}, scored by {judge.source}")
 
 
@@ -179,6 +196,7 @@ class LayoutScoring(ItemScoring):
         batch_size: Images at a time; those of other sizes go apart.
         num_workers: Processes that read images.
         cache: Where sums are cached.
+        answers: Images that are measured in the place of the folder's.
     """
 
     def __init__(
@@ -188,8 +206,9 @@ class LayoutScoring(ItemScoring):
         batch_size: int = 8,
         num_workers: int = 0,
         cache: ScoreCache | None = None,
+        answers: Sequence[Answer] | None = None,
     ) -> None:
-        files = ImageFiles([image.file for image in folder.images], [image.chain for image in folder.images])
+        files = ImageFiles([image.file for image in folder.images], [image.chain for image in folder.images], answers)
         super().__init__(files, COLUMNS, batch_size, num_workers, cache)
         self.detector = detector
         self.chains = [parse(image.chain) for image in folder.images]
@@ -206,6 +225,15 @@ class LayoutScoring(ItemScoring):
         """The distinct labels to detect in an image, in the order of its chain."""
         labels = [self.detector.label(region.phrase) for region in self.chains[index].regions]
         return list(dict.fromkeys(label for label in labels if label is not None))
+
+
+def first_images(folder: LayoutFolder, scoring: ItemScoring) -> LayoutFolder:
+    """Return a measured folder with one image a prompt, the first that could be read."""
+    images: dict[str, PlannedImage] = {}
+    for index, image in enumerate(folder.images):
+        if index not in scoring.remarks:
+            images.setdefault(image.folder, image)
+    return replace(folder, images=tuple(images.values()), per_prompt=1, missing=())
 
 
 def layout_results(folder: LayoutFolder, scoring: ItemScoring) -> Results:
