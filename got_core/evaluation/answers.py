@@ -154,6 +154,7 @@ class SceneAnswers(nn.Module):
         self.detector = SceneDetector() if detector is None else detector
         self.scores = nn.ModuleDict({name: SceneScores(self.detector) for name in LABELS})
         self._previous: SceneView | None = None
+        self._has_chains = False
         self._fixed: dict[tuple[int, int], list[SceneView]] = {}
 
     def update(
@@ -165,6 +166,7 @@ class SceneAnswers(nn.Module):
     ) -> None:
         """Count a batch of requests; the arguments are those of `SceneScores.update`, with true images and chains."""
         true = view_scenes(self.detector, targets, chains, metas, sources)
+        self._has_chains |= any(chains)
         size = targets.shape[-2], targets.shape[-1]
         fixed = self._same_for_all(size)
         answers: dict[str, list[SceneView]] = {name: [] for name in LABELS}
@@ -198,7 +200,7 @@ class SceneAnswers(nn.Module):
         for name, metrics in self.scores.items():
             scores: Any = metrics
             means = scores.compute()
-            if name != TRUE:
+            if name != TRUE or not self._has_chains:
                 means = {metric: mean for metric, mean in means.items() if not metric.startswith("chain_")}
             if any(mean != {} for mean in means.values()):
                 computed[name] = means
@@ -206,7 +208,7 @@ class SceneAnswers(nn.Module):
 
     def reset(self) -> None:
         """Start counting again."""
-        self._previous = None
+        self._previous, self._has_chains = None, False
         for metrics in self.scores.values():
             scores: Any = metrics
             scores.reset()

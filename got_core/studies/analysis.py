@@ -1,14 +1,14 @@
 """The results of a study: scores, means over seeds, paired differences, and the planner's part of the error."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from got_core.evaluation.callbacks import read_scores
+from got_core.evaluation.callbacks import ANSWERS, read_scores
 from got_core.evaluation.statistics import SIGNIFICANT, Estimate, estimate, holm
 from got_core.paths import Run, locate
 from got_core.studies.identity import State, made_by, made_with
@@ -77,11 +77,14 @@ class Results:
         study: The study.
         scores: Of each arm; the arms are in the study's order, each followed by its scorings.
         errors: Why runs and scorings failed, by name.
+        answers: Scores of trivial answers to the same requests and of the true ones, by answer; those of the runs' own
+            scoring, and of a metric the first that a run has, as one without chains has none of boxes.
     """
 
     study: Study
     scores: Mapping[Arm, Scores]
     errors: Mapping[str, str]
+    answers: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @property
     def compared(self) -> list[Arm]:
@@ -140,13 +143,17 @@ def collect(study: Study, planned: Sequence[TrainedRun], errors: Mapping[str, st
         for backbone, variant in study.combinations
         for scoring in (None, *study.scorings)
     }
+    answers: dict[str, dict[str, float | None]] = {}
     for run in planned:
         for scoring, task in run.tasks.items():
             metrics = read_scores(Run(task.folder).metrics)
             if metrics is not None and task.state is State.FINISHED:
                 row = {name: score(metrics, name) for name in study.metrics}
                 scores[Arm(run.backbone, run.variant, scoring)][run.seed] = row
-    return Results(study, scores, errors)
+                for answer, own in metrics.get(ANSWERS, {}).items() if scoring is None else ():
+                    known = answers.setdefault(answer, dict.fromkeys(study.metrics))
+                    known |= {name: score(own, name) for name, value in known.items() if value is None}
+    return Results(study, scores, errors, answers)
 
 
 def score(metrics: Mapping[str, Any], metric: str) -> float | None:
@@ -268,6 +275,7 @@ def as_json(
             for column in study.columns
             if (mean := results.mean(arm, column)) is not None
         ],
+        "answers": {answer: dict(row) for answer, row in results.answers.items()},
         "differences": [
             {
                 "backbone": entry.first.backbone,

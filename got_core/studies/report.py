@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
+from got_core.evaluation.answers import LABELS
 from got_core.evaluation.statistics import LEVEL, SIGNIFICANT, Estimate
 from got_core.studies.analysis import Arm, Results, error_splits
 from got_core.studies.spec import Grid, point_name
@@ -37,7 +38,10 @@ def sheets(results: Results) -> list[Sheet]:
 
 
 def means(results: Results) -> Sheet:
-    """Tabulate means: one row an arm, one column a metric; points of a grid are left to its diagram."""
+    """Tabulate means: one row an arm, one column a metric; points of a grid are left to its diagram.
+
+    Below stand the scores of the answers.
+    """
     study = results.study
     note = (
         f"Means over seeds [Student's t intervals of {LEVEL:.0%}], and the number n of seeds with the metric. "
@@ -54,6 +58,10 @@ def means(results: Results) -> Sheet:
         )
         for arm in results.compared
     ]
+    for answer, label in LABELS.items():
+        if answer in results.answers:
+            own = [results.answers[answer].get(column) for column in study.columns]
+            rows.append(("", label, "", *(NOTHING if value is None else f"{value:.3f}" for value in own)))
     return Sheet(f"Means after {study.steps:,} steps", note, ("backbone", "variant", "seeds", *study.columns), rows)
 
 

@@ -1,6 +1,7 @@
 """Trivial answers and true ones stand beside the scores of the same requests."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,13 +35,17 @@ def samples():
     return [dataset[index] for index in range(len(dataset))]
 
 
+def scored(samples, batch_size):
+    answers = SceneAnswers(DETECTOR)
+    for start in range(0, len(samples), batch_size):
+        batch = Batch.collate(samples[start : start + batch_size])
+        answers.update(batch.target, batch.chains, batch.meta, batch.source)
+    return answers
+
+
 @pytest.fixture(scope="module")
 def computed(samples):
-    answers = SceneAnswers(DETECTOR)
-    for start in range(0, len(samples), 64):
-        batch = Batch.collate(samples[start : start + 64])
-        answers.update(batch.target, batch.chains, batch.meta, batch.source)
-    return answers.compute()
+    return scored(samples, 64).compute()
 
 
 def test_floors_and_ceiling_of_every_score(computed):
@@ -66,25 +71,25 @@ def test_floors_and_ceiling_of_every_score(computed):
     assert "edit_success" not in another
 
 
-def test_the_image_of_another_request_is_that_of_the_text_to_image_request_before(samples, computed):
+def test_the_image_of_another_request_is_that_of_the_text_to_image_request_before(samples):
     """Whatever the batches are."""
-    answers = SceneAnswers(DETECTOR)
-    for sample in samples:
-        batch = Batch.collate([sample])
-        answers.update(batch.target, batch.chains, batch.meta, batch.source)
-    assert answers.compute()["another"] == computed["another"]
-    answers.reset()
+    alone = scored(samples[:24], 1)
+    assert alone.compute()["another"] == scored(samples[:24], 24).compute()["another"]
+    alone.reset()
     batch = Batch.collate(samples[:1])
-    answers.update(batch.target, batch.chains, batch.meta, batch.source)
-    assert set(answers.compute()) == {"blank", "noise", "true"}
+    alone.update(batch.target, batch.chains, batch.meta, batch.source)
+    assert set(alone.compute()) == {"blank", "noise", "true"}
+
+
+def test_chains_that_are_not_there_are_not_scored(samples):
+    true = scored([replace(sample, chain="") for sample in samples[:2]], 2).compute()["true"]
+    assert true["geneval"]["overall"] == 1
+    assert not {"chain_parses", "chain_satisfies", "mean_iou"} & set(true)
 
 
 def test_no_shared_random_numbers_are_used(samples):
     before = torch.get_rng_state()
-    answers = SceneAnswers(DETECTOR)
-    batch = Batch.collate(samples[:12])
-    answers.update(batch.target, batch.chains, batch.meta, batch.source)
-    answers.compute()
+    scored(samples[:12], 12).compute()
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -1,5 +1,6 @@
 """The results of a study from its scores, in closed form."""
 
+import json
 import math
 
 import numpy as np
@@ -147,6 +148,15 @@ def test_scores_are_read_by_their_dotted_names_once_all_steps_are_done(tmp_path)
     metrics_file.write_text('{"step": 10, "mean_iou": 0.5, "geneval": {"overall": null}}')
     found = collect(study, [run], {"other": "why"})
     assert found.scores == {PLAIN: {1: {"mean_iou": 0.5, "geneval.overall": None}}, BETTER: {}}
+    assert found.answers == {}
+    answers = {"blank": {"mean_iou": 0.0}, "true": {"mean_iou": 0.99, "geneval": {"overall": 1.0}}}
+    metrics_file.write_text(json.dumps({"step": 10, "mean_iou": 0.5, "answers": answers}))
+    found = collect(study, [run], {})
+    assert found.answers == {
+        "blank": {"mean_iou": 0, "geneval.overall": None},
+        "true": {"mean_iou": 0.99, "geneval.overall": 1},
+    }
+    assert means(found).rows[-2:] == [("", "blank image", "", "0.000", "-"), ("", "true image", "", "0.990", "1.000")]
 
 
 def test_an_evaluation_of_another_name_is_the_same_and_of_other_options_another(tmp_path):
