@@ -1,7 +1,6 @@
 """Images generated from a checkpoint under a Trainer, each rank a part of them, in a folder that can be resumed."""
 
 import json
-import os
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from got_core.inspection.fit import check_size
 from got_core.model import GoTModel
 from got_core.pipelines.saving import ModelFiles, find_model, open_model, trained_size
 from got_core.types import Sample
-from got_core.weights.files import checksum, write_whole
+from got_core.weights.files import checksum, new_file, write_whole
 
 SCALES = ("semantic", "spatial")
 """Guidance of text-to-image generation."""
@@ -212,9 +211,8 @@ def generate_missing(
 
 def write_image(file: Path, image: Float[Tensor, "3 H W"]) -> None:
     """Write an image in [-1, 1] as PNG, whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    to_pil(image).save(partial, format="PNG")
-    os.replace(partial, file)
+    with new_file(file) as opened:
+        to_pil(image).save(opened, format="PNG")
 
 
 def image_seed(seed: int, prompt: int, image: int = 0) -> int:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from types import FrameType
@@ -22,11 +22,14 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, distributed
+from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 
 from got_core.errors import UserError, one_line
 from got_core.paths import Run
-from got_core.weights.files import remove
+from got_core.weights.files import partial_folder, partial_of, remove, sync
+from got_core.weights.integrity import SummedWriter, write_checkpoint
 
 SAVE = getattr(signal, "SIGUSR1", None)
 """The signal on which a run saves a checkpoint and continues; None if the system has no such signal."""
@@ -70,18 +73,55 @@ class Interruption:
         self._received.add(number)
 
 
-class BackgroundCheckpointIO(TorchCheckpointIO):
-    """Copies a checkpoint's tensors to host memory and writes the copy in a thread, one checkpoint at a time.
+class CheckedIO(TorchCheckpointIO):
+    """Writes checkpoints of one file with checksums: beside their path, onto the disk, and then renamed."""
 
-    Args:
-        written: Called in the thread with the path and the step of each checkpoint once it is complete.
-    """
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write.
 
-    def __init__(self, written: Callable[[Path, int], None]) -> None:
-        super().__init__()
-        self._written = written
+        Raises:
+            OSError, RuntimeError: It cannot be written.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(checkpoint, Path(path))
+
+
+class Background:
+    """A thread that writes one checkpoint at a time while training continues."""
+
+    def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
+
+    def begin(self, write: Callable[[], None]) -> None:
+        """Begin to write, once the previous checkpoint is written.
+
+        Raises:
+            OSError, RuntimeError, CheckpointException: The previous checkpoint could not be written.
+        """
+        self.wait()
+        self._writing = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Wait until nothing is being written.
+
+        Raises:
+            OSError, RuntimeError, CheckpointException: The checkpoint could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+class BackgroundCheckpointIO(CheckedIO):
+    """Copies a checkpoint's tensors to host memory and writes the copy in the background."""
+
+    def __init__(self, background: Background) -> None:
+        super().__init__()
+        self._background = background
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Begin to write, once the previous checkpoint is written.
@@ -89,28 +129,22 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError, RuntimeError: The previous checkpoint could not be written.
         """
-        self.wait()
-        copies: dict[Hashable, Tensor] = {}
-        snapshot = apply_to_collection(checkpoint, Tensor, lambda tensor: _copy(tensor, copies))
-        self._writing = self._thread.submit(self._write, snapshot, Path(path), storage_options)
+        self._background.wait()
+        snapshot, write = copied(checkpoint), super().save_checkpoint
+        self._background.begin(lambda: write(snapshot, path, storage_options))
 
-    def wait(self) -> None:
-        """Wait until nothing is being written.
 
-        Raises:
-            OSError, RuntimeError: The checkpoint could not be written.
-        """
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
-
-    def _write(self, checkpoint: dict[str, Any], path: Path, storage_options: Any) -> None:
-        super().save_checkpoint(checkpoint, path, storage_options)
-        self._written(path, checkpoint["global_step"])
+def copied(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Copy a checkpoint to host memory; what occurs under several names, such as tied weights, is copied once."""
+    copies: dict[Hashable, Tensor] = {}
+    copy: dict[str, Any] = apply_to_collection(checkpoint, Tensor, lambda tensor: _copy(tensor, copies))
+    return copy
 
 
 def _copy(tensor: Tensor, copies: dict[Hashable, Tensor]) -> Tensor:
-    """Return a copy in host memory; what occurs under several names, such as tied weights, is copied once."""
+    if isinstance(tensor, DTensor):
+        # This rank's part. It is in host memory already, but may be the part that is trained.
+        return tensor.detach().clone()
     key = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride())
     if key not in copies:
         copies[key] = tensor.detach().to("cpu", copy=True)
@@ -176,8 +210,8 @@ def _restore(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-PARTIAL = ".partial"
-"""Ends the name of a checkpoint that is being written."""
+LEFT = ".partial"
+"""Ends the name under which earlier versions wrote checkpoints, and may have left them."""
 
 SHARDS = ".shards"
 """Ends the names of distributed checkpoints, which are folders."""
@@ -194,13 +228,13 @@ class LastCheckpoint(Checkpoint):
     An epoch's last state is that of its last batch and not of `on_train_epoch_end`: from there Lightning would resume
     in the epoch that has ended, while the loader is in the next.
 
-    A checkpoint is written under another name and renamed when it is complete, so `last.ckpt` is always a whole one.
-    Distributed checkpoints are folders: `last.ckpt` is a link to the newest.
+    A checkpoint is written under another name and renamed when it is complete and on the disk, so `last.ckpt` is always
+    a whole one. Distributed checkpoints are folders: `last.ckpt` is a link to the newest. Both have checksums.
 
     Args:
         every_n_steps, every_n_minutes: When to save.
-        in_background: Copy to host memory and write while training continues; errors are reported at the next
-            checkpoint. Distributed checkpoints are always written before training continues.
+        in_background: Copy to host memory (each rank its part of a distributed checkpoint) and write while training
+            continues; errors are reported at the next checkpoint.
 
     Raises:
         ValueError: Intervals that are not positive.
@@ -219,14 +253,21 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = 0.0
         self._step = 0
         self._interruption = Interruption()
-        self._background: BackgroundCheckpointIO | None = None
+        self._background = Background() if in_background else None
+        self._ranks: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Replace the trainer's writer of checkpoints if they are written in the background."""
-        if self.in_background and stage == "fit" and not isinstance(trainer.strategy, ModelParallelStrategy):
-            last = Run(Path(trainer.default_root_dir)).last
-            self._background = BackgroundCheckpointIO(lambda written, step: publish(written, last, step))
-            trainer.strategy.checkpoint_io = self._background
+        """Replace the trainer's writer of checkpoints."""
+        if stage != "fit":
+            return
+        if _is_distributed(trainer):
+            if self._background is not None:
+                # The thread's messages must not mix with those of training, and are about what is in host memory.
+                self._ranks = distributed.new_group(backend="gloo")
+        elif self._background is not None:
+            trainer.strategy.checkpoint_io = BackgroundCheckpointIO(self._background)
+        else:
+            trainer.strategy.checkpoint_io = CheckedIO()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock and record signals."""
@@ -279,18 +320,38 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         last = Run(Path(trainer.default_root_dir)).last
-        partial = last.with_name(last.name + PARTIAL)
         self._wait(trainer)
         with self._errors_explained(trainer, last, trainer.global_step):
             if trainer.is_global_zero:
-                remove(partial)
-            trainer.strategy.barrier("before saving")
-            trainer.save_checkpoint(partial)
-            if trainer.is_global_zero and self._background is None:
-                publish(partial, last, trainer.global_step)
-            trainer.strategy.barrier("after saving")
+                remove(last.with_name(f"{last.name}{LEFT}"))
+            if _is_distributed(trainer):
+                self._save_shards(trainer, last)
+            else:
+                trainer.save_checkpoint(last)
         self._previous_step, self.saved_step = self.saved_step, trainer.global_step
         self._saved_at = time.monotonic()
+
+    def _save_shards(self, trainer: Trainer, last: Path) -> None:
+        step = trainer.global_step
+        rest = trainer._checkpoint_connector.dump_checkpoint()
+        tensors = {"state_dict": rest.pop("state_dict")}
+        tensors |= {f"optimizer_{number}": state for number, state in enumerate(rest.pop("optimizer_states"))}
+        with ExitStack() as until_written:
+            if trainer.is_global_zero:
+                until_written.enter_context(partial_folder(last))
+            trainer.strategy.barrier("the folder is made")
+            writer = SummedWriter(partial_of(last), rest, lambda: publish(partial_of(last), last, step))
+            if self._background is None:
+                distributed_checkpoint.save(tensors, storage_writer=writer)
+                return
+            tensors = copied(tensors)
+            written = until_written.pop_all()
+
+            def write() -> None:
+                with written:
+                    distributed_checkpoint.save(tensors, storage_writer=writer, process_group=self._ranks)
+
+            self._background.begin(write)
 
     def _wait(self, trainer: Trainer) -> None:
         """Wait until what is being written in the background is complete."""
@@ -305,8 +366,6 @@ class LastCheckpoint(Checkpoint):
         try:
             yield
         except (OSError, RuntimeError, CheckpointException) as error:
-            if trainer.is_global_zero:
-                remove(last.with_name(last.name + PARTIAL))
             left = "there is no earlier checkpoint"
             if last.exists():
                 before = self._previous_step if step == self.saved_step else self.saved_step
@@ -316,23 +375,27 @@ class LastCheckpoint(Checkpoint):
 
 
 def publish(partial: Path, last: Path, step: int) -> None:
-    """Replace the last checkpoint by a complete new one, at one moment, and remove older distributed ones.
+    """Replace the last checkpoint by a complete distributed one, at one moment, and remove older ones.
 
     Args:
-        partial: The new one, a file or a folder beside `last`.
+        partial: The new one, a folder beside `last`.
         last: The path of the newest checkpoint.
         step: Step of the new one.
     """
-    newest = None
-    if partial.is_dir():
-        names = (f"step-{step}{f'-{number}' if number else ''}{SHARDS}" for number in count())
-        newest = next(last.with_name(name) for name in names if not last.with_name(name).exists())
-        os.replace(partial, newest)
-        partial.symlink_to(newest.name)
+    names = (f"step-{step}{f'-{number}' if number else ''}{SHARDS}" for number in count())
+    newest = next(last.with_name(name) for name in names if not last.with_name(name).exists())
+    os.replace(partial, newest)
+    partial.symlink_to(newest.name)
     os.replace(partial, last)
+    sync(last.parent)
     for old in last.parent.glob(f"*{SHARDS}"):
         if old != newest:
             shutil.rmtree(old)
+
+
+def _is_distributed(trainer: Trainer) -> bool:
+    strategy = trainer.strategy
+    return isinstance(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint
 
 
 def _on_any_rank(trainer: Trainer, decision: bool) -> bool:

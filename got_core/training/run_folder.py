@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from got_core.errors import UserError
 from got_core.paths import Run
-from got_core.weights.files import remove
+from got_core.weights.files import remove, remove_left
 
 REPLACED = ".replaced"
 """The folder in a run's folder that holds the run that is replaced, until training has begun."""
@@ -44,7 +44,9 @@ def occupied(run: Run) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{run.folder}: cannot be written to ({error.strerror or error})") from error
     try:
-        _restore(run)  # A process that was killed may have set a run aside.
+        # A process that was killed may have set a run aside, or have begun to write a checkpoint.
+        _restore(run)
+        remove_left(run.last)
         yield
     finally:
         with suppress(OSError):

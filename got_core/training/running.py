@@ -12,8 +12,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from got_core.errors import UserError, one_line
 from got_core.paths import Run
 from got_core.training.recipe import Recipe
-from got_core.training.run_folder import begin
+from got_core.training.run_folder import begin, is_first_rank
 from got_core.weights.checkpoints import SAFETENSORS, check_fits
+from got_core.weights.integrity import check_intact
 
 
 class Progress(Callback):
@@ -74,6 +75,8 @@ def _check(recipe: Recipe) -> None:
             f"{recipe.checkpoint} is one file, whose training state ModelParallelStrategy cannot divide: resume it "
             "with the strategy it was made under, or begin a new run with its weights by got fit --weights"
         )
+    if is_first_rank():
+        check_intact(Path(recipe.checkpoint))
     check_fits(recipe.model, Path(recipe.checkpoint))
 
 

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta, TensorStorageMetadata
 
 from got_core.errors import UserError, parse_json
+from got_core.weights.integrity import REST, check_intact
 from got_core.weights.loading import ORIGINS, all_weights, check_origins, keep, left_out, what_differs
 
 WEIGHTS = "state_dict"
@@ -273,7 +274,7 @@ def check_fits(system: nn.Module, checkpoint: Path) -> None:
     if checkpoint.is_dir():
         check_values(checkpoint)
         # This file holds all but weights and the optimizer's state.
-        given, saved = distributed_shapes(checkpoint), _read_file(checkpoint / "meta.pt", "global_step")
+        given, saved = distributed_shapes(checkpoint), _read_file(checkpoint / REST, "global_step")
     else:
         saved = _read_file(checkpoint, WEIGHTS)
         if not isinstance(saved[WEIGHTS], dict) or not all(
@@ -293,11 +294,12 @@ def load_weights(system: nn.Module, checkpoint: Path) -> None:
     Nothing in a file is executed.
 
     Raises:
-        UserError: As `check_fits`.
+        UserError: As `check_intact` and `check_fits`.
     """
     if checkpoint.suffix == SAFETENSORS:
         _load_beside_base(system, checkpoint)
         return
+    check_intact(checkpoint)
     check_fits(system, checkpoint)
     if checkpoint.is_dir():
         keep(system, distributed_shapes(checkpoint))

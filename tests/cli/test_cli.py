@@ -426,6 +426,37 @@ def test_the_weights_that_a_run_has_averaged_are_exported(run, tmp_path, capsys)
     assert "out/reasoner/model.safetensors: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["fit", "weights", "validate", "export"])
+def test_a_flipped_bit_in_a_checkpoint_is_one_line(run, tmp_path, capsys, command):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    last = copy / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 3] ^= 4
+    last.write_bytes(content)
+    said = refused(
+        capsys,
+        *{
+            "fit": ("fit", *RECIPE, f"--trainer.default_root_dir={copy}", "--ckpt_path", "last"),
+            "weights": ("fit", *RECIPE, f"--trainer.default_root_dir={tmp_path / 'new'}", "--weights", str(copy)),
+            "validate": ("validate", "--checkpoint", str(copy)),
+            "export": ("export", "--checkpoint", str(copy), "--output", str(tmp_path / "out")),
+        }[command],
+    )
+    assert f"{last} is damaged: its content does not agree with its checksum" in said
+    assert last.read_bytes() == content
+
+
+def test_no_checkpoint_is_unpickled_by_the_trainer(run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    read = []
+    monkeypatch.setattr(torch, "load", lambda *arguments, load=torch.load, **options: (
+        read.append(options.get("weights_only")), load(*arguments, **options))[1])  # fmt: skip
+    main(["fit", *RECIPE, f"--trainer.default_root_dir={copy}", "--ckpt_path", "last", "--trainer.max_steps=5"])
+    main(["validate", "--checkpoint", str(copy)])
+    assert len(read) > 3
+    assert set(read) == {True}
+
+
 def test_a_checkpoint_of_another_model_is_one_line(run, tmp_path, capsys):
     broken = tmp_path / "broken"
     (broken / "checkpoints").mkdir(parents=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback, Trainer
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from small_run import LORA, STRATEGIES, train
 from small_system import small_system
@@ -22,9 +21,11 @@ from two_ranks import run_on_ranks
 
 from got_core.data.scenes.dataset import ScenesDataset
 from got_core.errors import UserError
+from got_core.training.checkpointing import CheckedIO
 from got_core.training.parallel import gathered, whole
 from got_core.types import Sample
 from got_core.weights.checkpoints import check_fits
+from got_core.weights.integrity import SummedWriter
 
 LONG_CHAIN = "a very long story about a red circle (94,188),(469,562) " * 40
 ODD = ("no_source", "no_box", "long_chain")
@@ -221,13 +222,14 @@ class Signalled(Callback):
 
 
 def signalled(rank: int, strategy: str, folder: str) -> tuple[bool, bool, list[int]]:
-    write = TorchCheckpointIO.save_checkpoint
+    write, finish = CheckedIO.save_checkpoint, SummedWriter.finish
 
-    def slowly(*arguments, **values):
+    def slowly(function, *arguments):
         time.sleep(1)
-        write(*arguments, **values)
+        function(*arguments)
 
-    TorchCheckpointIO.save_checkpoint = slowly
+    CheckedIO.save_checkpoint = lambda *arguments: slowly(write, *arguments)
+    SummedWriter.finish = lambda *arguments: slowly(finish, *arguments)
     try:
         train(rank, strategy, folder, extra=(Signalled(),), in_background=True)
     except SystemExit as ended:

@@ -6,18 +6,28 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from itertools import count
 
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
 from got_core.data.datamodule import ResumableLoader
 from got_core.data.mixture import Mixture, Source
 from got_core.errors import UserError
-from got_core.training.checkpointing import PARTIAL, BackgroundCheckpointIO, LastCheckpoint, publish
+from got_core.training.checkpointing import (
+    SHARDS,
+    Background,
+    BackgroundCheckpointIO,
+    CheckedIO,
+    LastCheckpoint,
+    publish,
+)
 from got_core.types import Sample
+from got_core.weights.files import partial_folder
+from got_core.weights.integrity import check_intact
 
 
 class Line(LightningModule):
@@ -67,7 +77,7 @@ def full_disk(monkeypatch):
     def refuse(*arguments, **values):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch):
@@ -85,14 +95,14 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch)
 
 def test_what_is_written_in_the_background_is_a_step_as_it_was(tmp_path, monkeypatch):
     free, begun = threading.Event(), threading.Event()
-    write = TorchCheckpointIO.save_checkpoint
+    write = CheckedIO.save_checkpoint
 
     def slow(*arguments, **values):
         begun.set()
         free.wait(20)
         write(*arguments, **values)
 
-    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", slow)
+    monkeypatch.setattr(CheckedIO, "save_checkpoint", slow)
     seen = []
 
     def look():
@@ -137,11 +147,11 @@ def test_a_disk_that_is_full_in_the_background_is_said_beside_another_error(tmp_
 
 def test_tied_weights_are_written_once_in_the_background(tmp_path):
     weight = torch.arange(6.0)
-    writing = BackgroundCheckpointIO(lambda path, step: None)
+    background = Background()
     state = {"one": weight, "same": weight.detach(), "part": weight[:3], "other": weight + 1}
-    writing.save_checkpoint({"global_step": 1, "state_dict": state}, tmp_path / "tied.ckpt")
+    BackgroundCheckpointIO(background).save_checkpoint({"global_step": 1, "state_dict": state}, tmp_path / "tied.ckpt")
     weight += 10
-    writing.wait()
+    background.wait()
     saved = torch.load(tmp_path / "tied.ckpt", weights_only=True)["state_dict"]
     assert saved["one"].data_ptr() == saved["same"].data_ptr()
     assert {name: value.tolist() for name, value in saved.items()} == {
@@ -160,28 +170,82 @@ def test_a_full_disk_at_the_first_checkpoint_is_said(tmp_path, monkeypatch):
 
 def test_what_was_cut_off_is_never_taken_for_the_last(tmp_path):
     fit(tmp_path, steps=2)
-    partial = last(tmp_path).with_name(last(tmp_path).name + PARTIAL)
-    partial.write_bytes(last(tmp_path).read_bytes()[:100])
+    left = [last(tmp_path).with_name(name) for name in (".last.ckpt.partial", "last.ckpt.partial")]
+    for partial in left:
+        partial.write_bytes(last(tmp_path).read_bytes()[:100])
     assert step_of(tmp_path) == 2
     fit(tmp_path, steps=4, resume=last(tmp_path))
     assert step_of(tmp_path) == 4
-    assert not partial.exists()
+    assert os.listdir(tmp_path / "checkpoints") == ["last.ckpt"]
 
 
-def test_a_folder_takes_the_place_of_the_last_at_one_moment(tmp_path):
+@pytest.mark.parametrize("in_background", [False, True])
+def test_the_last_is_whole_while_the_next_is_written_beside_it(tmp_path, monkeypatch, in_background):
+    save, seen = torch.save, []
+
+    def watched(content, file):
+        def look(when):
+            if last(tmp_path).exists():
+                seen.append(
+                    (when, step_of(tmp_path), content["global_step"], sorted(os.listdir(last(tmp_path).parent)))
+                )
+
+        look("before")
+        save(content, file)
+        file.flush()
+        look("after")
+
+    monkeypatch.setattr(torch, "save", watched)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    fit(tmp_path, steps=4, in_background=in_background)
+    names = [".last.ckpt.partial", "last.ckpt"]
+    assert seen == [("before", 2, 4, names), ("after", 2, 4, names)]
+    assert step_of(tmp_path) == 4
+
+
+def test_a_checkpoint_of_another_name_stays_where_it_is(tmp_path):
+    fit(tmp_path, ModelCheckpoint(tmp_path / "mine", every_n_train_steps=3), in_background=True)
+    assert os.listdir(tmp_path / "mine") == ["epoch=0-step=6.ckpt"]
+    check_intact(tmp_path / "mine" / "epoch=0-step=6.ckpt")
+    assert step_of(tmp_path) == 8
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("killed_at", range(8))
+def test_a_folder_takes_the_place_of_the_last_at_one_moment(tmp_path, monkeypatch, killed_at):
+    """Whatever the call at which the process is killed, there is a whole checkpoint, and the next save succeeds."""
     path = tmp_path / "last.ckpt"
-    partial = tmp_path / f"last.ckpt{PARTIAL}"
-    for number, step in enumerate((2, 4, 4)):
-        partial.mkdir()
-        (partial / "shard").write_text(str(number))
-        assert number == 0 or (path / "shard").read_text() == str(number - 1)
-        publish(partial, path, step)
-        assert (path / "shard").read_text() == str(number)
-    assert len(list(tmp_path.iterdir())) == 2
-    partial.write_text("a file")
-    publish(partial, path, 6)
-    assert path.read_text() == "a file"
-    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+    def save(content, step):
+        with partial_folder(path) as partial:
+            (partial / "shard").write_text(content)
+            publish(partial, path, step)
+
+    save("0", 2)
+    save("1", 4)
+    assert (path / "shard").read_text() == "1"
+    calls = count()
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "replace"), (os, "symlink"), (os, "fsync"), (os, "unlink"), (os, "rmdir")):
+            call = getattr(os, name)
+
+            def watched(*arguments, call=call, **values):
+                assert (path / "shard").read_text() in "12"
+                if next(calls) == killed_at:
+                    raise Killed
+                call(*arguments, **values)
+
+            patch.setattr(owner, name, watched)
+        with suppress(Killed):
+            save("2", 4)
+    assert (path / "shard").read_text() in "12"
+    save("3", 4)
+    assert (path / "shard").read_text() == "3"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.ckpt", path.resolve().name]
+    assert path.resolve().name.endswith(SHARDS)
 
 
 def test_nothing_is_saved_between_the_parts_of_a_step(tmp_path):
@@ -251,13 +315,13 @@ def fit_epochs(folder, batches=10**6, resume=None, every=100, **settings):
     limits = {"max_steps": 11, "max_epochs": -1, "limit_val_batches": 0} | settings
     left = iter(range(batches))
 
-    def count():
+    def end_in_time():
         if next(left, None) is None:
             raise Ended
 
     class Counted(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            count()
+            end_in_time()
 
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,

@@ -2,10 +2,10 @@
 
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from pickles import Touch
 from torch.distributed import checkpoint as distributed_checkpoint
 
 from got_core.errors import UserError
@@ -104,16 +104,6 @@ def test_files_outside_the_folder_are_not_read(whole, tmp_path, path):
     (tmp_path / ".metadata").write_bytes(changed(whole, storage_data=data))
     with pytest.raises(UserError, match="not a readable checkpoint"):
         distributed_shapes(tmp_path)
-
-
-class Touch:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self):
-        return Path.touch, (self.file,)
 
 
 def test_values_that_are_no_tensors_are_not_unpickled(tmp_path):
