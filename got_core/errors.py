@@ -13,6 +13,19 @@ class UserError(Exception):
     """A mistake in a recipe, a command line or a file; its message names problem and location, and only it is shown."""
 
 
+class Terminated(SystemExit):
+    """The end of a process that received SIGTERM, with the exit status that shells report of it.
+
+    Args:
+        text: What is shown.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = 128 + 15
+        self.text = text
+
+
 def one_line(error: BaseException) -> str:
     """Return an exception's message as one line of limited length; of an error in a loader's worker, the last line."""
     text = str(error).strip() or type(error).__name__

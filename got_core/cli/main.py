@@ -2,12 +2,13 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from io import TextIOWrapper
 from typing import NamedTuple
 
-from got_core.errors import UserError, did_you_mean, hide_expected, one_line
+from got_core.errors import Terminated, UserError, did_you_mean, hide_expected, one_line
 
 HELP = ("--help", "-h")
 
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: What follows `got`; by default that of the process.
 
     Raises:
-        SystemExit: 2 and one line on stderr after an error of the user's; 130, as in shells, after Ctrl-C.
+        SystemExit: 2 and one line on stderr after an error of the user's; as in shells, 130 after Ctrl-C and 143 after
+            SIGTERM.
         UserError: An error of the user's, if the environment variable GOT_TRACEBACK is set.
     """
     # Chains, names and errors have characters that a terminal's encoding may lack.
@@ -70,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as error:
         print(f"got: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
         sys.exit(130)
+    except Terminated as error:
+        print(f"got: {error.text}", file=sys.stderr)
+        raise
 
 
 def _run(words: list[str]) -> None:
@@ -90,12 +95,25 @@ def _run(words: list[str]) -> None:
             raise UserError(f"{words[0]} is no {kind}{did_you_mean(words[0], group) or known}")
         name += words.pop(0)
         name += "" if name in COMMANDS else " "
-    from got_core.cli.parsing import parse
+    with listening() if name == "fit" else nullcontext():
+        from got_core.cli.parsing import parse
 
-    function = function_of(name)
-    call = parse(name, function, words)
-    hide_expected()
-    function(*call.args, **call.kwargs)
+        function = function_of(name)
+        call = parse(name, function, words)
+        hide_expected()
+        function(*call.args, **call.kwargs)
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Remember signals to training from here on."""
+    from got_core.training.signals import INTERRUPTION
+
+    INTERRUPTION.listen()
+    try:
+        yield
+    finally:
+        INTERRUPTION.leave()
 
 
 def function_of(name: str) -> Callable[..., None]:

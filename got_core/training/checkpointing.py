@@ -1,4 +1,4 @@
-"""The newest checkpoint of a run: when it is written, on which signals, and with which random states."""
+"""The newest checkpoint of a run: when it is written, and with which random states."""
 
 import os
 import random
@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -26,51 +25,11 @@ from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
-from got_core.errors import UserError, one_line
+from got_core.errors import Terminated, UserError, one_line
 from got_core.paths import Run
+from got_core.training.signals import INTERRUPTION
 from got_core.weights.files import partial_folder, partial_of, remove, sync
 from got_core.weights.integrity import SummedWriter, write_checkpoint
-
-SAVE = getattr(signal, "SIGUSR1", None)
-"""The signal on which a run saves a checkpoint and continues; None if the system has no such signal."""
-
-
-class Interruption:
-    """Records signals, so that a step always ends before a checkpoint is written.
-
-    Lightning's own handlers communicate with other ranks, or save, in the middle of a step.
-    """
-
-    def __init__(self) -> None:
-        self._received: set[int] = set()
-        self._previous: dict[int, Any] = {}
-
-    def listen(self) -> None:
-        """Replace the handlers of the signals."""
-        if not self._previous:
-            signals = (signal.SIGTERM, *([] if SAVE is None else [SAVE]))
-            self._previous = {number: signal.signal(number, self._record) for number in signals}
-
-    def leave(self) -> None:
-        """Restore the previous handlers."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-
-    def save_requested(self) -> bool:
-        """Say whether any signal was received since the last call of `saved`."""
-        return bool(self._received)
-
-    def end_requested(self) -> bool:
-        """Say whether SIGTERM was received."""
-        return signal.SIGTERM in self._received
-
-    def saved(self) -> None:
-        """Forget the request to save; a request to end stays."""
-        self._received -= {SAVE}
-
-    def _record(self, number: int, frame: FrameType | None) -> None:
-        self._received.add(number)
 
 
 class CheckedIO(TorchCheckpointIO):
@@ -252,14 +211,15 @@ class LastCheckpoint(Checkpoint):
         self._previous_step: int | None = None
         self._saved_at = 0.0
         self._step = 0
-        self._interruption = Interruption()
+        self._listened = False
         self._background = Background() if in_background else None
         self._ranks: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Replace the trainer's writer of checkpoints."""
+        """Replace the trainer's writer of checkpoints and its handlers of signals."""
         if stage != "fit":
             return
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         if _is_distributed(trainer):
             if self._background is not None:
                 # The thread's messages must not mix with those of training, and are about what is in host memory.
@@ -270,10 +230,19 @@ class LastCheckpoint(Checkpoint):
             trainer.strategy.checkpoint_io = CheckedIO()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock and record signals."""
+        """Start the clock, and record signals.
+
+        Raises:
+            Terminated: SIGTERM was received already.
+        """
         self._saved_at = time.monotonic()
         self._step = trainer.global_step
-        self._interruption.listen()
+        if not INTERRUPTION.listening:
+            self._listened = True
+            INTERRUPTION.listen()
+        if INTERRUPTION.end_requested():
+            raise Terminated("ended by SIGTERM")
+        INTERRUPTION.in_steps = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -282,7 +251,7 @@ class LastCheckpoint(Checkpoint):
 
         Raises:
             UserError: The checkpoint cannot be written.
-            SystemExit: It is written, and SIGTERM was received.
+            Terminated: It is written, and SIGTERM was received.
         """
         step = trainer.global_step
         if step == self._step:
@@ -290,16 +259,16 @@ class LastCheckpoint(Checkpoint):
         self._step = step
         finished = trainer.should_stop or step == trainer.max_steps or trainer.is_last_batch
         overdue = time.monotonic() - self._saved_at > self.seconds
-        requested = _on_any_rank(trainer, overdue or self._interruption.save_requested())
+        requested = _on_any_rank(trainer, overdue or INTERRUPTION.save_requested())
         if step % self.every_n_steps == 0 or finished or requested:
             self._save(trainer)
         if requested:
-            if _on_any_rank(trainer, self._interruption.end_requested()):
+            if _on_any_rank(trainer, INTERRUPTION.end_requested()):
                 self._wait(trainer)
                 # If one rank ends first, launchers end the others, which may still be writing.
                 trainer.strategy.barrier("all is written")
-                raise SystemExit("ended by SIGTERM")
-            self._interruption.saved()
+                raise Terminated("ended by SIGTERM")
+            INTERRUPTION.saved()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait until all is written, and restore the handlers of signals.
@@ -307,16 +276,24 @@ class LastCheckpoint(Checkpoint):
         Raises:
             UserError: The last checkpoint could not be written.
         """
-        self._interruption.leave()
+        self._leave()
         self._wait(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore the handlers of signals, and wait until all is written; warn if it cannot be."""
-        self._interruption.leave()
+        if isinstance(exception, Terminated) and not INTERRUPTION.in_steps and trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)
+        self._leave()
         try:
             self._wait(trainer)
         except UserError as error:
             rank_zero_warn(one_line(error))
+
+    def _leave(self) -> None:
+        INTERRUPTION.in_steps = False
+        if self._listened:
+            self._listened = False
+            INTERRUPTION.leave()
 
     def _save(self, trainer: Trainer) -> None:
         last = Run(Path(trainer.default_root_dir)).last

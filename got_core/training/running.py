@@ -1,5 +1,6 @@
 """Running a recipe's trainer: what is checked before it starts, and which errors are the user's."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from got_core.errors import UserError, one_line
+from got_core.errors import Terminated, UserError, one_line
 from got_core.paths import Run
 from got_core.training.recipe import Recipe
 from got_core.training.run_folder import begin, is_first_rank
@@ -37,23 +38,40 @@ def running(recipe: Recipe) -> Iterator[Progress]:
 
     Raises:
         UserError: The checkpoint does not fit, set-up fails, or a sample cannot be read.
-        KeyboardInterrupt: Training was interrupted; the text says what was saved.
+        KeyboardInterrupt, Terminated: Training was interrupted; the text says what was saved.
     """
     _check(recipe)
     progress = Progress()
     recipe.trainer.callbacks.append(progress)  # type: ignore[attr-defined]
     try:
         yield progress
+    except Terminated as end:
+        raise Terminated(f"{end.text}: {_saved(recipe)}") from None
     except SystemExit:
         if recipe.trainer.interrupted:
-            last = recipe.run_files.last
-            saved = f"{last} is the newest checkpoint; resume it with --ckpt_path last"
-            raise KeyboardInterrupt(saved if last.exists() else "nothing was saved") from None
+            raise KeyboardInterrupt(_saved(recipe)) from None
+        raise
+    except RuntimeError as error:
+        if worker := _WORKER.search(str(error)):
+            raise UserError(
+                f"a worker of the data loader ended{worker[1]}; if memory is short, lower data.num_workers; "
+                f"{_saved(recipe)}"
+            ) from error
         raise
     except (ValueError, OSError, RecursionError, MemoryError, MisconfigurationException) as error:
         if not progress.begun or _while_fetching(error):
             raise UserError(one_line(error)) from error
         raise
+
+
+_WORKER = re.compile(r"DataLoader worker .*?( unexpectedly| is killed by signal: [\w ]+)")
+"""What torch says of a worker that is no more; how it ended is kept."""
+
+
+def _saved(recipe: Recipe) -> str:
+    """Say which checkpoint there is."""
+    last = recipe.run_files.last
+    return f"{last} is the newest checkpoint; resume it with --ckpt_path last" if last.exists() else "nothing was saved"
 
 
 def _check(recipe: Recipe) -> None:

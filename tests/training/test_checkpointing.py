@@ -272,7 +272,7 @@ def test_sigusr1_saves_and_training_continues(tmp_path):
 def test_sigterm_saves_and_ends_and_the_run_resumes_exactly(tmp_path):
     with pytest.raises(SystemExit) as ended:
         fit(tmp_path, At(3, lambda: os.kill(os.getpid(), signal.SIGTERM)), every=100)
-    assert ended.value.code
+    assert ended.value.code == 143
     assert step_of(tmp_path) == 4
     assert torch.equal(fit(tmp_path, resume=last(tmp_path)).weight, fit(tmp_path / "other").weight)
 
