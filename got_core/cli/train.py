@@ -21,6 +21,7 @@ def fit(
     ckpt_path: str | None = None,
     weights: str | None = None,
     overwrite: bool = False,
+    allow_changes: bool = False,
 ) -> None:
     """Train a recipe, then score it.
 
@@ -30,6 +31,8 @@ def fit(
         ckpt_path: Checkpoint to resume from, or `last` of this run's folder.
         weights: Begin with the weights of a run, folder or checkpoint.
         overwrite: Replace the run that the run folder holds already.
+        allow_changes: Resume with another objective, optimizer, batch size, seed, strategy, precision or data than the
+            checkpoint's; what fits is loaded, and what does not is named.
 
     Raises:
         UserError: What is wrong with the recipe, its data or its checkpoint.
@@ -42,24 +45,37 @@ def fit(
     if weights and ckpt_path:
         raise UserError("--weights begins a new run and --ckpt_path resumes one: give one of the two")
     from got_core.evaluation.callbacks import FinalScores
+    from got_core.training.changes import Change, Changed, changes, listed, refuse
     from got_core.training.run_folder import check_replaced, occupied, replacing
     from got_core.training.running import running
 
     hide_expected()
     started = time.monotonic()
     with ExitStack() as until_ended:
+        found: list[Change] = []
 
-        def prepare(run: "Run", checkpoint: str | None) -> None:
-            until_ended.enter_context(occupied(run))
-            check_replaced(run, checkpoint, weights, overwrite)
+        def prepare(recipe: "Recipe") -> None:
+            until_ended.enter_context(occupied(recipe.run_files))
+            check_replaced(recipe.run_files, recipe.checkpoint, weights, overwrite)
+            _check_intact(recipe)
+            if recipe.checkpoint is not None:
+                found.extend(changes(Path(recipe.checkpoint), recipe.as_yaml()))
+                if not allow_changes:
+                    refuse(Path(recipe.checkpoint), found)
 
         recipe = _recipe(config, overrides, ckpt_path, weights, prepare)
         trainer = recipe.trainer
         resuming = f", resuming from {recipe.checkpoint}" if recipe.checkpoint else ""
         print(f"run folder: {recipe.run_files.folder}{resuming}")
+        if found:
+            print(f"resuming with changes: {listed(found)}")
+            trainer.callbacks.insert(0, Changed(found))  # type: ignore[attr-defined]
         for scores in (callback for callback in trainer.callbacks if isinstance(callback, FinalScores)):  # type: ignore[attr-defined]
             scores.started(started)
-        with replacing(recipe.run_files) if overwrite else nullcontext(), running(recipe) as progress:
+        with (
+            replacing(recipe.run_files) if overwrite else nullcontext(),
+            running(recipe, not allow_changes) as progress,
+        ):
             trainer.fit(recipe.model, datamodule=recipe.datamodule, ckpt_path=recipe.checkpoint, weights_only=True)
             if any(trainer.num_val_batches):
                 trainer.validate(recipe.model, datamodule=recipe.datamodule, verbose=False)
@@ -105,9 +121,11 @@ def validate(
             raise UserError(f"{folder} is a saved model, which has no data to be scored on: use got evaluate")
         given = [f"--trainer.default_root_dir={folder}", *overrides]
         resumed = None if files.weights.suffix == SAFETENSORS else str(files.weights)
-        recipe = _recipe([str(files.run.recipe), *config], given, resumed, None if resumed else checkpoint)
+        recipe = _recipe(
+            [str(files.run.recipe), *config], given, resumed, None if resumed else checkpoint, _check_intact
+        )
     elif config and bool(ckpt_path) != bool(weights):
-        recipe = _recipe(config, overrides, ckpt_path, weights)
+        recipe = _recipe(config, overrides, ckpt_path, weights, _check_intact)
     else:
         raise UserError("got validate needs --checkpoint RUN, or --config FILE with --ckpt_path FILE or --weights RUN")
     with running(recipe):
@@ -119,7 +137,7 @@ def _recipe(
     overrides: Sequence[str],
     ckpt_path: str | None,
     weights: str | None,
-    prepare: "Callable[[Run, str | None], None] | None" = None,
+    prepare: "Callable[[Recipe], None]",
 ) -> "Recipe":
     """Build a recipe, with the weights of another run where they are given."""
     from got_core.pipelines.saving import find_model
@@ -141,6 +159,15 @@ def _print_results(run: "Run", logs: str | None) -> None:
             print(f"{name}: {path}")
     if logs is not None:
         print(f"logs: {logs.rstrip('/')}")
+
+
+def _check_intact(recipe: "Recipe") -> None:
+    """Compare the checkpoint with its checksums; the first rank does so for all ranks."""
+    from got_core.training.run_folder import is_first_rank
+    from got_core.weights.integrity import check_intact
+
+    if recipe.checkpoint is not None and is_first_rank():
+        check_intact(Path(recipe.checkpoint))
 
 
 def _score(recipe: "Recipe") -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from got_core.config import add_working_directory, check_keys, read_recipe
 from got_core.errors import UserError, as_user_error
 from got_core.paths import ROOT, Run, locate
+from got_core.training.changes import RECIPE
 from got_core.training.checkpointing import LastCheckpoint, RandomState
 from got_core.training.recipe_errors import plain_errors
 from got_core.weights.loading import without_weights
@@ -67,6 +68,10 @@ class SaveRecipe(SaveConfigCallback):
     def __init__(self, parser: LightningArgumentParser, config: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the recipe, so that a run that is resumed can be compared with it."""
+        checkpoint[RECIPE] = self.parser.dump(self.config, skip_unset=False)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write `config.yaml`; an older one of the same folder is replaced."""
         if stage == "fit":
@@ -107,6 +112,11 @@ class ResolvedRecipe(LightningCLI):
         """Return the folder of this recipe's run."""
         return Run(Path(self.config.trainer.default_root_dir))
 
+    def as_yaml(self) -> str:
+        """Return the resolved recipe as it is saved."""
+        text: str = self.parser.dump(self.config, skip_unset=False)
+        return text
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add trainer, data and model, built in this order: missing data is reported before weights load."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
@@ -136,8 +146,7 @@ class Recipe(ResolvedRecipe):
     Args:
         files, overrides: See `ResolvedRecipe`.
         checkpoint: A checkpoint to be loaded, or "last" for the newest of this recipe's run; must exist.
-        prepare: Called with the run's files and the checkpoint's path once the recipe is known to fit, before weights
-            load.
+        prepare: Called with the recipe once it is known to fit, before weights load.
 
     Raises:
         UserError: What is wrong with the recipe, in one line.
@@ -148,7 +157,7 @@ class Recipe(ResolvedRecipe):
         files: Sequence[str],
         overrides: Sequence[str] = (),
         checkpoint: str | None = None,
-        prepare: Callable[[Run, str | None], None] | None = None,
+        prepare: "Callable[[Recipe], None] | None" = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.prepare = prepare
@@ -169,7 +178,7 @@ class Recipe(ResolvedRecipe):
             with without_weights():
                 build_model(self.config.model.as_dict())
             if self.prepare is not None:
-                self.prepare(self.run_files, self.checkpoint)
+                self.prepare(self)
             LightningCLI.instantiate_classes(self)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -12,10 +12,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from got_core.errors import Terminated, UserError, one_line
 from got_core.paths import Run
+from got_core.training.changes import check_ranks
 from got_core.training.recipe import Recipe
-from got_core.training.run_folder import begin, is_first_rank
+from got_core.training.run_folder import begin
 from got_core.weights.checkpoints import SAFETENSORS, check_fits
-from got_core.weights.integrity import check_intact
 
 
 class Progress(Callback):
@@ -33,14 +33,18 @@ class Progress(Callback):
 
 
 @contextmanager
-def running(recipe: Recipe) -> Iterator[Progress]:
+def running(recipe: Recipe, exactly: bool = False) -> Iterator[Progress]:
     """Sort errors: those of set-up and of samples that cannot be read are the user's, others keep their traceback.
+
+    Args:
+        recipe: What is run.
+        exactly: Whether a checkpoint may only be loaded by as many processes as it was saved by.
 
     Raises:
         UserError: The checkpoint does not fit, set-up fails, or a sample cannot be read.
         KeyboardInterrupt, Terminated: Training was interrupted; the text says what was saved.
     """
-    _check(recipe)
+    _check(recipe, exactly)
     progress = Progress()
     recipe.trainer.callbacks.append(progress)  # type: ignore[attr-defined]
     try:
@@ -74,7 +78,7 @@ def _saved(recipe: Recipe) -> str:
     return f"{last} is the newest checkpoint; resume it with --ckpt_path last" if last.exists() else "nothing was saved"
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: Recipe, exactly: bool) -> None:
     """Check that the strategy can read the checkpoint and that it fits the model, before anything is started."""
     if recipe.checkpoint is None:
         return
@@ -93,8 +97,8 @@ def _check(recipe: Recipe) -> None:
             f"{recipe.checkpoint} is one file, whose training state ModelParallelStrategy cannot divide: resume it "
             "with the strategy it was made under, or begin a new run with its weights by got fit --weights"
         )
-    if is_first_rank():
-        check_intact(Path(recipe.checkpoint))
+    if exactly:
+        check_ranks(Path(recipe.checkpoint), recipe.trainer)
     check_fits(recipe.model, Path(recipe.checkpoint))
 
 

@@ -288,6 +288,17 @@ def check_fits(system: nn.Module, checkpoint: Path) -> None:
     _check(system, checkpoint, missing, given, own, saved.get(ORIGINS, {}))
 
 
+def read_rest(checkpoint: Path) -> dict[str, Any]:
+    """Return what a training checkpoint holds; of a distributed one, what is no tensor. Tensors are read when used.
+
+    Raises:
+        UserError: It is not a training checkpoint.
+    """
+    if checkpoint.is_dir():
+        return _read_file(checkpoint / REST, "global_step")
+    return _read_file(checkpoint, WEIGHTS)
+
+
 def load_weights(system: nn.Module, checkpoint: Path) -> None:
     """Load the weights of a checkpoint of any kind, in one process.
 

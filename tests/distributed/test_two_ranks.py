@@ -224,12 +224,14 @@ class Signalled(Callback):
 def signalled(rank: int, strategy: str, folder: str) -> tuple[bool, bool, list[int]]:
     write, finish = CheckedIO.save_checkpoint, SummedWriter.finish
 
-    def slowly(function, *arguments):
-        time.sleep(1)
-        function(*arguments)
+    def slowly(function):
+        def slow(*arguments, **values):
+            time.sleep(1)
+            function(*arguments, **values)
 
-    CheckedIO.save_checkpoint = lambda *arguments: slowly(write, *arguments)
-    SummedWriter.finish = lambda *arguments: slowly(finish, *arguments)
+        return slow
+
+    CheckedIO.save_checkpoint, SummedWriter.finish = slowly(write), slowly(finish)
     try:
         train(rank, strategy, folder, extra=(Signalled(),), in_background=True)
     except SystemExit as ended:

@@ -2,15 +2,17 @@
 
 import errno
 import os
+import random
 import signal
 import threading
 import time
 from contextlib import suppress
 from itertools import count
 
+import numpy as np
 import pytest
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +25,7 @@ from got_core.training.checkpointing import (
     BackgroundCheckpointIO,
     CheckedIO,
     LastCheckpoint,
+    RandomState,
     publish,
 )
 from got_core.types import Sample
@@ -275,6 +278,55 @@ def test_sigterm_saves_and_ends_and_the_run_resumes_exactly(tmp_path):
     assert ended.value.code == 143
     assert step_of(tmp_path) == 4
     assert torch.equal(fit(tmp_path, resume=last(tmp_path)).weight, fit(tmp_path / "other").weight)
+
+
+class Drawing(Callback):
+    """Notes a number of each generator before each step, which moves it on."""
+
+    def __init__(self) -> None:
+        self.drawn = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.drawn.append(draw())
+
+
+def test_random_numbers_of_python_numpy_and_torch_continue(tmp_path):
+    seed_everything(3)
+    whole = Drawing()
+    fit(tmp_path, whole, RandomState(), steps=8, every=4)
+    seed_everything(4)
+    fit(tmp_path / "cut", Drawing(), RandomState(), steps=4)
+    seed_everything(3)
+    cut = Drawing()
+    fit(tmp_path / "cut", cut, RandomState(), steps=4)
+    seed_everything(5)
+    fit(tmp_path / "cut", cut, RandomState(), steps=8, resume=last(tmp_path / "cut"))
+    for kind, name in enumerate(("python", "numpy", "torch")):
+        assert [numbers[kind] for numbers in cut.drawn] == [numbers[kind] for numbers in whole.drawn], name
+
+
+def draw():
+    return random.random(), np.random.random(), torch.rand(1).item()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("rank", range(3))
+def test_each_rank_continues_with_its_own_random_numbers(monkeypatch, rank):
+    trainer, model, states, following = Trainer(accelerator="cpu", logger=False), Line(), [], []
+    for seed in (7, 8):
+        seed_everything(seed)
+        checkpoint = {}
+        RandomState().on_save_checkpoint(trainer, model, checkpoint)
+        states += checkpoint["random_states"]
+        following.append(draw())
+    # The last rank is in no checkpoint and keeps its own.
+    seed_everything(9)
+    following.append(draw())
+    seed_everything(9)
+    own = RandomState()
+    own.on_load_checkpoint(trainer, model, {"random_states": states})
+    monkeypatch.setattr(Trainer, "global_rank", rank)
+    own.on_train_start(trainer, model)
+    assert draw() == following[rank]
 
 
 class Seeing(Line):
