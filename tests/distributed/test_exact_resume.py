@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback
-from small_run import LORA, SAVED_EVERY, SHORT_EPOCHS, STEPS, over, train, variant
+from small_run import BACKGROUND, LORA, SAVED_EVERY, SHORT_EPOCHS, STEPS, over, train, variant
 from small_system import small_system
 from tiny_models import tiny_qwen
 from two_ranks import free_port, run_on_ranks
 
 from got_core.errors import UserError
 from got_core.training.parallel import whole
-from got_core.weights.checkpoints import check_fits, load_weights
+from got_core.weights.checkpoints import check_fits, load_weights, read_rest
+from got_core.weights.integrity import check_intact
 from got_core.weights.loading import all_weights
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -100,6 +101,25 @@ def test_a_node_killed_after_an_epochs_end_leaves_no_trace(tmp_path, strategy):
         resumed_steps, resumed_end = torch.load(disturbed / f"end{rank}.pt")
         assert resumed_steps == {step: seen for step, seen in steps.items() if step > 3}
         assert differing(end, resumed_end) == []
+
+
+@pytest.mark.distributed
+def test_a_node_killed_while_shards_are_written_in_the_background_leaves_no_trace(tmp_path):
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    undisturbed.mkdir()
+    records = run_on_ranks(undisturbed_run, undisturbed, "fsdp", str(undisturbed), "none")
+    assert -9 in two_agents("fsdp", str(disturbed), "5", BACKGROUND)
+    checkpoints = disturbed / "checkpoints"
+    assert sorted(os.listdir(checkpoints)) == [".last.ckpt.partial", "last.ckpt", "step-2.shards"]
+    check_intact(checkpoints / "last.ckpt")
+    assert read_rest(checkpoints / "last.ckpt")["global_step"] == 2
+    assert two_agents("fsdp", str(disturbed), "no", BACKGROUND) == [0, 0]
+    for rank, (steps, end) in enumerate(records):
+        resumed_steps, resumed_end = torch.load(disturbed / f"end{rank}.pt")
+        assert resumed_steps == {step: seen for step, seen in steps.items() if step > 2}
+        assert differing(end, resumed_end) == []
+    assert sorted(os.listdir(checkpoints)) == ["last.ckpt", f"step-{STEPS}.shards"]
+    check_intact(checkpoints / "last.ckpt")
 
 
 def undisturbed_run(rank: int, strategy: str, folder: str, qwen: str) -> tuple:
