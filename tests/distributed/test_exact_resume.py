@@ -110,13 +110,14 @@ def test_a_node_killed_while_shards_are_written_in_the_background_leaves_no_trac
     records = run_on_ranks(undisturbed_run, undisturbed, "fsdp", str(undisturbed), "none")
     assert -9 in two_agents("fsdp", str(disturbed), "5", BACKGROUND)
     checkpoints = disturbed / "checkpoints"
-    assert sorted(os.listdir(checkpoints)) == [".last.ckpt.partial", "last.ckpt", "step-2.shards"]
     check_intact(checkpoints / "last.ckpt")
-    assert read_rest(checkpoints / "last.ckpt")["global_step"] == 2
+    # The other node may still complete the fourth step's, of which all shards were written.
+    since = read_rest(checkpoints / "last.ckpt")["global_step"]
+    assert since in (2, 4)
     assert two_agents("fsdp", str(disturbed), "no", BACKGROUND) == [0, 0]
     for rank, (steps, end) in enumerate(records):
         resumed_steps, resumed_end = torch.load(disturbed / f"end{rank}.pt")
-        assert resumed_steps == {step: seen for step, seen in steps.items() if step > 2}
+        assert resumed_steps == {step: seen for step, seen in steps.items() if step > since}
         assert differing(end, resumed_end) == []
     assert sorted(os.listdir(checkpoints)) == ["last.ckpt", f"step-{STEPS}.shards"]
     check_intact(checkpoints / "last.ckpt")
