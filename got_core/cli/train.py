@@ -46,8 +46,7 @@ def fit(
         raise UserError("--weights begins a new run and --ckpt_path resumes one: give one of the two")
     from got_core.evaluation.callbacks import FinalScores
     from got_core.training.changes import Change, Changed, changes, listed, refuse
-    from got_core.training.run_folder import check_replaced, occupied, replacing
-    from got_core.training.running import running
+    from got_core.training.running import check_replaced, occupied, replacing, running
 
     hide_expected()
     started = time.monotonic()
@@ -163,7 +162,7 @@ def _print_results(run: "Run", logs: str | None) -> None:
 
 def _check_intact(recipe: "Recipe") -> None:
     """Compare the checkpoint with its checksums; the first rank does so for all ranks."""
-    from got_core.training.run_folder import is_first_rank
+    from got_core.training.running import is_first_rank
     from got_core.weights.integrity import check_intact
 
     if recipe.checkpoint is not None and is_first_rank():

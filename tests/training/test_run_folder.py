@@ -10,13 +10,13 @@ from refusals import refused
 from got_core.cli.main import main
 from got_core.errors import UserError
 from got_core.paths import ROOT, Run
-from got_core.training.run_folder import begin, check_replaced, is_first_rank, occupied, replacing
+from got_core.training.running import begin, check_replaced, is_first_rank, occupied, replacing
 
 HOLDING = """
 import sys
 from pathlib import Path
 from got_core.paths import Run
-from got_core.training.run_folder import occupied
+from got_core.training.running import occupied
 with occupied(Run(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()

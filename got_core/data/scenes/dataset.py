@@ -1,4 +1,4 @@
-"""Rendered scenes as a dataset: samples with their chains, made on the fly from a seed."""
+"""Rendered scenes as a dataset: samples with their chains, made on the fly from a seed; and conversations."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from got_core.data.scenes.compose import ATTEMPTS, Composer, Layout, edit_meta, generation_meta
-from got_core.data.scenes.language import edit_chain, generation_chain, instruction, listing, pick, prompt
+from got_core.data.scenes.compose import ATTEMPTS, Composer, EditedScene, Layout, edit_meta, generation_meta
+from got_core.data.scenes.language import Step, edit_chain, generation_chain, instruction, listing, pick, prompt
 from got_core.data.scenes.render import (
     BACKGROUNDS,
     COLOURS,
@@ -365,3 +365,80 @@ def corpus(samples: int, seed: int = 0, **settings: Any) -> Iterator[str]:
         sketch = dataset.sketch(index)
         yield sketch.prompt
         yield sketch.chain
+
+
+TRIES = 20_000
+"""Conversations that are begun at most."""
+
+
+@dataclass(frozen=True)
+class SceneConversation:
+    """A conversation and the scene after each turn.
+
+    Attributes:
+        requests: Caption and two instructions.
+        scenes: One for each turn.
+        steps: The edits of the instructions.
+        says_it: Whether the last instruction edits the result of the one before, and calls it "it".
+    """
+
+    requests: tuple[str, str, str]
+    scenes: tuple[Scene, Scene, Scene]
+    steps: tuple[Step, Step]
+    says_it: bool
+
+
+def sample_conversation(scenes: ScenesDataset, rng: np.random.Generator) -> SceneConversation:
+    """Sample a conversation of a dataset's kind whose requests are of the dataset's split.
+
+    Args:
+        scenes: With all single edits among its tasks.
+        rng: The generator of random numbers.
+
+    Raises:
+        ValueError: None was found.
+    """
+    says_it = rng.random() < 0.5
+    for _ in range(TRIES):
+        first = _edit(scenes, pick(rng, SINGLE_EDIT_TAGS), rng)
+        made = scenes.composer.edit([first], rng)
+        caption = None if made is None else _caption(scenes, made.source, rng)
+        if made is None or caption is None:
+            continue
+        second = _edit(scenes, pick(rng, FOLLOWED_UP if says_it else SINGLE_EDIT_TAGS), rng)
+        same = second.before is not None and second.before == first.after
+        if says_it != same or not _fits(second, made, scenes):
+            continue
+        then = scenes.composer.follow(made.target, second, rng)
+        if then is not None:
+            words = instruction([first], rng), instruction([second], rng, "it" if says_it else None)
+            return SceneConversation(
+                requests=(prompt(caption, rng), *words),
+                scenes=(made.source, made.target, then.target),
+                steps=(made.steps[0], then.steps[0]),
+                says_it=says_it,
+            )
+    raise ValueError(f"no conversation was found in {TRIES} attempts")
+
+
+def _edit(scenes: ScenesDataset, op: str, rng: np.random.Generator) -> Edit:
+    return pick(rng, pick(rng, scenes.edits[op].of_split(scenes.split)))
+
+
+def _caption(scenes: ScenesDataset, scene: Scene, rng: np.random.Generator) -> Caption | None:
+    """Sample a request of the split for the objects of a scene, in any order. None where the split has no such."""
+    tag = {1: "colors", 2: "color_attr"}.get(len(scene.objects))
+    if tag is None:
+        return None
+    groups = split_captions(scenes.vocabulary, tag).of_split(scenes.split)
+    objects = frozenset(ObjectSpec(item.shape, item.colour) for item in scene.objects)
+    matching = [request for group in groups for request in group if frozenset(request.objects) == objects]
+    return pick(rng, matching) if matching else None
+
+
+def _fits(edit: Edit, made: EditedScene, scenes: ScenesDataset) -> bool:
+    """Whether the scene after an edit has one object of a shape and a colour, and is neither empty nor too full."""
+    others = [o for o in made.target.objects if edit.before is None or o.shape != edit.before.shape]
+    after = [] if edit.after is None else [edit.after]
+    alike = any(o.shape == spec.shape or o.colour == spec.colour for o in others for spec in after)
+    return not alike and 1 <= len(others) + len(after) <= scenes.vocabulary.max_objects

@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from got_core.data.scenes.compose import edit_meta
-from got_core.data.scenes.conversations import sample_conversation
-from got_core.data.scenes.dataset import ScenesDataset
+from got_core.data.scenes.dataset import ScenesDataset, sample_conversation
 from got_core.data.scenes.requests import SINGLE_EDIT_TAGS
 from got_core.data.visualization import to_pil
 from got_core.detection.base import Detection
