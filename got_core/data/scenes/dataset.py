@@ -402,7 +402,7 @@ def sample_conversation(scenes: ScenesDataset, rng: np.random.Generator) -> Scen
     for _ in range(TRIES):
         first = _edit(scenes, pick(rng, SINGLE_EDIT_TAGS), rng)
         made = scenes.composer.edit([first], rng)
-        caption = None if made is None else _caption(scenes, made.source, rng)
+        caption = None if made is None else _caption_of(scenes, made.source, rng)
         if made is None or caption is None:
             continue
         second = _edit(scenes, pick(rng, FOLLOWED_UP if says_it else SINGLE_EDIT_TAGS), rng)
@@ -425,7 +425,7 @@ def _edit(scenes: ScenesDataset, op: str, rng: np.random.Generator) -> Edit:
     return pick(rng, pick(rng, scenes.edits[op].of_split(scenes.split)))
 
 
-def _caption(scenes: ScenesDataset, scene: Scene, rng: np.random.Generator) -> Caption | None:
+def _caption_of(scenes: ScenesDataset, scene: Scene, rng: np.random.Generator) -> Caption | None:
     """Sample a request of the split for the objects of a scene, in any order. None where the split has no such."""
     tag = {1: "colors", 2: "color_attr"}.get(len(scene.objects))
     if tag is None:
