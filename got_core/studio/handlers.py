@@ -49,21 +49,44 @@ class Handlers:
         """Plan the prompt and generate the image."""
 
         def work(session: Session) -> Iterator[View]:
-            yield from self._planned(session, values)
-            yield from self._generated(session, values)
+            settings = self._settings(values)
+
+            def task(reporter: Reporter) -> None:
+                session.plan_request(values[self._page.prompt], settings, reporter.on_token)
+                reporter.on_plan()
+                session.generate(settings, reporter.on_step)
+
+            yield from self._served(session, request, task, settings)
+            yield {self._page.prompt: ""}
 
         yield from self._streamed(request, work)
 
     def plan(self, values: Values, request: gradio.Request) -> Iterator[View]:
         """Plan the prompt, without an image."""
-        yield from self._streamed(request, lambda session: self._planned(session, values))
+
+        def work(session: Session) -> Iterator[View]:
+            settings = self._settings(values)
+
+            def task(reporter: Reporter) -> None:
+                session.plan_request(values[self._page.prompt], settings, reporter.on_token)
+
+            yield from self._served(session, request, task, settings)
+
+        yield from self._streamed(request, work)
 
     def generate_plan(self, values: Values, request: gradio.Request) -> Iterator[View]:
         """Generate an image from the plan on the canvas."""
 
         def work(session: Session) -> Iterator[View]:
+            settings = self._settings(values)
             session.catch_up(values[self._page.chain])
-            yield from self._generated(session, values)
+
+            def task(reporter: Reporter) -> None:
+                reporter.on_plan()
+                session.generate(settings, reporter.on_step)
+
+            yield from self._served(session, request, task, settings)
+            yield {self._page.prompt: ""}
 
         yield from self._streamed(request, work)
 
@@ -127,29 +150,28 @@ class Handlers:
         self._sessions.remove(request.session_hash)
 
     def _session(self, request: gradio.Request) -> Session:
-        return self._sessions.of(request.session_hash, request.client.host if request.client else "")
+        return self._sessions.of(request.session_hash, _address(request))
 
     def _settings(self, values: Values) -> Settings:
         return Settings.checked({name: values[part] for name, part in self._page.settings.items()}, self._limits)
 
-    def _planned(self, session: Session, values: Values) -> Iterator[View]:
-        page, settings = self._page, self._settings(values)
-
-        def task(reporter: Reporter) -> None:
-            session.plan_request(values[page.prompt], settings, reporter.on_token)
-
-        for progress in self._worker.run(task, session.stop):
-            plan = session.pipeline.given_plan(progress.chain or "")
-            canvas = canvas_value(session, plan=plan, busy=True, note="Planning …")
-            yield {page.canvas: canvas, page.chain: readable(plan.chain)}
-
-    def _generated(self, session: Session, values: Values) -> Iterator[View]:
-        page, settings = self._page, self._settings(values)
-        yield {page.canvas: canvas_value(session, busy=True, note="Generating …"), page.chain: session.chain}
-        for progress in self._worker.run(lambda reporter: session.generate(settings, reporter.on_step), session.stop):
-            note = f"Generating: step {progress.step} of {settings.steps}"
-            yield {page.canvas: canvas_value(session, preview=progress.image, busy=True, note=note)}
-        yield {page.prompt: ""}
+    def _served(
+        self, session: Session, request: gradio.Request, task: Callable[[Reporter], None], settings: Settings
+    ) -> Iterator[View]:
+        """Let the model do a task in the visitor's turn, and show its progress."""
+        page = self._page
+        for progress in self._worker.run(task, session.stop, _address(request)):
+            if progress.before:
+                yield {page.canvas: canvas_value(session, busy=True, note=f"Waiting: {progress.before} before you")}
+            elif progress.chain is not None:
+                plan = session.pipeline.given_plan(progress.chain)
+                canvas = canvas_value(session, plan=plan, busy=True, note="Planning …")
+                yield {page.canvas: canvas, page.chain: readable(plan.chain)}
+            elif progress.image is None:
+                yield {page.canvas: canvas_value(session, busy=True, note="Generating …"), page.chain: session.chain}
+            else:
+                note = f"Generating: step {progress.step} of {settings.steps}"
+                yield {page.canvas: canvas_value(session, preview=progress.image, busy=True, note=note)}
 
     def _streamed(self, request: gradio.Request, work: Callable[[Session], Iterator[View]]) -> Iterator[View]:
         """Do work that takes a while; afterwards, even after an error, the page shows the session as it is then."""
@@ -183,6 +205,10 @@ def _errors_as_notices(notices: list[str]) -> Iterator[None]:
     except Exception:
         _log.exception("a request to the studio failed")
         notices.append(FAILED)
+
+
+def _address(request: gradio.Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _sent(event: gradio.EventData, name: str) -> object:

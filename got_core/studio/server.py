@@ -23,6 +23,10 @@ USER = "got"
 """The user name that belongs to the password."""
 
 
+THREADS = 40
+"""Of requests that need no model."""
+
+
 @contextmanager
 def served(
     pipeline: GoTPipeline,
@@ -58,9 +62,10 @@ def served(
     # Files that Gradio may have written are removed every hour.
     with gradio.Blocks(title="GoT Studio", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
         page = Page(Session(pipeline, limits), limits)
-        connect(app, page, Handlers(page, sessions, Worker(limits.seconds), limits))
-    # Places in the queue are sent every second, apart from the loop that serves the queue.
-    app.queue(max_size=limits.queue, api_open=False, status_update_rate=1.0)
+        connect(app, page, Handlers(page, sessions, Worker(limits), limits))
+    # Gradio hands all requests on at once, so that they wait in the worker's queue; one address cannot fill its own.
+    # Gradio's state is sent every second, apart from the loop that hands requests on.
+    app.queue(max_size=2 * limits.address_requests, api_open=False, status_update_rate=1.0)
     # The system's own fonts: nothing is loaded from elsewhere.
     theme = gradio.themes.Base(
         primary_hue="indigo",
@@ -75,6 +80,7 @@ def served(
             server_port=port,
             auth=None if password is None else (USER, password),
             state_session_capacity=limits.sessions,
+            max_threads=limits.queue + THREADS,  # A request that waits for the model holds a thread.
             theme=theme,
             css=web("page.css"),
             app_kwargs={"middleware": [guard]},
@@ -95,11 +101,11 @@ def served(
 
 
 def connect(app: gradio.Blocks, page: Page, handlers: Handlers) -> None:
-    """Bind the page's events to handlers; those that need the model wait in one queue."""
+    """Bind the page's events to handlers; those that need the model wait for their turn in the worker's queue."""
     settings: set[gradio.blocks.Block] = set(page.settings.values())
     request, written = settings | {page.prompt}, page.outputs
     private: dict[str, Any] = {"api_visibility": "private"}
-    model = private | {"concurrency_id": "model", "concurrency_limit": 1}
+    model = private | {"concurrency_limit": None}
     model |= {"show_progress": "minimal", "show_progress_on": page.canvas}
     for trigger in (page.generate.click, page.prompt.submit):
         trigger(handlers.generate, request, written, **model)

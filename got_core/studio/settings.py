@@ -26,6 +26,7 @@ class Limits:
         steps: Denoising steps.
         seconds: Of the model's work on one request.
         queue: Requests that may wait.
+        address_queue: Requests of one visitor's address that may wait.
         turns: Images of one conversation.
         sessions: Conversations in memory; the least recently used one is removed first.
         idle_seconds: After which a conversation is removed.
@@ -45,6 +46,7 @@ class Limits:
     steps: int = 100
     seconds: int = 120
     queue: int = 32
+    address_queue: int = 8
     turns: int = 60
     sessions: int = 200
     idle_seconds: int = 3600

@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+import time
 from dataclasses import replace
 
 import httpx as http
@@ -15,6 +16,7 @@ from got_core.studio.files import read_saved
 from got_core.studio.guard import check_message
 from got_core.studio.session import Session
 from got_core.studio.settings import Limits, Refused
+from got_core.studio.worker import Worker
 
 SMALL = replace(Limits(), prompt=40, chain=400, boxes=3, steps=4, image_bytes=20_000, image_pixels=10_000)
 SMALL = replace(SMALL, address_requests=10**6, address_bytes=10**12)  # All visitors here have one address.
@@ -172,14 +174,7 @@ def crowd(served, clients, each):
 
 def request_image(visitor, session, prompt):
     """Request an image through the queue; returns whether it succeeded."""
-    config = visitor.get("/config").json()
-    handler = next(each for each in config["dependencies"] if len(each["inputs"]) > 5)
-    kinds = {each["id"]: each for each in config["components"]}
-    data = [kinds[component]["props"].get("value") for component in handler["inputs"]]
-    names = [kinds[component]["props"].get("elem_id") for component in handler["inputs"]]
-    data[names.index("prompt")] = prompt
-    body = {"data": data, "fn_index": handler["id"], "session_hash": session, "trigger_id": None}
-    assert visitor.post("/gradio_api/queue/join", json=body).status_code == 200
+    join(visitor, session, prompt)
     with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as lines:
         for line in lines.iter_lines():
             if line.startswith("data:"):
@@ -189,9 +184,54 @@ def request_image(visitor, session, prompt):
     return False
 
 
+def join(visitor, session, prompt, **options):
+    """Send the request for an image."""
+    config = visitor.get("/config", **options).json()
+    handler = next(each for each in config["dependencies"] if len(each["inputs"]) > 5)
+    kinds = {each["id"]: each for each in config["components"]}
+    data = [kinds[component]["props"].get("value") for component in handler["inputs"]]
+    names = [kinds[component]["props"].get("elem_id") for component in handler["inputs"]]
+    data[names.index("prompt")] = prompt
+    body = {"data": data, "fn_index": handler["id"], "session_hash": session, "trigger_id": None}
+    assert visitor.post("/gradio_api/queue/join", json=body, **options).status_code == 200
+
+
 def test_visitors_wait_in_a_queue_and_none_is_lost(open_studio):
     answers, _, _ = crowd(open_studio, 3, 2)
     assert answers == [True] * 6
+
+
+def test_one_visitor_does_not_hold_up_another(gradio, untrained, monkeypatch):
+    from got_core.studio import server
+
+    workers, begun, opened = [], [], threading.Event()
+
+    def plan_request(session, prompt, *_):
+        begun.append(prompt)
+        assert opened.wait(60)
+
+    monkeypatch.setattr(server, "Worker", lambda limits: workers.append(Worker(limits)) or workers[-1])
+    monkeypatch.setattr(Session, "plan_request", plan_request)
+    monkeypatch.setattr(Session, "generate", lambda *_: None)
+
+    def wait_for(count):
+        while sum(map(len, workers[0]._waiting.values())) + len(begun) < count:
+            time.sleep(0.01)
+
+    limits = replace(SMALL, queue=40, address_queue=40)
+    with (
+        served_studio(untrained, limits, trusted_proxies=("127.0.0.1",)) as studio,
+        http.Client(base_url=studio.url, timeout=60) as proxy,
+    ):
+        for number in range(33):
+            join(proxy, f"many{number}", "many", headers={"x-forwarded-for": "10.0.0.1"})
+        wait_for(33)
+        join(proxy, "other", "one", headers={"x-forwarded-for": "10.0.0.2"})
+        wait_for(34)
+        opened.set()
+        while len(begun) < 34:
+            time.sleep(0.01)
+    assert begun == ["many", "one", *["many"] * 32]
 
 
 @pytest.mark.slow
