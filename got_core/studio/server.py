@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import gradio
@@ -10,6 +11,7 @@ from starlette.middleware import Middleware
 
 from got_core.errors import UserError
 from got_core.pipelines.pipeline import GoTPipeline
+from got_core.studio.connections import TimedConnection
 from got_core.studio.guard import Guard
 from got_core.studio.handlers import Handlers
 from got_core.studio.page import Page, web
@@ -93,6 +95,8 @@ def served(
         )
     except OSError as error:
         raise UserError(f"cannot listen at {address}: the port is in use, or not yours to open") from error
+    # uvicorn makes each connection by this; Gradio has no option for it.
+    app.server.config.http_protocol_class = partial(TimedConnection, limits.header_seconds)
     try:
         yield address
     finally:

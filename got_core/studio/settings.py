@@ -35,6 +35,7 @@ class Limits:
         address_requests: Changes and requests of one address in a minute.
         address_bytes: What one address sends in a minute.
         failed_passwords: Wrong passwords of one address in a minute.
+        header_seconds: Time in which the headers of a connection's next request must arrive.
         body_seconds: Time in which a request must arrive.
     """
 
@@ -55,6 +56,7 @@ class Limits:
     address_requests: int = 600
     address_bytes: int = 200_000_000
     failed_passwords: int = 5
+    header_seconds: float = 15
     body_seconds: float = 60
 
     def __post_init__(self) -> None:

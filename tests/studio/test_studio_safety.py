@@ -2,6 +2,7 @@
 
 import json
 import random
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -103,6 +104,45 @@ def test_only_a_trusted_proxy_says_whose_request_it_is(gradio, untrained, truste
             for number in range(3)
         ]
     assert [answer.status_code for answer in answers] == [400, 400, last]
+
+
+@pytest.fixture(scope="module")
+def impatient(gradio, untrained):
+    with served_studio(untrained, replace(SMALL, header_seconds=0.3)) as studio:
+        yield studio
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: local"])
+def test_a_connection_without_a_whole_request_is_closed(impatient, sent):
+    with connection(impatient) as visitor:
+        visitor.sendall(sent)
+        assert visitor.recv(1000) == b""
+
+
+def test_a_connection_whose_next_request_does_not_come_whole_is_closed(impatient):
+    with connection(impatient) as visitor:
+        visitor.sendall(b"GET /robots.txt HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT")
+        answer = b"".join(iter(lambda: visitor.recv(1000), b""))
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_an_answer_may_take_longer_than_headers(impatient, monkeypatch):
+    untrained_plan = impatient.pipeline.model.plan
+
+    def slow(*arguments, **values):
+        time.sleep(1)
+        return untrained_plan(*arguments, **values)
+
+    monkeypatch.setattr(impatient.pipeline.model, "plan", slow)
+    with http.Client(base_url=impatient.url, timeout=60) as visitor:
+        assert request_image(visitor, "patient", "a circle")
+
+
+def connection(studio):
+    """Open a connection to a studio; what is not closed after a minute fails the test."""
+    host, _, port = studio.url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def nonsense(rng):
