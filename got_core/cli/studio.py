@@ -5,10 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from threading import Event
+from typing import TYPE_CHECKING
 
 from got_core.cli.generate import Model, open_pipeline
 from got_core.cli.parsing import Count
 from got_core.errors import UserError
+from got_core.paths import BUNDLED_MODEL
+
+if TYPE_CHECKING:
+    from got_core.studio.settings import About
 
 
 def studio(
@@ -25,6 +30,7 @@ def studio(
     max_megabytes: Count | None = None,
     max_megapixels: Count | None = None,
     max_boxes: Count | None = None,
+    max_images: Count | None = None,
     max_characters: Count | None = None,
 ) -> None:
     """Serve a web page to plan, generate, change and edit images.
@@ -42,6 +48,7 @@ def studio(
         max_megabytes: Of an uploaded image; 12 by default.
         max_megapixels: Of an uploaded image; 25 by default.
         max_boxes: Of a plan; 24 by default.
+        max_images: Generated at once from one plan; 4 by default.
         max_characters: Of a prompt; 500 by default.
 
     Raises:
@@ -62,6 +69,7 @@ def studio(
         "image_bytes": max_megabytes and max_megabytes * 10**6,
         "image_pixels": max_megapixels and max_megapixels * 10**6,
         "boxes": max_boxes,
+        "images": max_images,
         "prompt": max_characters,
     }
     limits = replace(Limits(), **{name: value for name, value in given.items() if value is not None})
@@ -71,6 +79,7 @@ def studio(
     with served(
         open_pipeline(model),
         limits,
+        about=about_bundled() if model.checkpoint == BUNDLED_MODEL else None,
         host=host,
         port=port,
         password=password,
@@ -79,3 +88,18 @@ def studio(
     ) as address:
         print(f"GoT Studio: {address}", flush=True)
         Event().wait()
+
+
+def about_bundled() -> "About":
+    """Say what the bundled model can generate."""
+    from got_core.data.scenes.render import DEFAULT_COLOURS, DEFAULT_SHAPES
+    from got_core.studio.settings import About
+
+    *colours, last_colour = DEFAULT_COLOURS
+    *shapes, last_shape = (f"{shape}s" for shape in DEFAULT_SHAPES)
+    return About(
+        f"The bundled model draws {', '.join(shapes)} and {last_shape} in {', '.join(colours)} and {last_colour}, "
+        "and can add, remove, recolour, replace and move them.",
+        prompts=("a yellow triangle", "two green squares", "a red circle above a blue square"),
+        instructions=("add a white square", "remove the circle", "make the square purple"),
+    )

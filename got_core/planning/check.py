@@ -307,6 +307,12 @@ def repaired(plan: Plan) -> Plan:
     return plan
 
 
+def repairable(plan: Plan) -> bool:
+    """Return whether `repaired` changes a plan, in the time that its first step takes."""
+    problems = plan_problems(plan)
+    return any(len(plan_problems(candidate)) < len(problems) for candidate in repairs(plan, problems))
+
+
 SAMPLED_AT = 1.0
 """Temperature of further plans where the first is greedy."""
 

@@ -14,7 +14,7 @@ from got_core.paths import LARGEST_SEED
 from got_core.studio.files import Saved, data_url, read_saved, uploaded_bytes, write_saved
 from got_core.studio.page import Page, canvas_value, notice_html, session_view, settings_view, working_view
 from got_core.studio.session import Session, Sessions
-from got_core.studio.settings import Limits, Refused, Settings
+from got_core.studio.settings import Limits, Refused, Settings, checked_integer
 from got_core.studio.worker import Reporter, Worker
 
 FAILED = "Something went wrong on the server. Nothing of yours was lost: try again."
@@ -49,15 +49,15 @@ class Handlers:
         """Plan the prompt and generate the image."""
 
         def work(session: Session) -> Iterator[View]:
-            settings = self._settings(values)
+            settings, number = self._settings(values), self._number(values)
 
             def task(reporter: Reporter) -> None:
                 session.plan_request(values[self._page.prompt], settings, reporter.on_token)
                 reporter.on_plan()
-                session.generate(settings, reporter.on_step)
+                session.generate(settings, reporter.on_step, number)
 
             yield from self._served(session, request, task, settings)
-            yield {self._page.prompt: ""}
+            yield self._done(session)
 
         yield from self._streamed(request, work)
 
@@ -78,15 +78,15 @@ class Handlers:
         """Generate an image from the plan on the canvas."""
 
         def work(session: Session) -> Iterator[View]:
-            settings = self._settings(values)
+            settings, number = self._settings(values), self._number(values)
             session.catch_up(values[self._page.chain])
 
             def task(reporter: Reporter) -> None:
                 reporter.on_plan()
-                session.generate(settings, reporter.on_step)
+                session.generate(settings, reporter.on_step, number)
 
             yield from self._served(session, request, task, settings)
-            yield {self._page.prompt: ""}
+            yield self._done(session)
 
         yield from self._streamed(request, work)
 
@@ -154,6 +154,14 @@ class Handlers:
 
     def _settings(self, values: Values) -> Settings:
         return Settings.checked({name: values[part] for name, part in self._page.settings.items()}, self._limits)
+
+    def _number(self, values: Values) -> int:
+        return checked_integer(values[self._page.images], 1, self._limits.images, "the number of images")
+
+    def _done(self, session: Session) -> View:
+        """Let the page empty the prompt's box if it still has the request that is done."""
+        prompt = "" if session.plan is None else session.plan.prompt
+        return {self._page.done: {"prompt": prompt, "serial": len(session.conversation.turns)}}
 
     def _served(
         self, session: Session, request: gradio.Request, task: Callable[[Reporter], None], settings: Settings

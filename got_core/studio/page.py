@@ -15,7 +15,7 @@ from got_core.planning.check import PlanProblem
 from got_core.planning.plan import Plan
 from got_core.studio.files import image_url
 from got_core.studio.session import Session
-from got_core.studio.settings import HIGHEST_SCALE, HIGHEST_TEMPERATURE, Limits, Settings
+from got_core.studio.settings import HIGHEST_SCALE, HIGHEST_TEMPERATURE, About, Limits, Settings
 
 TITLE = (
     "<h1>GoT Studio</h1><p>Describe an image. It is planned first, in words and boxes; change either, and the image "
@@ -27,10 +27,13 @@ OPENER = (
     "<b>Open an image</b>, also one saved here with its plan</label><p role='alert'></p>"
 )
 
-FIRST: dict[str, Any] = {"label": "Describe an image", "placeholder": "a red circle to the left of a blue square"}
+FIRST: dict[str, Any] = {
+    "label": "Describe an image",
+    "placeholder": "For example: a red circle to the left of a blue square",
+}
 """The prompt's text box while there is no image."""
 
-NEXT: dict[str, Any] = {"label": "What should change?", "placeholder": "change the circle to green"}
+NEXT: dict[str, Any] = {"label": "What should change?", "placeholder": "For example: change the circle to green"}
 """The prompt's text box when there is one."""
 
 
@@ -59,9 +62,11 @@ class Page:
     Args:
         session: A new one.
         limits: Of requests.
+        about: The model.
     """
 
-    def __init__(self, session: Session, limits: Limits) -> None:
+    def __init__(self, session: Session, limits: Limits, about: About) -> None:
+        self.about = about
         gradio.HTML(TITLE, elem_id="title")
         with gradio.Row(elem_id="work"):
             with gradio.Column(elem_id="ask"):
@@ -79,11 +84,15 @@ class Page:
             with gradio.Column(elem_id="past"):
                 self.history = _html("history", HISTORY, history_value(session))
                 self.download = gradio.HTML(None, html_template="", js_on_load=web("download.js"), elem_id="download")
+                self.done = gradio.HTML(None, html_template="", js_on_load=web("done.js"), elem_id="done")
 
     def _add_request(self, limits: Limits) -> None:
         self.prompt = gradio.Textbox(
             **FIRST, lines=2, max_lines=4, max_length=limits.prompt, autofocus=True, elem_id="prompt"
         )
+        gradio.HTML(f"<p>{escape(self.about.words)}</p>", elem_id="about")
+        with gradio.Row(elem_id="examples", visible=bool(self.about.prompts)):
+            self.examples = [_small_button(text, f"example-{i}") for i, text in enumerate(self.about.prompts)]
         with gradio.Row(elem_id="actions"):
             self.generate = gradio.Button("Generate", variant="primary", min_width=90, elem_id="generate")
             self.plan = gradio.Button("Plan only", min_width=90, elem_id="plan-only")
@@ -108,6 +117,10 @@ class Page:
             info = "The same seed gives the same image."
             seed = gradio.Number(own.seed, label="Seed", info=info, precision=0, minimum=0, maximum=LARGEST_SEED)
             self.random = _small_button("Random", "random")
+        info = "Of this seed and those after it, side by side."
+        self.images = gradio.Slider(
+            1, max(limits.images, 2), 1, step=1, label="Images", info=info, visible=limits.images > 1, elem_id="images"
+        )
         info = "What a changed plan or an edit does not touch stays as it is."
         self.settings: dict[str, gradio.components.Component] = {
             "seed": seed,
@@ -125,8 +138,8 @@ class Page:
     def outputs(self) -> list[gradio.components.Component]:
         """The components that handlers write to."""
         buttons = [self.generate, self.plan, self.stop, self.repair, self.generate_plan]
-        texts = [self.prompt, self.notice, self.chain, self.problems]
-        return [*buttons, *texts, self.canvas, self.history, self.download, *self.settings.values()]
+        texts = [self.prompt, *self.examples, self.notice, self.chain, self.problems]
+        return [*buttons, *texts, self.canvas, self.history, self.download, self.done, *self.settings.values()]
 
 
 def canvas_value(
@@ -149,12 +162,13 @@ def canvas_value(
     plan, turn, compared = plan or session.plan, session.conversation.current, session.compared
     height, width = session.pipeline.size
     if not note and session.plan is not None:
-        note = "The plan has changed: generate it." if session.pending else "Drag boxes, or edit the plan's text."
+        note = "The plan has changed: generate it." if session.pending else "Drag boxes, or draw one where none is."
     image = "" if turn is None else image_url(turn.image)
     return {
         "image": image if preview is None else image_url(preview, 512),
         "words": "" if turn is None else _caption(turn),
         "before": None if compared is None else {"image": image_url(compared.image), "words": _caption(compared)},
+        "choices": [_choice(session, each) for each in session.choices],
         "boxes": [] if plan is None else _boxes(plan, () if busy else session.problems),
         "aspect": width / height,
         "busy": busy,
@@ -164,16 +178,18 @@ def canvas_value(
 
 def history_value(session: Session) -> list[dict[str, Any]]:
     """List all turns in the order they were made."""
-    return [
-        {
-            "number": turn.number,
-            "words": _request(turn),
-            "from": _origin(session, turn),
-            "image": image_url(turn.image, 96),
-            "current": turn is session.conversation.current,
-        }
-        for turn in session.conversation
-    ]
+    return [_choice(session, turn) | {"from": _origin(session, turn)} for turn in session.conversation]
+
+
+def _choice(session: Session, turn: Turn) -> dict[str, Any]:
+    """Describe a turn that can be chosen."""
+    return {
+        "number": turn.number,
+        "words": _request(turn),
+        "seed": turn.seed,
+        "image": image_url(turn.image, 96),
+        "current": turn is session.conversation.current,
+    }
 
 
 def _caption(turn: Turn) -> str:
@@ -185,12 +201,13 @@ def _request(turn: Turn) -> str:
 
 
 def _origin(session: Session, turn: Turn) -> str:
-    """Name the turn that this one comes from, if it is not the one made before it."""
+    """Name the turn that this one comes from, if it is not the one made before it, and its seed if it has siblings."""
+    seed = [f"seed {turn.seed}"] if turn.number in session.batches else []
     if turn.number in session.replaced:
-        return f"new version of {session.replaced[turn.number] + 1}"
+        return ", ".join([f"new version of {session.replaced[turn.number] + 1}", *seed])
     if turn.previous is not None and turn.previous.number != turn.number - 1:
-        return f"continues {turn.previous.number + 1}"
-    return ""
+        return ", ".join([f"continues {turn.previous.number + 1}", *seed])
+    return "".join(seed)
 
 
 def _boxes(plan: Plan, problems: Sequence[PlanProblem]) -> list[dict[str, Any]]:
@@ -220,15 +237,17 @@ def problems_html(problems: Sequence[PlanProblem]) -> str:
 
 def session_view(page: Page, session: Session) -> dict[Any, Any]:
     """Show all of a session while no work is in progress."""
-    has_image, problems = session.image is not None, session.problems
+    has_image = session.image is not None
+    examples = page.about.instructions if has_image else page.about.prompts
     highlighted, plain = ("secondary", "primary") if session.pending else ("primary", "secondary")
     return {
         page.canvas: canvas_value(session),
         page.history: history_value(session),
-        page.chain: session.chain,
-        page.problems: problems_html(problems),
-        page.repair: gradio.update(visible=bool(problems)),
+        page.chain: gradio.update(value=session.chain, interactive=True),
+        page.problems: problems_html(session.problems),
+        page.repair: gradio.update(visible=session.repairable),
         page.prompt: gradio.update(**(NEXT if has_image else FIRST)),
+        **{button: gradio.update(value=text) for button, text in zip(page.examples, examples, strict=True)},
         page.generate: gradio.update(value="Edit" if has_image else "Generate", interactive=True, variant=highlighted),
         page.plan: gradio.update(interactive=True),
         page.stop: gradio.update(visible=False),
@@ -238,7 +257,8 @@ def session_view(page: Page, session: Session) -> dict[Any, Any]:
 
 def working_view(page: Page) -> dict[Any, Any]:
     """Disable what cannot be done while work is in progress."""
-    disabled = {part: gradio.update(interactive=False) for part in (page.generate, page.plan, page.generate_plan)}
+    parts = (page.generate, page.plan, page.generate_plan, page.chain)
+    disabled = {part: gradio.update(interactive=False) for part in parts}
     return {**disabled, page.stop: gradio.update(visible=True)}
 
 

@@ -16,7 +16,7 @@ from got_core.studio.guard import Guard
 from got_core.studio.handlers import Handlers
 from got_core.studio.page import Page, web
 from got_core.studio.session import Session, Sessions
-from got_core.studio.settings import Limits
+from got_core.studio.settings import About, Limits
 from got_core.studio.worker import Worker
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -34,6 +34,7 @@ def served(
     pipeline: GoTPipeline,
     limits: Limits,
     *,
+    about: About | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     password: str | None = None,
@@ -45,6 +46,7 @@ def served(
     Args:
         pipeline: Plans and generates, for all visitors.
         limits: Of requests.
+        about: What the page says about the model; by default the size of its images.
         host, port: Where to listen; by default only to this machine.
         password: Visitors need it, if given, with the name `USER`.
         allowed_hosts: Names that the studio is reached by, besides `host`, numeric addresses and localhost.
@@ -63,7 +65,7 @@ def served(
     sessions = Sessions(lambda: Session(pipeline, limits), limits)
     # Files that Gradio may have written are removed every hour.
     with gradio.Blocks(title="GoT Studio", analytics_enabled=False, delete_cache=(3600, 3600)) as app:
-        page = Page(Session(pipeline, limits), limits)
+        page = Page(Session(pipeline, limits), limits, about or about_size(pipeline))
         connect(app, page, Handlers(page, sessions, Worker(limits), limits))
     # Gradio hands all requests on at once, so that they wait in the worker's queue; one address cannot fill its own.
     # Gradio's state is sent every second, apart from the loop that hands requests on.
@@ -104,17 +106,27 @@ def served(
         app.close(verbose=False)
 
 
+def about_size(pipeline: GoTPipeline) -> About:
+    """Say what is known about every model."""
+    (height, width), count = pipeline.size, sum(weight.numel() for weight in pipeline.model.parameters())
+    number = f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
+    return About(
+        f"This model generates images of {width} x {height} pixels and has {number} parameters; what it can draw "
+        "depends on what it was trained with."
+    )
+
+
 def connect(app: gradio.Blocks, page: Page, handlers: Handlers) -> None:
     """Bind the page's events to handlers; those that need the model wait for their turn in the worker's queue."""
     settings: set[gradio.blocks.Block] = set(page.settings.values())
-    request, written = settings | {page.prompt}, page.outputs
+    request, written = settings | {page.prompt, page.images}, page.outputs
     private: dict[str, Any] = {"api_visibility": "private"}
     model = private | {"concurrency_limit": None}
     model |= {"show_progress": "minimal", "show_progress_on": page.canvas}
     for trigger in (page.generate.click, page.prompt.submit):
         trigger(handlers.generate, request, written, **model)
     page.plan.click(handlers.plan, request, written, **model)
-    page.generate_plan.click(handlers.generate_plan, settings | {page.chain}, written, **model)
+    page.generate_plan.click(handlers.generate_plan, settings | {page.chain, page.images}, written, **model)
 
     quick = private | {"queue": False, "show_progress": "hidden"}
     page.stop.click(handlers.stop, None, None, **quick)
@@ -124,7 +136,10 @@ def connect(app: gradio.Blocks, page: Page, handlers: Handlers) -> None:
     page.repair.click(handlers.repair, None, written, **quick)
     page.undo.click(handlers.undo, None, written, trigger_mode="multiple", **quick)
     page.start_over.click(handlers.start_over, None, written, **quick)
-    page.history.choose(handlers.choose, None, written, **quick)
+    for images in (page.history, page.canvas):
+        images.choose(handlers.choose, None, written, **quick)
+    for example in page.examples:
+        example.click(None, example, page.prompt, js="(text) => text", **quick)
     page.opener.open_file(handlers.open_file, None, written, **quick)
     page.save.click(handlers.save, None, written, **quick)
     page.random.click(handlers.random_seed, None, page.settings["seed"], **quick)

@@ -14,11 +14,12 @@ from got_core.data.images import image_tensor
 from got_core.data.visualization import to_pil
 from got_core.errors import one_line
 from got_core.interfaces import ChainListener
+from got_core.paths import LARGEST_SEED
 from got_core.pipelines.calls import GoTPipelineOutput
 from got_core.pipelines.conversation import Conversation, Turn
 from got_core.pipelines.inpainting import PreviousImages
 from got_core.pipelines.pipeline import GoTPipeline, StepCallback
-from got_core.planning.check import PlanProblem, plan_problems, repaired
+from got_core.planning.check import PlanProblem, plan_problems, repairable, repaired
 from got_core.planning.plan import Plan
 from got_core.studio.files import Saved
 from got_core.studio.settings import Limits, Refused, Settings, checked_integer, checked_text
@@ -29,11 +30,14 @@ MOST_UNDO = 100
 PATIENCE = 0.5
 """Seconds that a request waits for another one of the same visitor to end."""
 
+MOST_TRIED = 6
+"""Boxes of a plan whose repair is tried after each change: with 24, that takes seconds."""
+
 LONGEST_PHRASE = 80
 """Characters of an object's name in a box."""
 
 NEW_BOX = (350, 350, 650, 650)
-"""Where an object is added, in thousandths."""
+"""Where an object is added without a box, in thousandths."""
 
 
 def changed_plan(plan: Plan, message: object) -> Plan:
@@ -50,7 +54,9 @@ def changed_plan(plan: Plan, message: object) -> Plan:
                 return plan.remove(index)
             case {"action": "replace", "region": int(index), "phrase": phrase}:
                 return plan.replace(index, checked_text(phrase, LONGEST_PHRASE, "object's name"))
-            case {"action": "add", "phrase": phrase}:
+            case {"action": "add", "phrase": phrase, "box": [*box]} if all(type(edge) is int for edge in box):
+                return plan.add(checked_text(phrase, LONGEST_PHRASE, "object's name"), box)
+            case {"action": "add", "phrase": phrase, **others} if "box" not in others:
                 return plan.add(checked_text(phrase, LONGEST_PHRASE, "object's name"), NEW_BOX)
     except ValueError as error:
         raise Refused(one_line(error)) from error
@@ -70,6 +76,7 @@ class Session:
         edited: The turn whose image the plan edits; None for text-to-image.
         settings: Those of each turn, by its number.
         replaced: The turn that a turn is a new version of, by number.
+        batches: The numbers of the turns that were generated at once, by the number of each.
         stop: Set to end the work in progress.
     """
 
@@ -92,9 +99,8 @@ class Session:
         """Memory of its images as they are held: in bytes, and the sources of plans in floating point."""
         turns = self.conversation.turns
         sources = (turn.plan.source for turn in turns if turn.plan is not None)
-        return sum(turn.image.width * turn.image.height * 3 for turn in turns) + sum(
-            source.nbytes for source in sources if source is not None
-        )
+        held = {id(source): source.nbytes for source in sources if source is not None}  # Seeds of a plan have one.
+        return sum(turn.image.width * turn.image.height * 3 for turn in turns) + sum(held.values())
 
     @property
     def chain(self) -> str:
@@ -105,6 +111,21 @@ class Session:
     def problems(self) -> tuple[PlanProblem, ...]:
         """What is wrong with the plan."""
         return () if self.plan is None else plan_problems(self.plan)
+
+    @property
+    def repairable(self) -> bool:
+        """Whether moving boxes leaves the plan with fewer problems; of plans of many boxes, whether it may."""
+        if self.plan is None or not self.problems:
+            return False
+        many = self.plan.source is None and len(self.plan.regions) > MOST_TRIED
+        return many or repairable(self.plan)
+
+    @property
+    def choices(self) -> tuple[Turn, ...]:
+        """The turns that were generated at once with the current one, itself among them; none if it was alone."""
+        turn = self.conversation.current
+        numbers = () if turn is None else self.batches.get(turn.number, ())
+        return tuple(self.conversation.turns[number] for number in numbers)
 
     @property
     def pending(self) -> bool:
@@ -138,29 +159,42 @@ class Session:
         plan = self.conversation.plan(request, seed=settings.seed, temperature=settings.temperature, listener=listener)
         self._put(plan, self.conversation.current, None)
 
-    def generate(self, settings: Settings, callback: StepCallback) -> None:
-        """Generate the plan on the canvas as a turn; a turn that it replaces stays in the history."""
+    def generate(self, settings: Settings, callback: StepCallback, number: int = 1) -> None:
+        """Generate the plan on the canvas as a turn; a turn that it replaces stays in the history.
+
+        Args:
+            settings: Of the image.
+            callback: As `callback_on_step_end` of the pipeline.
+            number: Images to choose from, each a turn, generated at once from the seed and those after it. The first
+                one becomes the current turn.
+        """
         if self.plan is None:
             raise Refused("there is no plan yet")
         self._check_plan(self.plan)
-        if len(self.conversation.turns) >= self.limits.turns:
+        if len(self.conversation.turns) + number > self.limits.turns:
             raise Refused(f"this conversation has {self.limits.turns} images: download what you need and start over")
         settings = settings.fitting(self.pipeline, editing=self.plan.source is not None)
-        (image,) = self.pipeline.generate(
-            self.plan,
-            seed=settings.seed,
+        seeds = [(settings.seed + index) % (LARGEST_SEED + 1) for index in range(number)]
+        images = self.pipeline.generate(
+            [self.plan] * number,
+            seed=seeds,
             num_inference_steps=settings.steps,
             semantic_scale=settings.semantic,
             spatial_scale=settings.spatial,
             reference_scale=settings.reference,
-            keep=self._keep(self.plan) if settings.still else None,
+            keep=self._keep(self.plan, number) if settings.still else None,
             callback_on_step_end=callback,
         ).images
-        replaced, self.conversation.current = self.conversation.current, self.edited
-        turn = self.conversation.append(self.plan, image, settings.seed)
-        self.settings[turn.number] = settings
-        if replaced is not None and replaced is not self.edited:
-            self.replaced[turn.number] = replaced.number
+        replaced, first = self.conversation.current, len(self.conversation.turns)
+        for image, seed in zip(images, seeds, strict=True):
+            self.conversation.current = self.edited
+            turn = self.conversation.append(self.plan, image, seed)
+            self.settings[turn.number] = replace(settings, seed=seed)
+            if replaced is not None and replaced is not self.edited:
+                self.replaced[turn.number] = replaced.number
+            if number > 1:
+                self.batches[turn.number] = tuple(range(first, first + number))
+        self.conversation.go_to(first)
         self._put(self.plan, self.edited, self.plan)
 
     def type_chain(self, text: object) -> None:
@@ -183,10 +217,13 @@ class Session:
             self.type_chain(text)
 
     def act(self, message: object) -> None:
-        """Change the plan on the canvas, as a message of the canvas says."""
-        if self.plan is None:
-            raise Refused("there is no plan to change yet")
-        self._change(changed_plan(self.plan, message), typed=False)
+        """Change the plan on the canvas, or begin one with its first box, as a message of the canvas says."""
+        if self.plan is not None:
+            self._change(changed_plan(self.plan, message), typed=False)
+            return
+        plan = changed_plan(self.pipeline.given_plan("", "", self.image), message)
+        self._check_plan(plan)
+        self._put(plan, self.conversation.current, None)
 
     def repair(self) -> None:
         """Move boxes so that the plan has fewer problems."""
@@ -245,6 +282,7 @@ class Session:
         self.conversation = conversation
         self.settings: dict[int, Settings] = {}
         self.replaced: dict[int, int] = {}
+        self.batches: dict[int, tuple[int, ...]] = {}
         self._show(conversation.current)
 
     def _show(self, turn: Turn | None) -> None:
@@ -274,12 +312,12 @@ class Session:
         self._typing = typed
         self._set(plan)
 
-    def _keep(self, plan: Plan) -> PreviousImages | None:
+    def _keep(self, plan: Plan, number: int) -> PreviousImages | None:
         """Choose what is kept: the rest of the version that is replaced, else of the image that is edited."""
         turn = self.conversation.current
         previous = None if turn is None or turn is self.edited else turn.plan
         if turn is not None and previous is not None and previous.regions != plan.regions:
-            return GoTPipelineOutput([turn.image], (previous,), None)
+            return GoTPipelineOutput([turn.image] * number, (previous,) * number, None)
         return self.edited.image if self.edited is not None and plan.regions else None
 
     def _check_plan(self, plan: Plan) -> None:

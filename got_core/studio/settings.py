@@ -27,6 +27,7 @@ class Limits:
         seconds: Of the model's work on one request.
         queue: Requests that may wait.
         address_queue: Requests of one visitor's address that may wait.
+        images: Of one plan at once.
         turns: Images of one conversation.
         sessions: Conversations in memory; the least recently used one is removed first.
         idle_seconds: After which a conversation is removed.
@@ -48,6 +49,7 @@ class Limits:
     seconds: int = 120
     queue: int = 32
     address_queue: int = 8
+    images: int = 4
     turns: int = 60
     sessions: int = 200
     idle_seconds: int = 3600
@@ -68,6 +70,21 @@ class Limits:
     def body(self) -> int:
         """Bytes of one HTTP request: an image in base64, and some room."""
         return self.image_bytes * 4 // 3 + 500_000
+
+
+@dataclass(frozen=True)
+class About:
+    """What the page says about a model.
+
+    Attributes:
+        words: What it can generate, in one line.
+        prompts: Examples of captions, to be clicked.
+        instructions: Examples of edits, shown in place of `prompts` where there is an image.
+    """
+
+    words: str
+    prompts: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
 
 
 def checked_text(value: object, longest: int, name: str) -> str:

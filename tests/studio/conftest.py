@@ -4,6 +4,7 @@ import pytest
 from small_system import stirred_system
 from studio_server import CHROMIUM, CHROMIUM_OPTIONS, MODEL, served_studio, trained_model
 
+from got_core.cli.studio import about_bundled
 from got_core.pipelines.pipeline import GoTPipeline
 
 SIZE = (32, 32)
@@ -28,7 +29,7 @@ def served(gradio):
     folder = trained_model()
     if folder is None:
         pytest.skip(f"there is no trained model: name one by {MODEL}")
-    with served_studio(GoTPipeline.from_pretrained(folder, "cpu"), Limits()) as studio:
+    with served_studio(GoTPipeline.from_pretrained(folder, "cpu"), Limits(), about=about_bundled()) as studio:
         yield studio
 
 

@@ -1,6 +1,7 @@
 """The studio as visitors use it, in a real browser and with a trained model."""
 
 import re
+from threading import Event
 
 import pytest
 from PIL import Image, ImageDraw
@@ -199,8 +200,12 @@ def test_a_plan_with_problems_says_so_and_is_repaired(visit):
     assert page.locator("#canvas .box.problem").count() == 2
     page.click("#repair")
     page.wait_for_function("!document.querySelector('#problems .notice')")
+    assert not page.is_visible("#repair")
     (left, *_), (right, *_) = boxes(page)
     assert left < right
+    write_plan(page, "A plain gray scene with a red circle.")
+    page.wait_for_selector("#problems .notice")
+    assert not page.is_visible("#repair")
 
 
 def test_an_uploaded_image_is_edited(visit):
@@ -321,3 +326,128 @@ def test_text_of_visitors_is_never_run(visit):
     page.wait_for_timeout(300)
     assert page.evaluate("window.ran") is None
     assert "onerror" in page.inner_text("#history")
+
+
+def test_text_typed_while_it_works_stays(visit, served, monkeypatch):
+    plan, ready = served.pipeline.model.plan, Event()
+    page = visit()
+    with monkeypatch.context() as patch:
+        patch.setattr(served.pipeline.model, "plan", lambda *some, **others: ready.wait(60) and plan(*some, **others))
+        page.fill("#prompt textarea", PROMPT)
+        page.click("#generate")
+        page.wait_for_selector("#stop", state="visible")
+        page.wait_for_selector("#chain textarea[disabled]")
+        page.fill("#prompt textarea", "change the circle to green")
+        ready.set()
+        settled(page, 1)
+    page.wait_for_selector("#chain textarea:not([disabled])")
+    assert page.input_value("#prompt textarea") == "change the circle to green"
+    page.click("#generate")
+    settled(page, 2)
+    assert page.input_value("#prompt textarea") == ""
+
+
+def test_the_page_says_what_the_model_draws_and_examples_are_clicked(visit):
+    page = visit()
+    assert "circles, squares and triangles in red" in page.inner_text("#about")
+    page.click("#examples button >> nth=0")
+    page.wait_for_function("document.querySelector('#prompt textarea').value === 'a yellow triangle'")
+    page.click("#generate")
+    settled(page, 1)
+    page.click("text=remove the circle")
+    page.wait_for_function("document.querySelector('#prompt textarea').value === 'remove the circle'")
+
+
+def test_placeholders_look_unlike_text_and_can_be_read(visit):
+    page = visit()
+    styles = page.eval_on_selector_all(
+        "#prompt textarea, #canvas .object input",
+        """nodes => nodes.map((node) => {
+            const hint = getComputedStyle(node, '::placeholder'), text = getComputedStyle(node);
+            return [hint.fontStyle, hint.color, text.fontStyle, text.color, text.backgroundColor];
+        })""",
+    )
+    assert len(styles) == 2
+    for hint_style, hint, text_style, text, background in styles:
+        assert (hint_style, text_style) == ("italic", "normal")
+        assert hint != text
+        assert contrast(hint, background) >= 4.5
+
+
+def contrast(*colours):
+    """The contrast of two CSS colours, as in WCAG 2."""
+    lights = []
+    for colour in colours:
+        channels = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
+def draw_box(page, x1, y1, x2, y2):
+    """Drag from one corner to the other, in thousandths of the canvas."""
+    corners = [at(page, *corner) for corner in ((x1, y1), ((x1 + x2) / 2, (y1 + y2) / 2), (x2, y2))]
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    for corner in corners[1:]:
+        page.mouse.move(*corner)
+    page.mouse.up()
+
+
+def at(page, x, y):
+    frame = page.locator("#canvas .boxes").bounding_box()
+    return frame["x"] + x * frame["width"] / 1000, frame["y"] + y * frame["height"] / 1000
+
+
+def test_a_box_is_drawn_where_no_box_is_and_named_in_place(visit):
+    page = visit()
+    draw_box(page, 700, 800, 300, 400)
+    page.wait_for_selector("#canvas .drawn", state="visible")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#canvas .drawn", state="hidden")
+    assert not page.is_visible("#canvas .naming")
+    draw_box(page, 700, 800, 300, 400)
+    page.keyboard.type("a red circle")
+    page.keyboard.press("Enter")
+    expect_boxes(page, [(300, 400, 700, 800)])
+    assert page.locator("#canvas .box .name").inner_text() == "a red circle"
+    draw_box(page, 10, 10, 12, 300)
+    assert not page.is_visible("#canvas .naming")
+    draw_box(page, 50, 20, 250, 220)
+    page.fill("#canvas .naming input", "a blue square")
+    page.click("#canvas .naming button")
+    expect_boxes(page, [(300, 400, 700, 800), (50, 20, 250, 220)])
+    generate_plan(page)
+    assert overlap(detected(page, "red"), (300, 400, 700, 800)) > 0.3
+
+
+def test_a_box_is_drawn_by_touch(visit):
+    page = visit(width=390, height=844, has_touch=True)
+    page.locator("#canvas .now .frame").scroll_into_view_if_needed()
+    finger = page.context.new_cdp_session(page)
+    for kind, corner in (("touchStart", (200, 200)), ("touchMove", (300, 400)), ("touchMove", (600, 700))):
+        x, y = at(page, *corner)
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.fill("#canvas .naming input", "a green square")
+    page.keyboard.press("Enter")
+    expect_boxes(page, [(200, 200, 600, 700)])
+
+
+def test_images_of_several_seeds_are_chosen_side_by_side(visit):
+    page = visit()
+    page.click("text=Settings")
+    page.fill("#images input[type=number]", "3")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(300)
+    page.fill("#prompt textarea", PROMPT)
+    page.click("#generate")
+    settled(page, 3)
+    choices = page.locator("#canvas .choices button")
+    assert choices.all_inner_texts() == ["Seed 0", "Seed 1", "Seed 2"]
+    first = page.get_attribute("#canvas .now img", "src")
+    choices.nth(2).click()
+    page.wait_for_function("document.querySelectorAll('#history button')[2].hasAttribute('aria-current')")
+    assert choices.nth(2).get_attribute("aria-pressed") == "true"
+    assert page.get_attribute("#canvas .now img", "src") != first
+    assert "seed 2" in page.locator("#history button").last.inner_text()

@@ -62,6 +62,70 @@ def test_a_changed_plan_becomes_a_new_version_beside_the_first(session, settings
     assert second.plan.regions[0].box == (0, 0, 300, 300)
 
 
+def test_several_seeds_of_a_plan_are_turns_to_choose_from(session, settings):
+    session.type_chain(PLAN)
+    session.generate(replace(settings, seed=7), ignore, 3)
+    assert [turn.seed for turn in session.choices] == [7, 8, 9]
+    assert session.conversation.current.number == 0
+    images = [turn.image for turn in session.conversation.turns]
+    session.go_to(2)
+    assert [turn.number for turn in session.choices] == [0, 1, 2]
+    assert session.saved().settings.seed == 9
+    assert session.compared is None
+    alone = Session(session.pipeline, LIMITS)
+    alone.type_chain(PLAN)
+    alone.generate(replace(settings, seed=9), ignore)
+    assert alone.choices == ()
+    assert pixels(alone.image) == pixels(images[2])
+    session.act({"action": "resize", "region": 0, "box": [0, 0, 300, 300]})
+    session.generate(settings, ignore, 2)
+    assert session.replaced == {3: 2, 4: 2}
+    assert session.compared.number == 2
+    session.undo()
+    assert session.image is None
+
+
+def test_seeds_of_a_plan_share_its_source_in_memory_and_count_as_turns(untrained, settings):
+    session = Session(untrained, Limits(turns=4))
+    session.open_image(Image.new("RGB", (40, 60), "green"))
+    session.type_chain(PLAN)
+    session.generate(settings, ignore, 3)
+    assert session.image_bytes == 40 * 60 * 3 + 3 * 32 * 32 * 3 + 40 * 60 * 3 * 4
+    with pytest.raises(Refused, match="start over"):
+        session.generate(settings, ignore)
+
+
+def test_a_box_is_added_where_it_was_drawn_also_as_the_first_one(session):
+    session.act({"action": "add", "phrase": "a red circle", "box": [100, 200, 300, 400]})
+    assert [region.box for region in session.plan.regions] == [(100, 200, 300, 400)]
+    session.act({"action": "add", "phrase": "a blue square"})
+    assert [region.box for region in session.plan.regions] == [(100, 200, 300, 400), (350, 350, 650, 650)]
+    session.undo()
+    assert len(session.plan.regions) == 1
+
+
+def test_repair_is_possible_only_where_it_leaves_fewer_problems(session, settings):
+    assert not session.repairable
+    session.type_chain(PLAN)
+    assert not session.repairable
+    chain = "a red circle (500,300),(900,700) (red) and a blue square (100,300),(460,660) (blue)"
+    session.load(Saved(Image.new("RGB", (32, 32)), "a red circle to the left of a blue square", chain, settings))
+    assert session.problems
+    assert session.repairable
+    session.repair()
+    assert not session.problems
+    session.type_chain("a plan without a box")
+    assert session.problems
+    assert not session.repairable
+    with pytest.raises(Refused, match="does not repair"):
+        session.repair()
+    dogs = " ".join(f"a dog {n} (100,100),(500,500)" for n in range(7))
+    session.load(Saved(Image.new("RGB", (32, 32)), "two dogs", dogs, settings))
+    assert len(session.plan.regions) > 6
+    assert session.problems
+    assert session.repairable
+
+
 def test_undo_reverts_changes_then_plans_then_turns(session, settings):
     session.type_chain(PLAN)
     session.generate(settings, ignore)
@@ -134,6 +198,10 @@ def test_one_request_of_a_visitor_at_a_time(session):
         {"action": "replace", "region": 0, "phrase": "<|box_start|>(1,2),(3,4)<|box_end|>"},
         {"action": "replace", "region": 0, "phrase": "x" * 1000},
         {"action": "add", "phrase": " "},
+        {"action": "add", "phrase": "a dog", "box": "everywhere"},
+        {"action": "add", "phrase": "a dog", "box": [0, 0, 5, 0.5]},
+        {"action": "add", "phrase": "a dog", "box": [0, 0, 5]},
+        {"action": "add", "phrase": "a dog", "box": [500, 0, 100, 2000]},
         {"action": "remove", "region": -1},
     ],
 )

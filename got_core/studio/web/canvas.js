@@ -4,7 +4,8 @@ const SIDE = 1000, LEAST = 20, STEP = 10, PAUSE = 250;
 const find = (selector) => element.querySelector(selector);
 const layer = find('.boxes'), current = find('.now img'), before = find('.before img');
 const object = find('.object input'), send = (message) => trigger('edit_plan', message);
-let boxes = [], selected = -1, dragged = null, waiting = null, comparing = false;
+const frame = find('.now .frame'), drawn = find('.drawn'), naming = find('.naming'), choices = find('.choices');
+let boxes = [], selected = -1, dragged = null, waiting = null, comparing = false, drawing = null;
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const percent = (value) => `${(value / SIDE) * 100}%`;
@@ -126,7 +127,60 @@ layer.addEventListener('keydown', (event) => {
   }, PAUSE);
 });
 
-find('.now .frame').addEventListener('pointerdown', (event) => event.target.closest('.box') || select(-1));
+// A new box is drawn by dragging where no box is; its name is typed beside it. Escape cancels both.
+function at(event) {
+  const { left, top, width, height } = layer.getBoundingClientRect();
+  const side = (position, length) => clamp(Math.round((position / length) * SIDE), 0, SIDE - 1);
+  return [side(event.clientX - left, width), side(event.clientY - top, height)];
+}
+
+function endDrawing() {
+  drawing = null;
+  drawn.hidden = naming.hidden = true;
+  naming.reset();
+}
+
+function drawnBox(event) {
+  const [x, y] = at(event), [u, v] = drawing.from;
+  return [Math.min(x, u), Math.min(y, v), Math.max(x, u), Math.max(y, v)];
+}
+
+frame.addEventListener('pointerdown', (event) => {
+  if (event.target.closest('.box, .naming')) return;
+  select(-1);
+  endDrawing();
+  if (event.button || !event.isPrimary || layer.hidden || comparing || props.value.busy) return;
+  event.preventDefault();
+  frame.setPointerCapture(event.pointerId);
+  drawing = { from: at(event), box: null };
+});
+
+frame.addEventListener('pointermove', (event) => {
+  if (!drawing || drawing.box) return;
+  place(drawn, drawnBox(event));
+  drawn.hidden = false;
+});
+
+frame.addEventListener('pointerup', (event) => {
+  if (!drawing || drawing.box) return;
+  const box = drawnBox(event), [x1, y1, x2, y2] = box;
+  if (x2 - x1 < LEAST || y2 - y1 < LEAST) return endDrawing();
+  drawing.box = box;
+  naming.hidden = false;
+  naming.style.left = `min(${percent(x1)}, 100% - ${naming.offsetWidth}px)`;
+  naming.style.top = `min(${percent(y2)}, 100% - ${naming.offsetHeight}px)`;
+  naming.querySelector('input').focus({ preventScroll: true });
+});
+
+frame.addEventListener('pointercancel', () => drawing && !drawing.box && endDrawing());
+document.addEventListener('keydown', (event) => event.key === 'Escape' && drawing && endDrawing());
+naming.addEventListener('submit', (event) => {
+  event.preventDefault();
+  const phrase = naming.querySelector('input').value.trim();
+  if (phrase) send({ action: 'add', phrase, box: drawing.box });
+  endDrawing();
+});
+
 find('.object').addEventListener('submit', (event) => {
   event.preventDefault();
   const phrase = object.value.trim();
@@ -160,8 +214,24 @@ for (const image of [current, before]) {
   image.addEventListener('load', () => image.classList.toggle('coarse', image.naturalWidth < 256));
 }
 
+function showChoices(turns) {
+  choices.hidden = !turns.length;
+  choices.replaceChildren(...turns.map((turn) => {
+    const button = document.createElement('button'), image = document.createElement('img');
+    image.src = turn.image;
+    image.alt = '';
+    button.type = 'button';
+    button.append(image, `Seed ${turn.seed}`);
+    button.setAttribute('aria-pressed', String(turn.current));
+    button.addEventListener('click', () => trigger('choose', { number: turn.number }));
+    return button;
+  }));
+}
+
 function show() {
   const value = props.value, compared = comparing && value.before;
+  if (value.busy) endDrawing();
+  showChoices(value.choices);
   element.classList.toggle('busy', value.busy);
   element.classList.toggle('comparing', Boolean(compared));
   element.style.setProperty('--aspect', value.aspect);
