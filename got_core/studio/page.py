@@ -90,14 +90,14 @@ class Page:
         self.prompt = gradio.Textbox(
             **FIRST, lines=2, max_lines=4, max_length=limits.prompt, autofocus=True, elem_id="prompt"
         )
-        gradio.HTML(f"<p>{escape(self.about.words)}</p>", elem_id="about")
-        with gradio.Row(elem_id="examples", visible=bool(self.about.prompts)):
-            self.examples = [_small_button(text, f"example-{i}") for i, text in enumerate(self.about.prompts)]
         with gradio.Row(elem_id="actions"):
             self.generate = gradio.Button("Generate", variant="primary", min_width=90, elem_id="generate")
             self.plan = gradio.Button("Plan only", min_width=90, elem_id="plan-only")
             self.stop = gradio.Button("Stop", variant="stop", visible=False, min_width=90, elem_id="stop")
         self.notice = gradio.HTML("", elem_id="notice")
+        gradio.HTML(f"<p>{escape(self.about.words)}</p>", elem_id="about")
+        with gradio.Row(elem_id="examples", visible=bool(self.about.prompts)):
+            self.examples = [_small_button(text, f"example-{i}") for i, text in enumerate(self.about.prompts)]
         self.opener = _html("opener", OPENER, None, longest=limits.image_bytes)
 
     def _add_plan(self, limits: Limits) -> None:
