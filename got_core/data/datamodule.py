@@ -241,8 +241,8 @@ class GoTDataModule(LightningDataModule):
         trainer.accumulate_grad_batches = batches
 
     def _check_sizes(self) -> None:
-        model: Any = self._trainer().lightning_module
-        model = getattr(model, "model", None)
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        model = getattr(module, "model", None)
         if isinstance(model, GoTModel):
             for dataset in (*(source.dataset for source in self.mixture.sources), *self.validation):
                 model.check_size(dataset[0].size)

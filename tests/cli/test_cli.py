@@ -262,8 +262,9 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(run, tmp_path):
 def test_a_run_leaves_scores_and_images(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics) == [
-        "seconds", "step", "chain_parses", "chain_satisfies", "mean_iou", "colour_in_box", "object_position_deviation",
-        "edit_success", "background_kept", "geneval", "answers",
+        "seconds", "step", "val/chain_loss", "val/denoising_loss",
+        "chain_parses", "chain_satisfies", "mean_iou", "colour_in_box", "object_position_deviation", "edit_success",
+        "background_kept", "geneval", "answers",
     ]  # fmt: skip
     assert list(metrics["answers"]) == ["unchanged", "blank", "noise", "another", "true"]
     assert metrics["answers"]["unchanged"] == {"edit_success": 0, "background_kept": 1}
@@ -601,5 +602,7 @@ def test_a_damaged_image_is_one_line_also_in_the_middle_of_training(tmp_path, ca
 def test_images_without_known_objects_are_shown_but_not_scored(tmp_path):
     recipe = record_recipe(tmp_path, damaged=False)
     main(["fit", *RECIPE, "--config", recipe, f"--trainer.default_root_dir={tmp_path / 'run'}"])
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text()).keys() == {"seconds", "step"}
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()).keys() == {
+        "seconds", "step", "val/chain_loss", "val/denoising_loss"
+    }  # fmt: skip
     assert (tmp_path / "run" / "samples.png").exists()

@@ -56,7 +56,7 @@ def test_the_reasoner_is_given_earlier_requests(pipe):
 
 def test_turns_are_undone_and_branched(pipe):
     conversation = Conversation(pipe, Image.new("RGB", (64, 64), "green"))
-    assert conversation.image.size == (32, 32)
+    assert conversation.image.size == (64, 64)
     first = conversation.say("add a circle")
     second = conversation.say("add a cross")
     assert conversation.undo() is first
