@@ -1,5 +1,6 @@
-"""The studio's server: the application, its address and password."""
+"""The studio's server: the application, its address, password and connections."""
 
+import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,10 +9,10 @@ from typing import Any
 
 import gradio
 from starlette.middleware import Middleware
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from got_core.errors import UserError
 from got_core.pipelines.pipeline import GoTPipeline
-from got_core.studio.connections import TimedConnection
 from got_core.studio.guard import Guard
 from got_core.studio.handlers import Handlers
 from got_core.studio.page import Page, web
@@ -144,3 +145,47 @@ def connect(app: gradio.Blocks, page: Page, handlers: Handlers) -> None:
     page.save.click(handlers.save, None, written, **quick)
     page.random.click(handlers.random_seed, None, page.settings["seed"], **quick)
     app.unload(handlers.leave)
+
+
+class TimedConnection(H11Protocol):
+    """A connection that is closed if the headers of its next request are not complete in time.
+
+    uvicorn itself ends only connections that send nothing after an answer: one that has never sent a request, or sends
+    a header byte by byte, would stay open.
+    """
+
+    def __init__(self, seconds: float, **values: Any) -> None:
+        super().__init__(**values)
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._set_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came; from complete headers to the end of the answer there is no limit of time."""
+        super().data_received(data)
+        self._set_timer()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        super().on_response_complete()
+        self._set_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._end_timer()
+        super().connection_lost(exc)
+
+    def _set_timer(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._end_timer()
+        elif self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(self._seconds, self.transport.close)
+
+    def _end_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
