@@ -18,17 +18,25 @@ BLACK = -1.0
 """The pixel value of black in images that run from -1 to 1."""
 
 
+def to_pil(image: Float[Tensor, "3 H W"]) -> Image.Image:
+    """Convert a tensor in [-1, 1] to a PIL image."""
+    levels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(rearrange(levels, "c H W -> H W c").numpy())
+
+
+def from_pil(image: Image.Image, size: tuple[int, int] | None = None) -> Float[Tensor, "3 H W"]:
+    """Convert an RGB image to a tensor in [-1, 1], resized by PIL's bicubic filter if `size` (height, width) is given."""
+    if size is not None and image.size != size[::-1]:
+        image = image.resize(size[::-1], Image.Resampling.BICUBIC)
+    return rearrange(torch.from_numpy(np.array(image)), "h w c -> c h w").contiguous() / 127.5 - 1
+
+
 def resized(image: Float[Tensor, "3 h w"], size: tuple[int, int]) -> Float[Tensor, "3 H W"]:
-    """Resize an image in [-1, 1] to `size` (height, width) in pixels by PIL's bicubic filter, without a crop.
+    """Resize an image in [-1, 1] to `size` (height, width) in pixels as `from_pil` does, without a crop.
 
     PIL resizes levels of 8 bits. An image that has the size already is returned as it is.
     """
-    if tuple(image.shape[1:]) == tuple(size):
-        return image
-    levels = ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    eight_bits = Image.fromarray(rearrange(levels, "c h w -> h w c").cpu().numpy())
-    pixels = torch.from_numpy(np.array(eight_bits.resize(size[::-1], Image.Resampling.BICUBIC)))
-    return rearrange(pixels, "h w c -> c h w").contiguous() / 127.5 - 1
+    return image if tuple(image.shape[1:]) == tuple(size) else from_pil(to_pil(image), size)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
 from got_core.errors import one_line
-from got_core.types import resized
+from got_core.types import from_pil, resized
 
 ImageLike = Image.Image | Float[Tensor, "3 H W"] | Float[np.ndarray, "H W 3"]
 """A PIL image, or a tensor or an array with channels last in [0, 1]."""
@@ -71,7 +71,7 @@ def load_image(
         FileNotFoundError: The file does not exist.
         ValueError: The file is not an image, is damaged, or has levels of which none is known to be white (32 bits).
     """
-    return _tensor(open_image(source, name), size)
+    return from_pil(open_image(source, name), size)
 
 
 def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
@@ -127,7 +127,7 @@ def image_tensor(image: ImageLike, size: tuple[int, int] | None = None) -> Float
     """
     if isinstance(image, Image.Image):
         try:
-            return _tensor(_decoded(image), size)
+            return from_pil(_decoded(image), size)
         except Exception as error:  # An opened file is decoded here.
             raise ValueError(f"not a readable image ({one_line(error)})") from None
     kinds = "an image is a PIL image, a tensor (3, height, width) or an array (height, width, 3) of floats in [0, 1]"
@@ -143,13 +143,6 @@ def image_tensor(image: ImageLike, size: tuple[int, int] | None = None) -> Float
         raise ValueError(_too_many_pixels(image.shape[2], image.shape[1]))
     scaled = image.detach().cpu().float() * 2 - 1
     return scaled if size is None else resized(scaled, size)
-
-
-def _tensor(image: Image.Image, size: tuple[int, int] | None) -> Float[Tensor, "3 H W"]:
-    if size is not None and image.size != size[::-1]:
-        image = image.resize(size[::-1], Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(image))
-    return rearrange(pixels, "h w c -> c h w").contiguous() / 127.5 - 1
 
 
 def _decoded(image: Image.Image) -> Image.Image:

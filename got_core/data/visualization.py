@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
-import torch
-from einops import rearrange
 from jaxtyping import Float
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from got_core.chain.parser import Region, colour_of, parse, to_pixels
+from got_core.types import to_pil
 
 LAYOUT_SIDE = 512
 """Least side of a layout image in pixels; smaller images are enlarged by a whole factor without smoothing."""
@@ -27,12 +26,6 @@ class Tile:
     chain: str
     prompt: str
     source: Float[Tensor, "3 H W"] | None = None
-
-
-def to_pil(image: Float[Tensor, "3 H W"]) -> Image.Image:
-    """Convert a tensor in [-1, 1] to a PIL image."""
-    levels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(rearrange(levels, "c H W -> H W c").numpy())
 
 
 def draw_layout(image: Image.Image | Float[Tensor, "3 H W"], chain: str, side: int = LAYOUT_SIDE) -> Image.Image:

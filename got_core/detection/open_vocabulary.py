@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_convert
 
 from got_core.chain.parser import SIDE
-from got_core.data.visualization import to_pil
 from got_core.detection.base import Detection, PhraseDetector, words_of
+from got_core.types import to_pil
 
 MOST_WORDS = 16
 """Words of a phrase that are used; more than any caption model was trained to take for one object."""

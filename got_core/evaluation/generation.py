@@ -15,14 +15,13 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from got_core.data.visualization import to_pil
 from got_core.errors import UserError, as_user_error, one_line
 from got_core.evaluation.results import SETTINGS, check_writable
 from got_core.evaluation.scoring import PRECISION, interruptible
 from got_core.inspection.fit import check_size
 from got_core.model import GoTModel
 from got_core.pipelines.saving import ModelFiles, find_model, open_model, trained_size
-from got_core.types import Sample
+from got_core.types import Sample, to_pil
 from got_core.weights.files import checksum, new_file, write_whole
 
 SCALES = ("semantic", "spatial")

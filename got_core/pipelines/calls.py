@@ -14,10 +14,10 @@ from torch import Tensor
 
 from got_core.chain.parser import Region
 from got_core.data.images import ImageLike
-from got_core.data.visualization import to_pil
 from got_core.diffusion.sampling import sample_seeds
 from got_core.errors import check_text
 from got_core.planning.plan import Plan
+from got_core.types import to_pil
 
 Seed = SupportsIndex | Sequence[SupportsIndex] | None
 """One seed for all images, from which each image gets its own, or a sequence with one for each image; None is 0."""

@@ -12,9 +12,9 @@ from warnings import warn
 from PIL import Image
 
 from got_core.data.images import ImageLike, image_tensor
-from got_core.data.visualization import to_pil
 from got_core.pipelines.pipeline import GenerationOptions, GoTPipeline
 from got_core.planning.plan import Plan
+from got_core.types import to_pil
 
 UNREAD = (
     "this model's reasoner sees the image but is not given earlier requests (its editing_template has no {earlier}), "

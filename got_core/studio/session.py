@@ -11,7 +11,6 @@ from PIL import Image
 
 from got_core.chain.dialects import from_readable, readable
 from got_core.data.images import image_tensor
-from got_core.data.visualization import to_pil
 from got_core.errors import one_line
 from got_core.interfaces import ChainListener
 from got_core.paths import LARGEST_SEED
@@ -23,6 +22,7 @@ from got_core.planning.check import PlanProblem, plan_problems, repairable, repa
 from got_core.planning.plan import Plan
 from got_core.studio.files import Saved
 from got_core.studio.settings import Limits, Refused, Settings, checked_integer, checked_text
+from got_core.types import to_pil
 
 MOST_UNDO = 100
 """Changes of a plan that can be undone."""

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from got_core.chain.parser import parse
-from got_core.data.visualization import LAYOUT_SIDE, Tile, contact_sheet, draw_layout, region_colour, to_pil
+from got_core.data.visualization import LAYOUT_SIDE, Tile, contact_sheet, draw_layout, region_colour
+from got_core.types import to_pil
 
 CHAIN = (
     "A gray scene with <|object_ref_start|>a red circle<|object_ref_end|>"

@@ -5,13 +5,13 @@ import torch
 from tiny_judges import tiny_clip, tiny_mask2former
 from tiny_phrase_detectors import tiny_grounding_dino, tiny_owl
 
-from got_core.data.visualization import to_pil
 from got_core.detection.base import ClosedVocabulary
 from got_core.detection.loading import load_layout_detector
 from got_core.detection.mask2former import CLASSES
 from got_core.detection.open_vocabulary import MOST_WORDS, QUERY, GroundingDinoDetector, OwlDetector
 from got_core.detection.scenes import SceneDetector
 from got_core.errors import UserError
+from got_core.types import to_pil
 
 HEIGHT, WIDTH = 40, 64
 LABELS = ["a dog", "red car", "cat"]

@@ -11,7 +11,6 @@ from got_core.cli.main import main
 from got_core.data.images import load_image
 from got_core.data.scenes.render import Scene, SceneObject, render
 from got_core.data.scenes.requests import SINGLE_EDIT_TAGS
-from got_core.data.visualization import to_pil
 from got_core.detection.scenes import SceneDetector
 from got_core.evaluation.metrics.scenes import planned_object
 from got_core.evaluation.suites.cases import case_results
@@ -22,6 +21,7 @@ from got_core.pipelines.conversation import Conversation
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.check import plan_problems, repaired
 from got_core.planning.plan import Plan
+from got_core.types import to_pil
 
 DETECTOR = SceneDetector()
 SIZE = 32

@@ -9,10 +9,10 @@ from tiny_judges import random_alexnet, tiny_clip, tiny_dino, tiny_vit
 from torch.nn.functional import interpolate, normalize
 from transformers import AutoImageProcessor, CLIPProcessor
 
-from got_core.data.visualization import to_pil
 from got_core.errors import UserError
 from got_core.evaluation.metrics.similarity import ClipEmbedding, DinoEmbedding, PerceptualDistance
 from got_core.evaluation.suites.editing import outside_plan, pixel_scores
+from got_core.types import to_pil
 
 LEFT_HALF = "1. Area: the sky (0,0),(500,999)."
 

@@ -13,7 +13,6 @@ from tiny_judges import random_alexnet, tiny_clip, tiny_dino
 from two_ranks import run_on_ranks
 
 from got_core.cli.main import main
-from got_core.data.visualization import to_pil
 from got_core.evaluation.generation import Generator
 from got_core.evaluation.suites.edit_datasets import load_rgb, read_edits, with_outputs
 from got_core.evaluation.suites.editing import (
@@ -25,6 +24,7 @@ from got_core.evaluation.suites.editing import (
     prepare_edits,
     scene_requests,
 )
+from got_core.types import to_pil
 from got_core.weights.files import checksum
 
 NO_MODELS = ("--clip", "none", "--dino", "none")

@@ -13,10 +13,10 @@ from torchvision.models import inception
 from two_ranks import run_on_ranks
 
 from got_core.cli.main import main
-from got_core.data.visualization import to_pil
 from got_core.errors import UserError
 from got_core.evaluation.metrics.fid_kid import InceptionFeatures, frechet_distance, kernel_distance
 from got_core.evaluation.suites.quality import QualityScoring, image_files
+from got_core.types import to_pil
 
 
 def features(seed, number, width=4, shift=0.0):

@@ -14,7 +14,6 @@ from tiny_models import tiny_qwen
 
 from got_core.cli.main import main
 from got_core.data.scenes.render import DEFAULT_COLOURS
-from got_core.data.visualization import to_pil
 from got_core.detection.base import relations
 from got_core.detection.scenes import SceneDetector
 from got_core.errors import UserError
@@ -30,7 +29,7 @@ from got_core.evaluation.suites.probes import (
 )
 from got_core.evaluation.suites.understanding import UnderstandingScoring, understanding_results
 from got_core.training.recipe import build_model
-from got_core.types import Sample
+from got_core.types import Sample, to_pil
 
 
 def test_scene_questions_are_answered_by_what_is_in_the_image():

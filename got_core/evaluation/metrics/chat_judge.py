@@ -20,8 +20,8 @@ from torch import Tensor
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 from urllib3.util import Retry
 
-from got_core.data.visualization import to_pil
 from got_core.errors import UserError
+from got_core.types import to_pil
 from got_core.weights.files import write_whole
 
 HIGHEST = 10

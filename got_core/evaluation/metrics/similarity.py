@@ -22,10 +22,10 @@ from transformers import (
     ViTModel,
 )
 
-from got_core.data.visualization import to_pil
 from got_core.detection.base import load_frozen
 from got_core.errors import UserError, one_line
 from got_core.paths import locate
+from got_core.types import to_pil
 from got_core.weights.loading import what_differs
 
 Network = Literal["alex", "vgg"]

@@ -14,7 +14,6 @@ from torch import Tensor
 from got_core.data.scenes.compose import edit_meta
 from got_core.data.scenes.dataset import ScenesDataset, sample_conversation
 from got_core.data.scenes.requests import SINGLE_EDIT_TAGS
-from got_core.data.visualization import to_pil
 from got_core.detection.base import Detection
 from got_core.detection.scenes import SceneDetector
 from got_core.evaluation.answers import BLANK, NOISE, TRUE, UNCHANGED, Answer
@@ -24,6 +23,7 @@ from got_core.evaluation.results import Better
 from got_core.evaluation.suites.cases import Case, CaseGeneration, CaseSuite, Images, Record
 from got_core.planning.boxes import AnyBox, box_relations
 from got_core.planning.plan import Plan
+from got_core.types import to_pil
 
 Pixels = Float[Tensor, "3 H W"]
 
