@@ -25,7 +25,7 @@ def to_pil(image: Float[Tensor, "3 H W"]) -> Image.Image:
 
 
 def from_pil(image: Image.Image, size: tuple[int, int] | None = None) -> Float[Tensor, "3 H W"]:
-    """Convert an RGB image to a tensor in [-1, 1], resized by PIL's bicubic filter if `size` (height, width) is given."""
+    """Convert an RGB image to a tensor in [-1, 1], resized bicubically by PIL if `size` (height, width) is given."""
     if size is not None and image.size != size[::-1]:
         image = image.resize(size[::-1], Image.Resampling.BICUBIC)
     return rearrange(torch.from_numpy(np.array(image)), "h w c -> c h w").contiguous() / 127.5 - 1
