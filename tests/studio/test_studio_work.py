@@ -61,13 +61,13 @@ def test_one_task_at_a_time_and_a_crash_ends_no_other():
 
     failed = []
 
-    def ask(task):
+    def ask(task, visitor):
         try:
-            list(worker.run(task, Event()))
+            list(worker.run(task, Event(), visitor))
         except RuntimeError as error:
             failed.append(error)
 
-    threads = [Thread(target=ask, args=(task,)) for task in [counted, crash] * 5]
+    threads = [Thread(target=ask, args=(task, f"{number}")) for number, task in enumerate([counted, crash] * 5)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -161,7 +161,7 @@ def test_a_request_that_is_stopped_while_it_waits_is_never_run():
 
 
 def test_the_time_limit_counts_from_the_start_of_the_work():
-    crowd = Crowd(seconds=0.2)
+    crowd = Crowd(seconds=0.5)
     crowd.join("a", task=lambda reporter: reporter.on_token(("a dog",)))
-    time.sleep(0.3)
+    time.sleep(0.6)
     assert crowd.open() == [[1, 0]]
