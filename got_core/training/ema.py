@@ -20,8 +20,9 @@ class AveragedWeights(Callback):
 
     Lightning's `EMAWeightAveraging` copies the module, which is not possible once it is sharded, and an earlier copy
     would hold whole weights, which sharded checkpoints cannot store. This holds one tensor for each trained parameter,
-    placed and sharded like it. On one device and under DDP it equals `EMAWeightAveraging(use_buffers=False)` bit for
-    bit, and resumes its runs. Frozen weights and buffers are their own average.
+    placed and sharded like it, and updates them all in one operation. On one device and under DDP it equals
+    `EMAWeightAveraging(use_buffers=False)` up to rounding, and resumes its runs. Frozen weights and buffers are their
+    own average.
 
     In a file, `state_dict` holds the averaged weights and `current_model_state` the trained ones of what is averaged.
     In a distributed checkpoint the latter are among the weights, under names with that prefix.
@@ -84,9 +85,10 @@ class AveragedWeights(Callback):
         """Move the average towards the weights, after an optimizer step."""
         if trainer.global_step <= self._step:
             return
-        for name, parameter in _trained(pl_module).items():
-            average, current = local(self._averages[name]), local(parameter.detach())
-            average.copy_(self.decay * average + (1 - self.decay) * current if self.updates else current)
+        pairs = [(self._averages[name], parameter.detach()) for name, parameter in _trained(pl_module).items()]
+        averages, currents = ([local(each) for each in side] for side in zip(*pairs, strict=True))
+        # In one operation for all tensors; the first step is the average.
+        torch._foreach_lerp_(averages, currents, 1 - self.decay if self.updates else 1.0)
         self.updates += 1
         self._step = trainer.global_step
 

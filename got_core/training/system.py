@@ -252,7 +252,8 @@ class GoTSystem(LightningModule):
         if self._scaled:
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        self._norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(self._norm)
         self.log("gradient_norm", norm)
         if bool(torch.isfinite(norm)):
             self.nonfinite_in_a_row = 0
@@ -273,12 +274,18 @@ class GoTSystem(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the trainer is configured; under bf16-mixed, Lightning would refuse to with a fused optimizer."""
+        """Clip as the trainer is configured, by the norm that `on_before_optimizer_step` has computed.
+
+        Under bf16-mixed, Lightning would refuse to with a fused optimizer.
+        """
         if self._scaled or gradient_clip_val is None:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
-        Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val, algorithm)
+        elif gradient_clip_algorithm == GradClipAlgorithmType.VALUE:
+            algorithm = GradClipAlgorithmType.VALUE
+            Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self._norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the origins of the frozen weights, which the checkpoint leaves out, and the numbers of skipped steps."""

@@ -1,4 +1,4 @@
-"""Averaged weights on one device: the same bits as Lightning's averaging of copies, also through a checkpoint."""
+"""Averaged weights on one device: those of Lightning's averaging of copies, also through a checkpoint."""
 
 from functools import partial
 
@@ -12,6 +12,9 @@ from torch.utils.data import DataLoader
 from got_core.training.ema import AveragedWeights
 
 STEPS = 5
+
+ROUNDING = 1e-5
+"""Relative, between two orders of adding up an average."""
 
 
 class Regression(LightningModule):
@@ -62,23 +65,22 @@ class Saving(Callback):
             trainer.save_checkpoint(self.path)
 
 
-def assert_same(one: dict, other: dict) -> None:
+def assert_same(one: dict, other: dict, rounding: float = 0.0) -> None:
     assert one.keys() == other.keys() != set()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    torch.testing.assert_close(one, other, rtol=rounding, atol=0)
 
 
-def test_it_is_lightnings_average_bit_for_bit(tmp_path):
+def test_it_is_lightnings_average_up_to_rounding(tmp_path):
     library, kept = fit(tmp_path, EMAWeightAveraging(decay=0.8, use_buffers=False))
     ours, saved = fit(tmp_path, AveragedWeights(0.8))
-    assert_same(library.state_dict(), ours.state_dict())
-    assert_same(kept["state_dict"], saved["state_dict"])
+    assert_same(library.state_dict(), ours.state_dict(), ROUNDING)
+    assert_same(kept["state_dict"], saved["state_dict"], ROUNDING)
     assert saved["current_model_state"].keys() == {"first.weight", "first.bias", "second.weight", "second.bias"}
     for name, value in saved["current_model_state"].items():
         assert torch.equal(value, kept["current_model_state"][name])
         assert not torch.equal(value, saved["state_dict"][name])
     assert len(ours.validated) == len(library.validated) > 2
-    assert all(torch.equal(a, b) for a, b in zip(ours.validated, library.validated, strict=True))
+    torch.testing.assert_close(ours.validated, library.validated, rtol=ROUNDING, atol=0)
 
 
 @pytest.mark.parametrize("first", [AveragedWeights, partial(EMAWeightAveraging, use_buffers=False)])
@@ -91,9 +93,10 @@ def test_it_resumes_from_a_checkpoint_of_its_own_and_of_lightnings(tmp_path, fir
     fit(tmp_path / "parts", averaging, steps=2, accumulated=accumulated)
     begun = tmp_path / "parts" / f"{type(averaging).__name__}2.ckpt"
     resumed, again = fit(tmp_path / "parts", AveragedWeights(0.8), resume=begun, accumulated=accumulated)
-    assert_same(end["state_dict"], again["state_dict"])
+    rounding = 0.0 if first is AveragedWeights else ROUNDING
+    assert_same(end["state_dict"], again["state_dict"], rounding)
     assert_same(end["current_model_state"], again["current_model_state"])
-    assert_same(whole.state_dict(), resumed.state_dict())
+    assert_same(whole.state_dict(), resumed.state_dict(), rounding)
 
 
 def test_a_share_outside_of_0_to_1_is_refused():
