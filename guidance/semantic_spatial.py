@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from PIL import ImageColor
 from torch import Tensor, nn
@@ -38,6 +38,11 @@ UNSEEN = "black"
 
 Palette = Literal["order", "words", "named"]
 BoxEdges = Literal["inclusive", "nearest"]
+Canvas = tuple[tuple[int, int, int, int], str]
+"""An image with one box: its corners (x1, y1, x2, y2) in thousandths, and its CSS colour."""
+
+PIXELS_AT_ONCE_ON_CPU, PIXELS_AT_ONCE = 2**18, 2**22
+"""Images that the codec encodes at a time have so many pixels together: more need more memory and are no faster."""
 
 
 def painted(regions: Sequence[Region], palette: Palette) -> list[Region]:
@@ -183,51 +188,65 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         )
 
     def _maps(self, chains: Sequence[str], batch: Batch, codec: LatentCodec) -> tuple[Tensor | None, Tensor | None]:
-        """Return (spatial, reference) from one call of the codec: a black image, all canvases, and source images.
+        """Return (spatial, reference): latents of sources and canvases, of black where a sample has none.
 
-        The black image is encoded once for all samples without boxes or without a source image.
+        Each image is encoded once: equal canvases of the batch, and black if it is needed.
         """
         for kind, channels in (("spatial", self.spatial_channels), ("reference", self.reference_channels)):
             if channels not in (None, codec.latent_channels):
                 raise ValueError(f"{kind}_channels is {channels}, but the codec makes {codec.latent_channels} channels")
         if self.spatial_channels is None and self.reference_channels is None:
             return None, None
-        images = [torch.full_like(batch.source[:1], BLACK)]
-        owners: list[int] = []
+        given = torch.zeros_like(batch.has_source) if self.reference_channels is None else batch.has_source
+        canvases = [[] if self.spatial_channels is None else self._canvases(chain) for chain in chains]
+        distinct = list(dict.fromkeys(canvas for of_chain in canvases for canvas in of_chain))
+        black = torch.full_like(batch.source[:1], BLACK)
+        needed = (self.spatial_channels is not None and not all(canvases)) or (
+            self.reference_channels is not None and not bool(given.all())
+        )
+        images = torch.cat([batch.source[given], black]) if needed else batch.source[given]
+        latents = self._encode(images, distinct, codec)
+        sources, blacks, of_canvases = latents.tensor_split((int(given.sum()), len(images)))
+        spatial = reference = None
         if self.spatial_channels is not None:
-            owners, canvases = self._canvases(chains, batch)
-            images.append(canvases)
+            spatial = _means(canvases, distinct, of_canvases, blacks)
         if self.reference_channels is not None:
-            images.append(batch.source[batch.has_source])
-        latents = codec.encode(torch.cat(images), scaled=self.scaled)
-        black, canvases, sources = latents.tensor_split((1, 1 + len(owners)))
-        spatial = _mean_by_owner(canvases, owners, black, len(batch)) if self.spatial_channels is not None else None
-        if self.reference_channels is None:
-            return spatial, None
-        reference = repeat(black, "1 c h w -> b c h w", b=len(batch)).clone()
-        reference[batch.has_source] = sources
+            reference = latents.new_empty(len(batch), *latents.shape[1:])
+            reference[given], reference[~given] = sources, blacks
         return spatial, reference
 
-    def _canvases(self, chains: Sequence[str], batch: Batch) -> tuple[list[int], Float[Tensor, "k 3 H W"]]:
-        """Return the canvases of all painted regions of all chains, and the index in the batch that each belongs to."""
-        regions = [painted(parse(chain).regions, self.palette) for chain in chains]
-        owners = [index for index, of_chain in enumerate(regions) for _ in of_chain]
-        if not owners:
-            return owners, batch.source[:0]
-        names = [name for of_chain in regions for name in colours(of_chain, self.palette)]
-        boxes = [region.box for of_chain in regions for region in of_chain]
-        return owners, draw(boxes, names, batch.size, batch.source.device, self.box_edges).to(batch.source.dtype)
+    def _canvases(self, chain: str) -> list[Canvas]:
+        regions = painted(parse(chain).regions, self.palette)
+        return [(region.box, name) for region, name in zip(regions, colours(regions, self.palette), strict=True)]
+
+    def _encode(
+        self, images: Float[Tensor, "i 3 H W"], canvases: Sequence[Canvas], codec: LatentCodec
+    ) -> Float[Tensor, "k c h w"]:
+        """Encode images, then canvases, which are drawn a few at a time: memory does not grow with their number."""
+        size = (images.shape[-2], images.shape[-1])
+        pixels = PIXELS_AT_ONCE_ON_CPU if images.device.type == "cpu" else PIXELS_AT_ONCE
+        at_once = max(1, pixels // (size[0] * size[1]))
+        latents = []
+        for start in range(0, len(images) + len(canvases), at_once):
+            part = [images[start : start + at_once]]
+            first = max(0, start - len(images))
+            if few := canvases[first : max(0, start + at_once - len(images))]:
+                boxes, names = zip(*few, strict=True)
+                part.append(draw(boxes, names, size, images.device, self.box_edges).to(images.dtype))
+            latents.append(codec.encode(torch.cat(part), scaled=self.scaled))
+        return torch.cat(latents)
 
 
-def _mean_by_owner(
-    canvases: Float[Tensor, "k c h w"], owners: Sequence[int], black: Float[Tensor, "1 c h w"], size: int
+def _means(
+    canvases: Sequence[Sequence[Canvas]],
+    distinct: Sequence[Canvas],
+    latents: Float[Tensor, "k c h w"],
+    black: Float[Tensor, "_n c h w"],
 ) -> Float[Tensor, "b c h w"]:
-    """Return the mean of each sample's canvases, or black for a sample without canvases."""
-    owner = torch.tensor(owners, dtype=torch.long, device=canvases.device)
-    total = canvases.new_zeros(size, *canvases.shape[1:]).index_add(0, owner, canvases)
-    counts = canvases.new_zeros(size).index_add(0, owner, canvases.new_ones(len(owners)))
-    counts = rearrange(counts, "b -> b 1 1 1")
-    return torch.where(counts > 0, total / counts.clamp(min=1), black)
+    """Return the mean of the latents of each sample's canvases, or black for a sample without any."""
+    places = {canvas: place for place, canvas in enumerate(distinct)}
+    rows = [latents[[places[canvas] for canvas in own]].mean(dim=0, keepdim=True) if own else black for own in canvases]
+    return torch.cat(rows)
 
 
 def _zero_where(mask: Bool[Tensor, " b"], maps: Float[Tensor, "b c h w"] | None) -> Float[Tensor, "b c h w"] | None:

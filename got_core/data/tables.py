@@ -139,11 +139,13 @@ class Parquet(Table):
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
         self.columns = list(columns)
+        self._footer: parquet.FileMetaData | None = None  # Read once: it is long where there are many row groups.
         with self._open() as file:
             for column in columns:
                 if column not in file.schema_arrow.names:
                     raise missing_column(path, column, file.schema_arrow.names)
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            self._footer = file.metadata
+            sizes = [self._footer.row_group(group).num_rows for group in range(file.num_row_groups)]
         self._ends = list(accumulate(sizes))
         self._cached: tuple[int, pyarrow.Table] | None = None
 
@@ -174,7 +176,7 @@ class Parquet(Table):
 
     def _open(self) -> parquet.ParquetFile:
         try:
-            return parquet.ParquetFile(self.path)
+            return parquet.ParquetFile(self.path, metadata=self._footer)
         except Exception as error:  # As above.
             raise ValueError(f"{self.path}: not a Parquet file ({one_line(error)})") from None
 

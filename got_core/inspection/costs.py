@@ -81,15 +81,19 @@ def parameters(module: nn.Module) -> Parameters:
 def typical_samples(size: tuple[int, int], number: int, edit: bool) -> list[Sample]:
     """Return samples as long as those of the reference's datasets, with blank images of `size` (height, width).
 
-    The published text-to-image chains have 810 to 910 characters and 3.8 to 4.1 boxes.
+    The published text-to-image chains have 810 to 910 characters and 3.8 to 4.1 boxes. No two of 100 samples share one.
     """
     prompt = "A photograph of a market square in the early morning, with a fountain, two benches and a dog."
     sentence = "the stone fountain in the middle of the square, with water that catches the first light, "
     box = "<|box_start|>({0},{0}),({1},{1})<|box_end|> (red) "
-    boxes = "".join(box.format(100 * i + 100, 100 * i + 300) for i in range(4))
-    chain = (sentence * 10)[: 860 - len(boxes)] + boxes
     blank = torch.zeros(3, *size)
-    return [Sample(prompt, chain, size, target=blank, source=blank if edit else None)] * number
+    samples = []
+    for sample in range(number):
+        corners = range(100 + sample % 100, 500, 100)
+        boxes = "".join(box.format(corner, corner + 200) for corner in corners)
+        chain = (sentence * 10)[: 860 - len(boxes)] + boxes
+        samples.append(Sample(prompt, chain, size, target=blank, source=blank if edit else None))
+    return samples
 
 
 def shape_batch(system: GoTSystem | GoTModel, samples: Sequence[Sample], dtype: torch.dtype) -> Batch:

@@ -10,6 +10,7 @@ from PIL import Image, ImageColor, ImageDraw
 from got_core.chain.parser import Region
 from got_core.diffusion.codecs import AutoencoderCodec, PixelCodec
 from got_core.types import BLACK, Batch, Reasoning, Sample
+from guidance import semantic_spatial
 from guidance.semantic_spatial import PALETTE, SemanticSpatialGuidance, colours, draw, painted
 
 SIZE = (16, 24)
@@ -95,12 +96,45 @@ def test_tokens_and_pooled_are_two_projections():
     torch.testing.assert_close(found.pooled, pooled)
 
 
-def test_everything_goes_through_the_codec_at_once(monkeypatch):
-    codec, seen = PixelCodec(2), []
-    encode = codec.encode
-    monkeypatch.setattr(codec, "encode", lambda images, scaled: seen.append(len(images)) or encode(images, scaled))
-    encoder()(reasoning(), batch(), codec)
-    assert seen == [1 + 3 + 1]
+@pytest.fixture
+def watched(monkeypatch):
+    """A codec that notes how many images it encodes at a time."""
+    codec = AutoencoderCodec(config=KL)
+    encode, codec.seen = codec.encode, []
+
+    def noted(images, scaled):
+        codec.seen.append(len(images))
+        return encode(images, scaled)
+
+    monkeypatch.setattr(codec, "encode", noted)
+    return codec
+
+
+def test_each_image_is_encoded_once_and_black_only_where_it_is_needed(watched):
+    encoder(4)(reasoning(), batch(), watched)
+    assert watched.seen == [1 + 1 + 3]  # the source, black, and three boxes
+    watched.seen.clear()
+    same = Reasoning(reasoning().states, (TWO_BOXES,) * 3)
+    found = encoder(4)(same, batch(), watched)
+    assert watched.seen == [1 + 1 + 2]
+    assert torch.equal(found.spatial[0], found.spatial[2])
+    watched.seen.clear()
+    edits = Batch.collate([Sample("p", chain, SIZE, source=image(1)) for chain in CHAINS])
+    encoder(4)(same, edits, watched)
+    assert watched.seen == [3 + 2]
+
+
+def test_any_number_of_boxes_is_encoded_a_few_at_a_time(watched, monkeypatch):
+    many = "".join(f"a dog ({left},{left}),({left + 300},{left + 300}) " for left in range(0, 600, 30))
+    given = Reasoning(reasoning().states, (many, ONE_BOX, ""))
+    at_once = encoder(4)(given, batch(), watched)
+    assert watched.seen == [1 + 1 + 20 + 1]
+    watched.seen.clear()
+    monkeypatch.setattr(semantic_spatial, "PIXELS_AT_ONCE_ON_CPU", 5 * SIZE[0] * SIZE[1] + 1)
+    found = encoder(4)(given, batch(), watched)
+    assert watched.seen == [5, 5, 5, 5, 3]
+    torch.testing.assert_close(found.spatial, at_once.spatial, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.reference, at_once.reference, atol=1e-6, rtol=0)
 
 
 def test_parts_can_be_switched_off():
