@@ -55,6 +55,9 @@ class Component(nn.Module):
         """Return the repeated blocks, in order; empty if the module is too small for sharding."""
         return ()
 
+    def merge_adapters(self) -> None:
+        """Merge adapters, if there are any, into the weights: the outputs stay as they are, and training ends."""
+
     def export(self, folder: Path) -> None:
         """Write the weights into a new folder for use elsewhere, as safetensors.
 

@@ -30,7 +30,7 @@ from got_core.interfaces import (
     check_widths,
 )
 from got_core.types import Batch, Generation, Reasoning
-from got_core.weights.loading import leave_out_origins
+from got_core.weights.loading import convert, keep_all, leave_out_origins
 
 COMPONENTS = ("reasoner", "guidance", "backbone")
 """The attributes of a model that are trained, in the order samples pass them."""
@@ -98,6 +98,30 @@ class GoTModel(nn.Module):
         """Return the device of the weights."""
         return next(self.parameters()).device
 
+    def convert(self, dtype: torch.dtype, contents: bool = True) -> None:
+        """Convert the weights of reasoner, guidance encoder and backbone to another precision.
+
+        The codec keeps its own, since some autoencoders overflow in half precision, and so do buffers, such as
+        frequencies. Latents between denoising steps stay in float32.
+
+        Args:
+            dtype: Floating-point type.
+            contents: Whether the weights have values already that matter.
+
+        Raises:
+            ValueError: It is no floating-point type.
+        """
+        if not dtype.is_floating_point:
+            raise ValueError(f"weights have a floating-point type, such as torch.bfloat16, not {dtype}")
+        for component in self.components:
+            convert(component.parameters(), dtype, contents)
+
+    def merge_adapters(self) -> None:
+        """Merge the components' adapters into their weights, for inference."""
+        for component in self.components:
+            component.merge_adapters()
+        keep_all(self)
+
     @torch.no_grad()
     def plan(
         self,
@@ -126,7 +150,12 @@ class GoTModel(nn.Module):
         )
 
     @torch.no_grad()
-    def generate(self, batch: Batch, chains: Sequence[str] | None = None, **options: Any) -> Generation:
+    def read(self, batch: Batch, chains: Sequence[str]) -> Reasoning:
+        """Read the states of given chains, one for each sample; a chain may be returned cut to the longest allowed."""
+        return self.reasoner.summarize(batch, chains)
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, chains: Sequence[str] | Reasoning | None = None, **options: Any) -> Generation:
         """Generate images for a batch, from chains that are written or given.
 
         Args:
@@ -145,7 +174,7 @@ class GoTModel(nn.Module):
     def generate_latents(
         self,
         batch: Batch,
-        chains: Sequence[str] | None = None,
+        chains: Sequence[str] | Reasoning | None = None,
         *,
         seed: int | Sequence[int] = 0,
         temperature: float = 0.0,
@@ -160,7 +189,8 @@ class GoTModel(nn.Module):
 
         Args:
             batch: From the reasoner's processor; text-to-image and edits may be mixed.
-            chains: Chains to generate from, one a sample; None to have the reasoner write them.
+            chains: Chains to generate from, one a sample, or the reasoning of chains that have been read; None to have
+                the reasoner write them.
             seed: Of the noise and of sampled chains; a sample's noise also depends on its index in the batch. With one
                 seed for each sample, neither depends on the batch.
             temperature: Of the written chains; 0 is greedy.
@@ -176,7 +206,9 @@ class GoTModel(nn.Module):
         generators = generators or seeded(sample_seeds(seed, len(batch)))
         scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
         steps = self.sampling_steps if steps is None else steps
-        reasoning = self.plan(batch, temperature, seed) if chains is None else self.reasoner.summarize(batch, chains)
+        if chains is None:
+            chains = self.plan(batch, temperature, seed)
+        reasoning = chains if isinstance(chains, Reasoning) else self.read(batch, chains)
         latents = sample(
             self.backbone,
             self.guidance,

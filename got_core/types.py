@@ -167,11 +167,14 @@ class Reasoning:
         states: The semantic summary: last hidden states at the N image tokens, width d.
         chains: The reasoning chains before the image tokens, as text.
         loss: Mean cross-entropy over chain tokens; None when chains were generated or given.
+        reproducible: Of chains that were written or read, whether reading the text again gives the same tokens, and so
+            the same states; empty where the reasoner does not say.
     """
 
     states: Float[Tensor, "b n d"]
     chains: tuple[str, ...]
     loss: Float[Tensor, ""] | None = None
+    reproducible: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,11 @@ class Guidance:
     pooled: Float[Tensor, "b p"] | None = None
     spatial: Float[Tensor, "b cs h w"] | None = None
     reference: Float[Tensor, "b cr h w"] | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Guidance":
+        """Return the guidance with a function applied to each field that there is."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(Guidance)}
+        return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
 
     @staticmethod
     def cat(parts: Sequence["Guidance"]) -> "Guidance":

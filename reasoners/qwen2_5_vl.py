@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
+from peft import PeftModel
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 from transformers import (
@@ -139,7 +140,7 @@ class Qwen2_5_VLReasoner(Reasoner):
         repetition_penalty: float = 1.0,
     ) -> None:
         super().__init__()
-        self._pretrained = pretrained
+        self._pretrained, self._merged = pretrained, False
         if (config is None) == (pretrained is None):
             raise ValueError("give the reasoner either `config` or `pretrained`, not both or neither")
         if tokenizer is None and pretrained is None:
@@ -187,6 +188,12 @@ class Qwen2_5_VLReasoner(Reasoner):
         """Return the vision tower's blocks, then the decoder's layers."""
         return [*self.qwen.model.visual.blocks, *self.qwen.model.language_model.layers]
 
+    def merge_adapters(self) -> None:
+        """Merge LoRA and the added tokens' rows into the model, which is frozen then."""
+        if isinstance(self.mllm, PeftModel):
+            self.mllm = self.mllm.merge_and_unload().requires_grad_(False)
+            self._merged = True
+
     def export(self, folder: Path) -> None:
         """Write the model, adapters merged, and the tokenizer with the added tokens in transformers' layout.
 
@@ -197,10 +204,15 @@ class Qwen2_5_VLReasoner(Reasoner):
         copy_files(self._pretrained, BESIDE_WEIGHTS, folder)
 
     def standalone(self, folder: Path) -> dict[str, Any]:
-        """Write the tokenizer's file, and the model's configuration if it is not among the arguments."""
+        """Write the tokenizer's file, and the model's configuration if it is not among the arguments.
+
+        A model whose adapters are merged is built again without any.
+        """
         folder.mkdir(parents=True)
         copy_files(self._pretrained, ("config.json", *BESIDE_WEIGHTS), folder)
         arguments = {"tokenizer": shutil.copy(self._tokenizer, folder / "tokenizer.json")}
+        if self._merged:
+            arguments["tune"] = "frozen"
         return arguments if self._pretrained is None else {**arguments, "pretrained": folder}
 
     def forward(self, batch: Batch) -> Reasoning:
@@ -238,7 +250,8 @@ class Qwen2_5_VLReasoner(Reasoner):
         `max_chain_tokens` is returned as it was cut.
         """
         given = self.processor.with_chains(batch, chains)
-        return Reasoning(self._summary(self._read(given.inputs), given.inputs), given.chains)
+        same = tuple(one == other for one, other in zip(given.chains, chains, strict=True))
+        return Reasoning(self._summary(self._read(given.inputs), given.inputs), given.chains, reproducible=same)
 
     @torch.no_grad()
     def continues(self, batch: Batch, chains: Sequence[str]) -> list[bool]:
@@ -275,7 +288,9 @@ class Qwen2_5_VLReasoner(Reasoner):
             listener: Called with the chains so far after each token.
         """
         rows, states = self.write(batch.inputs, temperature, max_new_tokens, generator, listener)
-        return Reasoning(states, self._decoded(rows))
+        chains = self._decoded(rows)
+        same = tuple(self.processor.fitting(chain)[1] == row for chain, row in zip(chains, rows, strict=True))
+        return Reasoning(states, chains, reproducible=same)
 
     @torch.no_grad()
     def write(
@@ -294,7 +309,8 @@ class Qwen2_5_VLReasoner(Reasoner):
         ids, positions, seen = align_right(inputs["input_ids"], inputs["position_ids"], inputs["prompt_length"])
         embed = self.qwen.get_input_embeddings()
         cache = DynamicCache(config=self.qwen.config.text_config)
-        hidden = self._decode(self._embed(ids, inputs), positions, seen, cache)
+        padded = not bool(seen.all())
+        hidden = self._decode(self._embed(ids, inputs), positions, seen if padded else None, cache)
         position = positions[:, 0, -1] + 1
         running = torch.ones_like(position, dtype=torch.bool)
         written: list[Tensor] = []
@@ -319,13 +335,15 @@ class Qwen2_5_VLReasoner(Reasoner):
             if listener is not None:
                 listener(self._decoded(without_padding(written)))
             seen = torch.cat([seen, rearrange(running, "b -> b 1")], dim=1)
-            hidden = self._decode(embed(rearrange(token, "b -> b 1")), axes(position[:, None]), seen, cache)
+            padded = padded or not bool(running.all())
+            mask = seen if padded else None
+            hidden = self._decode(embed(rearrange(token, "b -> b 1")), axes(position[:, None]), mask, cache)
             read.append(hidden)
             position = position + running
         tail = repeat(self._tail, "l -> b l", b=len(ids))
         seen = torch.cat([seen, torch.ones_like(tail, dtype=torch.bool)], dim=1)
         after = position[:, None] + torch.arange(tail.shape[1], device=tail.device)
-        read.append(self._decode(embed(tail), axes(after), seen, cache))
+        read.append(self._decode(embed(tail), axes(after), seen if padded else None, cache))
         if self.summary == "chain":
             columns = torch.stack(written, dim=1) if written else ids[:, :0]
             states = spread(torch.cat(read, dim=1), functional.pad(columns >= 0, (0, 1), value=True), self.num_tokens)
@@ -337,11 +355,16 @@ class Qwen2_5_VLReasoner(Reasoner):
         return tuple(self.processor.vocabulary.decode(row) for row in rows)
 
     def _embed(self, ids: Int[Tensor, "b l"], inputs: Mapping[str, Tensor]) -> Float[Tensor, "b l d"]:
-        """Return token embeddings, with the vision tower's output at the image tokens."""
+        """Return token embeddings, with the vision tower's output at the image tokens.
+
+        Without an image the tower runs in training only, where all ranks exchange its gradients.
+        """
         embeddings = self.qwen.get_input_embeddings()(ids)
+        visible = rearrange(ids == self.processor.vocabulary.image_pad, "b l -> b l 1")
+        if not (torch.is_grad_enabled() or visible.any()):
+            return embeddings
         visual = self.qwen.model.visual
         features = visual(inputs["pixel_values"].to(visual.dtype), grid_thw=inputs["image_grid_thw"]).pooler_output
-        visible = rearrange(ids == self.processor.vocabulary.image_pad, "b l -> b l 1")
         return embeddings.masked_scatter(visible, features.to(embeddings.dtype))
 
     def _decode(

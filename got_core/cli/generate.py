@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from got_core.cli.parsing import Count, Seed, Size
 from got_core.errors import UserError, as_user_error, one_line
@@ -32,12 +32,14 @@ class Model:
         checkpoint: Run folder or checkpoint, or a hub id; by default the small bundled model of coloured shapes.
         size: Of images as HEIGHTxWIDTH in pixels; by default as trained.
         device: Such as cuda or cpu; by default the best available.
+        dtype: Precision of the weights; by default the recipe's.
         trust_code: A folder of Python files that the model's classes may be in, beside installed packages; it runs.
     """
 
     checkpoint: str = BUNDLED_MODEL
     size: Size | None = None
     device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     trust_code: str | None = None
 
 
@@ -170,8 +172,18 @@ def _generate(
     pipeline.set_progress_bar_config(disable=None)  # Shown only in a terminal.
     if generation.scheduler is not None:
         _set_scheduler(pipeline, generation.scheduler)
+    plans: dict[str, Plan] = {}
     for folder, each, seed in wanted:
-        _generate_one(pipeline, each, chain, image, replace(planning, seed=seed), generation, folder, keep_rest)
+        own = replace(planning, seed=seed)
+        # Such as a size that codec or backbone cannot divide, or a change that cannot be made.
+        with as_user_error(ValueError):
+            if chain is not None:
+                plan = pipeline.given_plan(chain, each, image)
+            elif planning.temperature or planning.best_of > 1 or each not in plans:
+                plan = plans[each] = _write_plan(each, own, pipeline, image)
+            else:
+                plan = plans[each]
+            _generate_one(pipeline, plan, image, own, generation, folder, keep_rest)
 
 
 def _prompts(prompt: str, generation: Generation) -> list[str]:
@@ -214,37 +226,30 @@ def _set_scheduler(pipeline: "GoTPipeline", name: str) -> None:
 
 def _generate_one(
     pipeline: "GoTPipeline",
-    prompt: str,
-    chain: str | None,
+    plan: "Plan",
     image: "Image.Image | None",
     planning: Planning,
     generation: Generation,
     folder: Path,
     keep_rest: bool,
 ) -> None:
-    """Plan where no chain is given, change the plan, generate, and write image, layout and chain."""
+    """Change a plan, generate its image, and write image, layout and chain."""
     from got_core.data.visualization import draw_layout
     from got_core.planning.check import repaired
     from got_core.planning.plan import changed
 
-    # Such as a size that codec or backbone cannot divide, or a change that cannot be made.
-    with as_user_error(ValueError):
-        if chain is not None:
-            plan = pipeline.given_plan(chain, prompt, image)
-        else:
-            plan = _write_plan(prompt, planning, pipeline, image)
-        for change in generation.change:
-            plan = changed(plan, change)
-        plan = repaired(plan) if planning.repair else plan
-        output = pipeline.generate(
-            plan,
-            keep=(image if keep_rest else None) if generation.keep is None else _previous(generation.keep, plan),
-            seed=planning.seed,
-            num_inference_steps=generation.steps,
-            semantic_scale=generation.semantic_scale,
-            spatial_scale=generation.spatial_scale,
-            reference_scale=generation.reference_scale,
-        )
+    for change in generation.change:
+        plan = changed(plan, change)
+    plan = repaired(plan) if planning.repair else plan
+    output = pipeline.generate(
+        plan,
+        keep=(image if keep_rest else None) if generation.keep is None else _previous(generation.keep, plan),
+        seed=planning.seed,
+        num_inference_steps=generation.steps,
+        semantic_scale=generation.semantic_scale,
+        spatial_scale=generation.spatial_scale,
+        reference_scale=generation.reference_scale,
+    )
     (result,) = output.images
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -298,11 +303,19 @@ def open_pipeline(model: Model) -> "GoTPipeline":
     Raises:
         UserError: There is no such model, or its device or size cannot be used.
     """
+    import torch
+
     from got_core.pipelines.pipeline import GoTPipeline
 
     try:
         with as_user_error(FileNotFoundError, ValueError):
-            return GoTPipeline.from_pretrained(model.checkpoint, model.device, model.size, trust_code=model.trust_code)
+            return GoTPipeline.from_pretrained(
+                model.checkpoint,
+                model.device,
+                model.size,
+                dtype=model.dtype and getattr(torch, model.dtype),
+                trust_code=model.trust_code,
+            )
     except RuntimeError as error:
         if model.device is None:
             raise

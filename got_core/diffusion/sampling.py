@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -174,10 +174,12 @@ def guided_predict(
     parts = branches(scales, size, device, guidance.spatial is not None, guidance.reference is not None)
     weights = torch.cat([branch.weight for branch in parts])
     rows = weights.nonzero().squeeze(1)
-    stacked = _rows(Guidance.cat([_keep(encoder, guidance, branch) for branch in parts]), rows)
+    dtype = next((weight.dtype for weight in backbone.parameters()), guidance.tokens.dtype)
+    kept = _rows(Guidance.cat([_keep(encoder, guidance, branch) for branch in parts]), rows)
+    stacked = kept.map(lambda value: value.to(dtype))
 
     def predict(x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        each = backbone(x_t[rows % size], t[rows % size], stacked)
+        each = backbone(x_t[rows % size].to(dtype), t[rows % size], stacked)
         weighted = each.to(x_t.dtype) * rearrange(weights[rows].to(x_t.dtype), "k -> k 1 1 1")
         spread = x_t.new_zeros(len(weights), *x_t.shape[1:]).index_copy(0, rows, weighted)
         return reduce(spread, "(k b) c h w -> b c h w", "sum", b=size)
@@ -193,8 +195,7 @@ def _keep(encoder: GuidanceEncoder, guidance: Guidance, branch: Branch) -> Guida
 
 def _rows(guidance: Guidance, rows: Int[Tensor, " k"]) -> Guidance:
     """Return some rows of every field."""
-    values = {entry.name: getattr(guidance, entry.name) for entry in fields(guidance)}
-    return replace(guidance, **{name: value[rows] for name, value in values.items() if value is not None})
+    return guidance.map(lambda value: value[rows])
 
 
 @torch.no_grad()

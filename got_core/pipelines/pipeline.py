@@ -40,7 +40,7 @@ from got_core.pipelines.inpainting import LatentBlending, PreviousImages, inpain
 from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
 from got_core.planning.plan import Plan, check_chain, check_prompt
-from got_core.types import Batch, Step
+from got_core.types import Batch, Reasoning, Step
 
 StepCallback = Callable[["GoTPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
 """As in diffusers: called with the pipeline, the step, its time and {"latents": ...}; may return such a dictionary."""
@@ -146,6 +146,7 @@ class GoTPipeline:
         self._set_scheduler: Scheduler | None = None
         self._trained_size = size
         self._progress_bar: dict[str, Any] = {}
+        self._reader = object()
 
     def __repr__(self) -> str:
         kinds = (f"  {name}={type(part).__name__}," for name, part in self.components.items())
@@ -196,6 +197,8 @@ class GoTPipeline:
         device: torch.device | str | None = None,
         size: tuple[int, int] | None = None,
         *,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
         trust_code: str | Path | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -211,6 +214,9 @@ class GoTPipeline:
             path: Folder, checkpoint or hub id; by default the small bundled model of coloured shapes.
             device: Where to run; by default the accelerator if there is one.
             size: (height, width) of images in pixels; by default that of the training data.
+            dtype: Precision of the weights, such as `torch.bfloat16`; by default the recipe's. The codec keeps its own,
+                since some autoencoders overflow in half precision.
+            torch_dtype: The same under the name that diffusers has for it.
             trust_code: A folder of Python files that component classes may be in, beside installed packages. Its code
                 runs; a model's folder cannot ask for this.
             revision, token, cache_dir, local_files_only: Of the hub, as in `huggingface_hub.snapshot_download`.
@@ -219,10 +225,13 @@ class GoTPipeline:
             FileNotFoundError: There is no such run or checkpoint, here or on the hub.
             UserError: The recipe or the checkpoint is not of a GoTModel, names something that models are not opened
                 with, or does not fit.
+            ValueError: Two precisions, or one that is no floating-point type.
         """
+        if None not in (dtype, torch_dtype):
+            raise ValueError("dtype and torch_dtype are two names of one argument: give one of the two")
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         folder, downloaded = local_path(path, **hub)
-        opened = open_model(folder, downloaded, trust_code)
+        opened = open_model(folder, downloaded, trust_code, dtype or torch_dtype)
         trained_size = opened.size or size
         if trained_size is None:
             raise UserError(f"{path} does not say how large its images are: give a size")
@@ -271,9 +280,19 @@ class GoTPipeline:
             except Exception as error:  # The network's errors are those of an HTTP library that changes with the hub's.
                 raise UserError(f"{repo_id}: the upload to the hub failed ({one_line(error)})") from error
 
-    def to(self, device: torch.device | str) -> "GoTPipeline":
-        """Move to another device; returns the pipeline."""
+    def to(
+        self, device: torch.device | torch.dtype | str | None = None, dtype: torch.dtype | None = None
+    ) -> "GoTPipeline":
+        """Move to another device, or to another precision as in `from_pretrained`, or both; returns the pipeline.
+
+        As in diffusers the precision may also be the only argument: `pipe.to(torch.bfloat16)`.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype is not None:
+            self.model.convert(dtype)
         self.model.to(device)
+        self._reader = object()  # States that plans have are those of before.
         return self
 
     def _save(self, folder: str | Path, dtype: torch.dtype | None, address: str | None = None) -> None:
@@ -409,8 +428,24 @@ class GoTPipeline:
         def written(
             plans: Sequence[Plan], seeds: Sequence[int], temperature: float, listener: ChainListener | None = None
         ) -> list[Plan]:
-            reasoning = self.model.plan(self._batch(plans), temperature=temperature, seed=seeds, listener=listener)
-            return [plan.with_chain(chain) for plan, chain in zip(plans, reasoning.chains, strict=True)]
+            places = list(range(len(plans)))
+            if temperature == 0:  # Equal requests have equal chains: each is written once.
+                firsts: dict[Plan, int] = {}
+                places = [firsts.setdefault(plan, len(firsts)) for plan in plans]
+            own = [places.index(place) for place in range(max(places) + 1)]
+
+            def heard(chains: tuple[str, ...]) -> None:
+                listener(tuple(chains[place] for place in places))
+
+            reasoning = self.model.plan(
+                self._batch([plans[index] for index in own]),
+                temperature=temperature,
+                seed=[seeds[index] for index in own],
+                listener=None if listener is None else heard,
+            )
+            made = [plans[index].with_chain(chain) for index, chain in zip(own, reasoning.chains, strict=True)]
+            made = self._remember(made, reasoning)
+            return [made[place] for place in places]
 
         def sampled_again(indices: Sequence[int]) -> list[Plan]:
             """Sample a chain for each of these plans, the n-th time of a plan from the n-th seed after its own."""
@@ -475,7 +510,7 @@ class GoTPipeline:
             check_chain(each.chain)
         if plans:
             self._check_latents(options, len(plans), plans[0].size)
-        batch = self._batch(plans)
+        batch = Batch.collate([plan.sample() for plan in plans]).to(self.device)
         generator, keep = options.get("generator"), options.get("keep")
         seeds = tuple(one_seed_each(seed, len(plans))) if generator is None else None
         generators = one_each(generator, len(plans), Generator, "generators") if seeds is None else seeded(seeds)
@@ -497,11 +532,12 @@ class GoTPipeline:
             bar.update()
             return (returned or {}).get("latents", latents)
 
+        plans, reasoning = self._read(plans)
         steps = options.get("num_inference_steps") or self.model.sampling_steps
         with tqdm(**{"total": steps, **self._progress_bar}) as bar:
             latents, _ = self.model.generate_latents(
                 batch,
-                [plan.chain for plan in plans],
+                reasoning,
                 steps=steps,
                 scales=self._scales(batch, options),
                 noise=noise,
@@ -585,3 +621,22 @@ class GoTPipeline:
 
     def _batch(self, plans: Sequence[Plan]) -> Batch:
         return self.model.processor([plan.sample() for plan in plans]).to(self.model.device)
+
+    def _remember(self, plans: Sequence[Plan], reasoning: Reasoning) -> list[Plan]:
+        """Return plans with the states of their chains, where reading these again would give the same."""
+        rows = zip(plans, reasoning.states, reasoning.reproducible or (False,) * len(plans), strict=True)
+        return [plan.with_states(self._reader, states) if same else plan for plan, states, same in rows]
+
+    def _read(self, plans: Sequence[Plan]) -> tuple[list[Plan], Reasoning]:
+        """Return the states of plans, of which only those without any are read, and the plans with these."""
+        read = list(plans)
+        known = {index: plan.states(self._reader) for index, plan in enumerate(plans)}
+        rows = {index: (states, plans[index].chain) for index, states in known.items() if states is not None}
+        if unread := [index for index in range(len(plans)) if index not in rows]:
+            own = [plans[index] for index in unread]
+            reasoning = self.model.read(self._batch(own), [plan.chain for plan in own])
+            rows |= zip(unread, zip(reasoning.states, reasoning.chains, strict=True), strict=True)
+            for index, plan in zip(unread, self._remember(own, reasoning), strict=True):
+                read[index] = plan
+        states, chains = zip(*(rows[index] for index in range(len(plans))), strict=True)
+        return read, Reasoning(torch.stack(states), chains)

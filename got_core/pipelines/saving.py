@@ -135,14 +135,20 @@ def find_model(path: str | Path, downloaded: bool = False, trust_code: str | Pat
     return ModelFiles(run, run.weights, recipe, inside, trusted)
 
 
-def open_model(path: str | Path, downloaded: bool = False, trust_code: str | Path | None = None) -> OpenedModel:
+def open_model(
+    path: str | Path,
+    downloaded: bool = False,
+    trust_code: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> OpenedModel:
     """Open the model of a run's folder (its newest checkpoint), a checkpoint in it, or an imported or saved folder.
 
     Averaged weights are loaded where the run averaged them. Base folders are not read if the checkpoint has all
-    weights. Nothing of training is built.
+    weights. Nothing of training is built; adapters are merged into the weights.
 
     Args:
         path, downloaded, trust_code: As in `find_model`.
+        dtype: Of all weights but the codec's; those of a saved model are never in memory in another precision.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
@@ -154,7 +160,10 @@ def open_model(path: str | Path, downloaded: bool = False, trust_code: str | Pat
     complete = files.weights.suffix == SAFETENSORS and not left_to_bases(files.weights)
     with weights_to_follow() if complete else nullcontext():
         model = settings.build()
+    if dtype is not None:
+        model.convert(dtype, contents=not complete)
     load_weights(model, files.weights)
+    model.merge_adapters()
     return OpenedModel(model, settings.as_plain(), trained_size(files.recipe))
 
 

@@ -5,7 +5,8 @@ The limits of prompts and chains hold wherever they come from: a call, a command
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -43,6 +44,15 @@ def check_chain(chain: str) -> None:
         raise ValueError(f"the chain has {count:,} boxes; at most {MOST_BOXES:,} are allowed")
 
 
+class _Read(NamedTuple):
+    """The states of a plan, who read them, and what the plan was then."""
+
+    reader: object
+    content: tuple[object, ...]
+    images: tuple[Tensor | None, ...]
+    states: Float[Tensor, "n d"]
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A reasoning chain with its prompt. Its methods return changed plans and leave it as it is.
@@ -71,11 +81,12 @@ class Plan:
     source: Float[Tensor, "3 h w"] | None = None
     earlier: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
+    _read: _Read | None = field(default=None, repr=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan) or self._content() != other._content():
             return False
-        images = zip((self.source, *self._images()), (other.source, *other._images()), strict=True)
+        images = zip(self._images(), other._images(), strict=True)
         return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in images)
 
     def __hash__(self) -> int:
@@ -84,8 +95,8 @@ class Plan:
     def _content(self) -> tuple[object, ...]:
         return self.prompt, self.chain, self.size, self.earlier, tuple(step.chain for step in self.steps)
 
-    def _images(self) -> tuple[Float[Tensor, "3 h w"], ...]:
-        return tuple(step.image for step in self.steps)
+    def _images(self) -> tuple[Tensor | None, ...]:
+        return self.source, *(step.image for step in self.steps)
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -108,6 +119,23 @@ class Plan:
     def read(self) -> Chain:
         """Parse the chain."""
         return parse(self.chain)
+
+    def with_states(self, reader: object, states: Float[Tensor, "n d"]) -> "Plan":
+        """Return the plan with a reasoner's summary of its chain, so that it need not be read again.
+
+        Args:
+            reader: Stands for the reasoner and its weights.
+            states: Of the plan as it is now.
+        """
+        return replace(self, _read=_Read(reader, self._content(), self._images(), states))
+
+    def states(self, reader: object) -> Float[Tensor, "n d"] | None:
+        """Return what this reader has read of this very plan; None if it has not, or the plan has been changed."""
+        read = self._read
+        if read is None or read.reader is not reader or read.content != self._content():
+            return None
+        same = all(one is other for one, other in zip(read.images, self._images(), strict=True))
+        return read.states if same else None
 
     def with_chain(self, chain: str | Chain) -> "Plan":
         """Return the plan with another chain."""

@@ -39,6 +39,9 @@ INDEX = ".index.json"
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 """Names of a whole model's file in a folder, the preferred first."""
 
+TENSORS_AT_ONCE = 64
+"""Of a file, that are converted before it is mapped anew."""
+
 IN_BASE = "in_base"
 """Metadata of `model.safetensors`: a JSON list of the names that are left to the base folders."""
 
@@ -323,7 +326,11 @@ def load_weights(system: nn.Module, checkpoint: Path) -> None:
 
 
 def _load_beside_base(system: nn.Module, file: Path) -> None:
-    """Load what base folders do not have into a system that has been built from them."""
+    """Load what base folders do not have into a system that has been built from them.
+
+    A tensor that the file has in the system's precision is the file's own, mapped into memory; others are converted, a
+    few at a time, after which the file is mapped anew: weights are in memory once.
+    """
     saved = read_system_weights(file)
     with all_weights():
         tensors = system.state_dict(keep_vars=True)
@@ -332,7 +339,12 @@ def _load_beside_base(system: nn.Module, file: Path) -> None:
     held = {id(tensors[name]) for name in own.keys() & given.keys()}
     missing = [name for name, tensor in tensors.items() if id(tensor) not in held]
     _check(system, file, missing, given, own, saved.origins)
-    system.load_state_dict(saved.tensors, strict=False)
+    keep(system, saved.tensors)
+    names = list(saved.tensors)
+    for start in range(0, len(names), TENSORS_AT_ONCE):
+        with _readable(file), safe_open(file, framework="pt") as opened:
+            for name in names[start : start + TENSORS_AT_ONCE]:
+                tensors[name].data = opened.get_tensor(name).to(tensors[name])
 
 
 def _check(

@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from got_core.paths import locate
 
@@ -66,6 +67,11 @@ def leave_out_origins(module: nn.Module) -> None:
     setattr(module, _NAMES, frozenset(name for name, parameter in named if getattr(parameter, _MARK, False)))
     module.register_state_dict_post_hook(_leave_out)
     module.register_load_state_dict_pre_hook(_put_back)
+
+
+def keep_all(module: nn.Module) -> None:
+    """Make `state_dict()` hold all weights from now on."""
+    setattr(module, _NAMES, frozenset())
 
 
 def keep(module: nn.Module, names: Iterable[str]) -> None:
@@ -139,9 +145,47 @@ def without_weights() -> AbstractContextManager[None]:
     return _set(_shape_only, True)
 
 
-def weights_to_follow() -> AbstractContextManager[None]:
-    """Inside, `build` makes models from configurations alone: a checkpoint that is loaded next has all weights."""
-    return _set(_to_follow, True)
+@contextmanager
+def weights_to_follow() -> Iterator[None]:
+    """Inside, `build` makes models from configurations alone: a checkpoint that is loaded next has all weights.
+
+    Parameters are not initialised: their memory is as it is, and none of it is used.
+    """
+    with _set(_to_follow, True), _Unfilled():
+        yield
+
+
+FILLING = frozenset(
+    {"constant_", "fill_", "kaiming_normal_", "kaiming_uniform_", "mul_", "normal_", "uniform_", "zero_"}
+)
+"""The functions and methods by which parameters are initialised."""
+
+
+class _Unfilled(TorchFunctionMode):
+    """Inside, filling a parameter does nothing."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        filled = args[0] if args else kwargs.get("tensor")
+        if isinstance(filled, nn.Parameter) and getattr(function, "__name__", "") in FILLING:
+            return filled
+        return function(*args, **kwargs)
+
+
+def convert(parameters: Iterable[nn.Parameter], dtype: torch.dtype, contents: bool = True) -> None:
+    """Convert floating-point parameters to another precision in place; buffers, such as frequencies, keep theirs.
+
+    Args:
+        parameters: Of a model.
+        dtype: Floating-point type.
+        contents: Whether they have any that matter; without, no memory is touched.
+    """
+    for parameter in parameters:
+        if parameter.is_floating_point() and parameter.dtype != dtype:
+            data = parameter.detach()
+            parameter.data = data.to(dtype) if contents else torch.empty_like(data, dtype=dtype)
 
 
 def fresh_weights() -> AbstractContextManager[Any]:

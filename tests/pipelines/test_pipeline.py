@@ -1,6 +1,8 @@
 """The pipeline: plans, images and edits as users of diffusers call them; saved, opened and pushed."""
 
 import json
+import pickle
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,10 +17,12 @@ from small_system import small_settings, stirred_system
 from got_core.cli.main import main
 from got_core.diffusion.schedulers import scheduler_named
 from got_core.errors import UserError
+from got_core.model import PARTS
 from got_core.pipelines import pipeline as pipeline_module
 from got_core.pipelines import saving
 from got_core.pipelines.calls import one_seed_each
 from got_core.pipelines.pipeline import GoTPipeline
+from got_core.planning.plan import Plan
 
 CHAIN = "a red circle (94,188),(469,562) (red) and a blue square (500,562),(900,962) (blue)"
 PROMPTS = ["a red circle", "two blue squares", "a cross"]
@@ -60,6 +64,32 @@ def test_sampled_plans_do_not_depend_on_the_rest_of_the_batch(pipe):
     assert again.chains[0] == sampled.chains[2]
     torch.testing.assert_close(again.images[0], sampled.images[2], atol=1e-5, rtol=0)
     assert len({plan.chain for plan in pipe.plan([PROMPTS[0]] * 3, temperature=1.0)}) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_runs_in_half_precision_with_its_codec_in_its_own(dtype):
+    half, whole = GoTPipeline.from_pretrained(device="cpu", dtype=dtype), GoTPipeline.from_pretrained(device="cpu")
+    assert half.dtype == dtype
+    kinds = {name: {p.dtype for p in getattr(half.model, name).parameters()} for name in PARTS}
+    assert kinds == {"reasoner": {dtype}, "guidance": {dtype}, "backbone": {dtype}, "codec": {torch.float32}}
+    assert {buffer.dtype for buffer in half.model.buffers() if buffer.is_floating_point()} == {torch.float32}
+    plans = whole.plan(["a red circle to the left of a blue square", "two green triangles"])
+    images, exact = (each.generate(plans, seed=1, output_type="pt").images for each in (half, whole))
+    assert images.dtype == torch.float32
+    assert (images - exact).abs().mean() < 0.01
+    edits = whole.plan(["remove the circle", "make the triangles blue"], [*whole.generate(plans, seed=1).images])
+    edited, exact = (each.generate(edits, seed=1, output_type="pt").images for each in (half, whole))
+    assert (edited - exact).abs().mean() < 0.01
+    assert all(plan.regions for plan in half.plan([plan.prompt for plan in plans]))
+    assert torch.equal(whole.to(dtype).generate(plans, seed=1, output_type="pt").images, images)
+
+
+def test_a_precision_is_one_and_of_floating_point_numbers():
+    assert GoTPipeline.from_pretrained(device="cpu", torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="two names of one argument"):
+        GoTPipeline.from_pretrained(dtype=torch.bfloat16, torch_dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"not torch\.int8"):
+        GoTPipeline.from_pretrained(dtype=torch.int8)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +167,69 @@ def test_generators_are_used_in_turn(pipe):
         generate([torch.Generator()] * 2)
     with pytest.raises(ValueError, match="2 seeds for 3 samples"):
         pipe.generate(plans, seed=[1, 2])
+
+
+def readings(pipe, monkeypatch):
+    """The numbers of chains that the reasoner reads from now on, call by call."""
+    read, summarize = [], pipe.model.reasoner.summarize
+    monkeypatch.setattr(
+        pipe.model.reasoner, "summarize", lambda batch, chains: read.append(len(chains)) or summarize(batch, chains)
+    )
+    return read
+
+
+def test_a_plan_is_read_once_until_it_is_changed(photo, monkeypatch):
+    """Its states are those of writing or of the first reading; another plan, and another pipeline's, are read."""
+    pipe = GoTPipeline.from_pretrained(device="cpu")
+    plans = pipe.plan(["remove the circle", "add a red square"], photo)
+    fresh = [Plan(each.prompt, each.chain, each.size, each.source) for each in plans]
+    read = readings(pipe, monkeypatch)
+    known = pipe.generate(plans, seed=1, output_type="pt")
+    assert read == []
+    again = pipe.generate(fresh, seed=1, output_type="pt")
+    assert read == [2]
+    torch.testing.assert_close(known.images, again.images, atol=1e-4, rtol=0)
+    pipe.generate([*again.plans, plans[0].with_chain("a circle (1,2),(300,400)")], seed=1, num_inference_steps=1)
+    assert read == [2, 1]
+    for changed in (
+        replace(plans[0], prompt="another"),
+        replace(plans[0], source=plans[0].source.clone()),
+        replace(plans[0], earlier=("a circle",)),
+        pickle.loads(pickle.dumps(plans[0])),
+    ):
+        read.clear()
+        pipe.generate(changed, seed=1, num_inference_steps=1)
+        assert read == [1]
+    read.clear()
+    GoTPipeline(pipe.model, pipe.size).generate(plans[0], seed=1, num_inference_steps=1)
+    pipe.to("cpu").generate(plans[0], seed=1, num_inference_steps=1)
+    assert read == [1, 1]
+
+
+def test_a_chain_whose_tokens_do_not_follow_from_its_text_is_read(pipe, monkeypatch):
+    """So that a chain and a seed make the same image, wherever the chain is from."""
+    (plan,) = pipe.plan("a red circle", temperature=1.0, seed=3)
+    processor = pipe.model.processor
+    assert processor.vocabulary.decode(processor.fitting(plan.chain)[1]) == plan.chain
+    read = readings(pipe, monkeypatch)
+    image = pipe.generate(plan, seed=1, output_type="pt").images
+    assert read == [1]
+    assert torch.equal(image, pipe.generate(pipe.given_plan(plan.chain, plan.prompt), seed=1, output_type="pt").images)
+
+
+def test_equal_requests_are_planned_once_unless_chains_are_sampled(pipe, monkeypatch):
+    written, generate, heard = [], pipe.model.reasoner.generate, []
+    monkeypatch.setattr(
+        pipe.model.reasoner, "generate", lambda batch, **rest: written.append(len(batch)) or generate(batch, **rest)
+    )
+    prompts = ["a red circle", "a square", "a red circle"]
+    plans = pipe.plan(prompts, listener=heard.append)
+    assert written == [2]
+    assert heard[-1] == tuple(plan.chain for plan in plans)
+    assert plans[0].chain == plans[2].chain != plans[1].chain
+    assert [plan.prompt for plan in plans] == prompts
+    pipe.plan(prompts, temperature=1.0)
+    assert written == [2, 3]
 
 
 def test_an_edit_sees_its_image(pipe, photo):
@@ -296,6 +389,32 @@ def test_a_saved_pipeline_can_be_opened_again(pipe, photo, tmp_path, dtype):
     assert "| backbone | `backbones.flow_dit.FlowDiT` |" in card
     with pytest.raises(UserError, match="already exists; name a new folder"):
         pipe.save_pretrained(tmp_path / "saved")
+
+
+def test_adapters_are_merged_when_a_model_is_opened_and_saved_so(tmp_path):
+    settings = small_settings()
+    settings["init_args"]["reasoner"]["init_args"].update({"tune": "lora", "lora_rank": 2, "lora_alpha": 2})
+    adapted = GoTPipeline(stirred_system(settings).model, (32, 32), settings)
+    adapted.save_pretrained(tmp_path / "adapted")
+    merged = GoTPipeline.from_pretrained(tmp_path / "adapted", "cpu")
+    assert any("lora_A" in name for name in adapted.model.state_dict())
+    assert not any("lora_A" in name for name in merged.model.state_dict())
+    images = adapted(PROMPTS, seed=2, output_type="pt").images
+    torch.testing.assert_close(merged(PROMPTS, seed=2, output_type="pt").images, images, atol=1e-5, rtol=0)
+    merged.save_pretrained(tmp_path / "merged")
+    again = GoTPipeline.from_pretrained(tmp_path / "merged", "cpu")
+    assert type(again.model.reasoner.mllm) is type(again.model.reasoner.qwen)
+    assert torch.equal(
+        again(PROMPTS, seed=2, output_type="pt").images, merged(PROMPTS, seed=2, output_type="pt").images
+    )
+
+
+def test_a_saved_model_is_opened_in_any_precision(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "saved")
+    for dtype in (None, torch.bfloat16):
+        opened = GoTPipeline.from_pretrained(tmp_path / "saved", "cpu", dtype=dtype)
+        for name, weight in opened.model.named_parameters():
+            assert torch.equal(weight, pipe.model.get_parameter(name).to(weight.dtype)), name
 
 
 def test_a_scheduler_that_was_set_is_saved(pipe, tmp_path):

@@ -1,6 +1,7 @@
 """Parts that do not fit are found before any weights load."""
 
 import pytest
+import torch
 import yaml
 from diffusers import AutoencoderKL
 from small_system import small_settings
@@ -9,7 +10,7 @@ from torch import nn
 from got_core.errors import UserError
 from got_core.paths import ROOT
 from got_core.training.recipe import build_model
-from got_core.weights.loading import build, what_differs, without_weights
+from got_core.weights.loading import build, weights_to_follow, what_differs, without_weights
 
 KL = {"block_out_channels": [8], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 5, "sample_size": 8}
 
@@ -24,6 +25,25 @@ def test_without_weights_nothing_is_loaded_and_every_width_is_there():
     assert model.weight.shape == (4, 3)
     with pytest.raises(AssertionError, match="weights were loaded"):
         build(lambda: nn.Linear(3, 4), load)
+
+
+def test_where_weights_are_to_follow_parameters_are_left_as_they_are():
+    values = torch.full((3, 3), 5.0)
+    with weights_to_follow():
+        weight = nn.Parameter(values.clone())
+        nn.init.normal_(tensor=weight)
+        nn.init.zeros_(weight)
+        nn.init.kaiming_uniform_(weight)
+        nn.init.constant_(weight, 1.0)
+        nn.init.xavier_uniform_(weight)
+        assert torch.equal(weight, values)
+        assert nn.Parameter(torch.zeros(2)).requires_grad_(False).requires_grad is False
+    buffer = torch.empty(3)
+    with weights_to_follow():
+        buffer.fill_(2.0)
+    assert torch.equal(buffer, torch.full((3,), 2.0))
+    nn.init.zeros_(weight)
+    assert not weight.any()
 
 
 def test_a_codec_that_does_not_fit_is_refused_before_its_weights_are_read(tmp_path):
