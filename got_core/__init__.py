@@ -6,6 +6,8 @@ The names of `__all__` are imported when they are first used, each from its own 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from got_core.paths import importing
+
 if TYPE_CHECKING:
     from got_core.model import GoTModel
     from got_core.pipelines.conversation import Conversation
@@ -28,7 +30,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    with importing():
+        return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -25,7 +25,7 @@ from got_core.diffusion.sampling import GuidanceScales
 from got_core.errors import UserError, did_you_mean, one_line
 from got_core.interfaces import DenoisingBackbone, GuidanceEncoder, LatentCodec, NoiseObjective, Reasoner
 from got_core.model import GoTModel
-from got_core.paths import ROOT, only_inside
+from got_core.paths import ROOT, importing, only_inside
 
 INTERFACES: Mapping[str, type] = {
     "reasoner": Reasoner,
@@ -206,7 +206,8 @@ class ModelSettings:
                 "(trust_code= in Python)"
             )
         try:
-            named = getattr(import_module(module), name)
+            with importing():
+                named = getattr(import_module(module), name)
         except (Exception, SystemExit) as error:  # A module may do anything while it is imported.
             raise UserError(f"{self.folder}: {path} cannot be imported ({one_line(error)})") from error
         interface = INTERFACES[part]

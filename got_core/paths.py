@@ -1,5 +1,6 @@
-"""Paths: those written in recipes, and the files of a run's folder."""
+"""Paths: of modules to import, those written in recipes, and the files of a run's folder."""
 
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,18 @@ _FILE_SUFFIXES = {
     ".txt",
     ".yaml",
 }
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Inside, Python's collector of cycles is off: it would search what imports make again and again, and free none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 _inside: ContextVar[Path | None] = ContextVar("inside", default=None)

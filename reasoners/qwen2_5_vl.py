@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
-from peft import PeftModel
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 from transformers import (
@@ -190,7 +189,7 @@ class Qwen2_5_VLReasoner(Reasoner):
 
     def merge_adapters(self) -> None:
         """Merge LoRA and the added tokens' rows into the model, which is frozen then."""
-        if isinstance(self.mllm, PeftModel):
+        if net.adapted(self.mllm):
             self.mllm = self.mllm.merge_and_unload().requires_grad_(False)
             self._merged = True
 

@@ -3,16 +3,18 @@
 import inspect
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 from reasoners.tokenizer import Vocabulary, model_file
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Tune = Literal["lora", "full", "frozen"]
 
@@ -107,6 +109,8 @@ def tuned(
     """Return the model with everything trained, nothing, or LoRA on its decoder and the added tokens' rows."""
     if tune != "lora":
         return model.requires_grad_(tune == "full")
+    from peft import LoraConfig, get_peft_model
+
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     rows = {"embed_tokens": added} if tied else {"embed_tokens": added, "lm_head": added}
     return get_peft_model(
@@ -123,12 +127,17 @@ def tuned(
 
 def merged(model: nn.Module) -> Qwen2_5_VLForConditionalGeneration:
     """Return the Qwen2.5-VL model with its adapters merged into its weights; a copy if there are any."""
-    return deepcopy(model).merge_and_unload() if isinstance(model, PeftModel) else model
+    return deepcopy(model).merge_and_unload() if adapted(model) else model
+
+
+def adapted(model: nn.Module) -> TypeGuard["PeftModel"]:
+    """Say whether a model has adapters."""
+    return not isinstance(model, Qwen2_5_VLForConditionalGeneration)
 
 
 def untuned(model: nn.Module) -> Qwen2_5_VLForConditionalGeneration:
     """Return the Qwen2.5-VL model inside, with its adapters."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return model.get_base_model() if adapted(model) else model
 
 
 def _check_keys(name: str, values: Mapping[str, Any], config_class: type) -> None:

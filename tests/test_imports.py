@@ -1,5 +1,6 @@
 """What is imported: nothing of training for inference, and nothing of POSIX alone by any module."""
 
+import gc
 import subprocess
 import sys
 from pkgutil import walk_packages
@@ -7,7 +8,7 @@ from pkgutil import walk_packages
 import pytest
 
 import got_core
-from got_core.paths import ROOT
+from got_core.paths import ROOT, importing
 
 INFERENCE = """
 import sys
@@ -42,6 +43,19 @@ def run(code: str, *arguments: str) -> str:
 
 def test_inference_imports_nothing_of_training():
     assert run(INFERENCE) == "[]"
+
+
+def test_the_collector_is_as_it_was_after_importing():
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with importing():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_public_names_are_there():

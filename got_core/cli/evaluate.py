@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from got_core.cli.parsing import Count, Seed, Size, Whole
 from got_core.errors import hide_expected
+from got_core.paths import importing
 
 CLIP = "openai/clip-vit-large-patch14"
 """Detects colours in GenEval, and compares images and captions in edits, unless another is given."""
@@ -369,6 +370,7 @@ def _run(suite: str, given: Mapping[str, Any]) -> None:
     options: dict[str, Any] = {}
     for name, value in given.items():
         options |= asdict(value) if isinstance(value, Images | Sampling | Devices | Cases) else {name: value}
-    module = import_module(f"got_core.evaluation.suites.{suite}")
+    with importing():
+        module = import_module(f"got_core.evaluation.suites.{suite}")
     hide_expected()
     module.evaluate(Namespace(**options))

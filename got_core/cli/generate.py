@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from got_core.cli.parsing import Count, Seed, Size
 from got_core.errors import UserError, as_user_error, one_line
-from got_core.paths import BUNDLED_MODEL
+from got_core.paths import BUNDLED_MODEL, importing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -303,10 +303,10 @@ def open_pipeline(model: Model) -> "GoTPipeline":
     Raises:
         UserError: There is no such model, or its device or size cannot be used.
     """
-    import torch
+    with importing():
+        import torch
 
-    from got_core.pipelines.pipeline import GoTPipeline
-
+        from got_core.pipelines.pipeline import GoTPipeline
     try:
         with as_user_error(FileNotFoundError, ValueError):
             return GoTPipeline.from_pretrained(

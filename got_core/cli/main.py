@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import NamedTuple
 
 from got_core.errors import Terminated, UserError, did_you_mean, hide_expected, one_line
+from got_core.paths import importing
 
 HELP = ("--help", "-h")
 
@@ -119,7 +120,8 @@ def listening() -> Iterator[None]:
 def function_of(name: str) -> Callable[..., None]:
     """Return the typed function of a command."""
     command = COMMANDS[name]
-    function: Callable[..., None] = getattr(import_module(f"got_core.cli.{command.module}"), command.function)
+    with importing():
+        function: Callable[..., None] = getattr(import_module(f"got_core.cli.{command.module}"), command.function)
     return function
 
 

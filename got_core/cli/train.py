@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from got_core.cli.parsing import Count
 from got_core.errors import UserError, as_user_error, hide_expected
+from got_core.paths import importing
 
 if TYPE_CHECKING:
     from got_core.paths import Run
@@ -44,9 +45,10 @@ def fit(
         raise UserError("got fit needs a recipe: --config FILE")
     if weights and ckpt_path:
         raise UserError("--weights begins a new run and --ckpt_path resumes one: give one of the two")
-    from got_core.evaluation.callbacks import FinalScores
-    from got_core.training.changes import Change, Changed, changes, listed, refuse
-    from got_core.training.running import check_replaced, occupied, replacing, running
+    with importing():
+        from got_core.evaluation.callbacks import FinalScores
+        from got_core.training.changes import Change, Changed, changes, listed, refuse
+        from got_core.training.running import check_replaced, occupied, replacing, running
 
     hide_expected()
     started = time.monotonic()
