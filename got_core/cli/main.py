@@ -11,6 +11,9 @@ from typing import NamedTuple
 from got_core.errors import Terminated, UserError, did_you_mean, hide_expected, one_line
 from got_core.paths import importing
 
+KINDS = {"": "command of got", "evaluate ": "suite of got evaluate", "bench ": "benchmark of got bench"}
+"""What follows the words of a group of commands."""
+
 HELP = ("--help", "-h")
 
 
@@ -40,6 +43,10 @@ COMMANDS = {
     "evaluate interaction": Command("evaluate", "interaction", "Check that a change changes nothing else."),
     "evaluate plans": Command("evaluate", "plans", "Measure what checks of plans add."),
     "evaluate conversation": Command("evaluate", "conversation", "Score edits in several turns."),
+    "bench inference": Command("bench", "inference", "Time an image by stage, over the released algorithm."),
+    "bench training": Command("bench", "training", "Time a training step, over a bare loop and plain code."),
+    "bench startup": Command("bench", "startup", "Time a new process up to its first image, over its imports."),
+    "bench scaling": Command("bench", "scaling", "Measure how time and memory grow with what is asked for."),
     "compare": Command("evaluate", "compare", "Say whether one results.json is better than another, item by item."),
     "import-official": Command("weights", "import_official", "Turn the released GoT checkpoint into a folder of ours."),
     "export": Command("weights", "export", "Write a run's components in the layouts of transformers and diffusers."),
@@ -91,7 +98,7 @@ def _run(words: list[str]) -> None:
             print(_overview(name))
             return
         if words[0] not in group:
-            kind = "suite of got evaluate" if name else "command of got"
+            kind = KINDS[name]
             known = f"; known: {', '.join(sorted(group))}"
             raise UserError(f"{words[0]} is no {kind}{did_you_mean(words[0], group) or known}")
         name += words.pop(0)

@@ -1,0 +1,1 @@
+"""`got bench`: how fast and how large everything is, beside plain baselines."""

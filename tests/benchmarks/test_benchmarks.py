@@ -1,0 +1,107 @@
+"""`got bench`: the released algorithm gives our images and losses, and times, ratios and exponents are right."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from refusals import refused
+
+from got_core.benchmarks import scaling, startup
+from got_core.benchmarks.inference import BATCHED, OURS, RELEASED, STAGES, Request, compare_images
+from got_core.benchmarks.measuring import WHOLE, Spent, Stopwatch, Timings, in_turns
+from got_core.benchmarks.training import BARE, FIT, PLAIN, compare_steps
+from got_core.cli.main import main
+from got_core.paths import ROOT
+
+CPU = torch.device("cpu")
+RECIPE = ("recipes/scenes_dit.yaml", "tests/fixtures/tiny_scenes.yaml")
+
+
+@pytest.mark.parametrize(("backbone", "edit"), [("dit", False), ("unet", True)])
+def test_the_released_algorithm_gives_the_same_latents(backbone, edit):
+    request = Request((64, 64), edit, tokens=60, steps=3, measured_steps=1)
+    found = compare_images(backbone, request, 1, CPU)
+    assert found.difference < 1e-3
+    assert found.timings.runs.keys() == {RELEASED, BATCHED, OURS}
+    for (run,) in found.timings.runs.values():
+        assert tuple(run) == STAGES
+        assert run["denoise"].cpu > 0
+
+
+def test_plain_code_has_the_same_losses():
+    timings, difference = compare_steps([str(ROOT / file) for file in RECIPE], 3, 1, CPU)
+    assert difference < 1e-4
+    assert timings.runs.keys() == {FIT, BARE, PLAIN}
+    assert all(run["steps"].wall > 0 for (run,) in timings.runs.values())
+
+
+def test_ratios_are_of_the_same_turn():
+    """A slow turn slows both: their ratio stays."""
+    slow = {"slow": [{"a": Spent(cpu=2.0 * turn), "b": Spent(cpu=turn)} for turn in (1, 5, 1)]}
+    fast = {"fast": [{"a": Spent(cpu=0.5 * turn), "b": Spent(cpu=turn)} for turn in (1, 5, 1)]}
+    timings = Timings({**slow, **fast}, "cpu")
+    assert timings.median("slow", "a") == 2
+    ratio = timings.ratio("slow", "fast", "a")
+    assert (ratio.median, ratio.low, ratio.high) == (4, 4, 4)
+    assert str(timings.ratio("slow", "fast", WHOLE)) == "2.00x (2.00 to 2.00)"
+
+
+def test_tasks_take_turns_and_stages_are_multiplied():
+    order = []
+
+    def task(name):
+        def run(watch):
+            order.append(name)
+            with watch.stage("sleep", times=100):
+                time.sleep(0.002)
+
+        return run
+
+    timings = in_turns({"a": task("a"), "b": task("b")}, repeats=2, device=CPU)
+    assert order == ["a", "b"] * 3
+    assert [len(runs) for runs in timings.runs.values()] == [2, 2]
+    assert all(run["sleep"].wall >= 0.2 > run["sleep"].cpu for run in timings.runs["a"])
+    assert Stopwatch(CPU).stages == {}
+
+
+def test_exponents_are_slopes():
+    assert scaling.exponent([0, 1, 2, 4, 8], [9, 3, 12, 48, 192]) == pytest.approx(2)
+    assert scaling.exponent([1, 2, 4, 8], [5, 5, 5, 5]) == pytest.approx(0)
+
+
+def test_growth_is_measured_counted_and_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scaling, "AXES", {"side": (64, 128)})
+    monkeypatch.setattr(scaling, "COUNTED", {"side": (256,)})
+    picture, numbers = tmp_path / "growth.png", tmp_path / "growth.json"
+    main(["bench", "scaling", "--repeats", "1", "--output", str(picture), "--json", str(numbers), "--device", "cpu"])
+    assert "Growth with side" in capsys.readouterr().out
+    small, large, counted = json.loads(numbers.read_text())["measured"]["side"]
+    assert counted["seconds"] == {}
+    for stage, least in (("guide", 3), ("denoise", 2), ("decode", 3)):
+        assert least < large["flops"][stage] / small["flops"][stage] < 6
+    assert large["memory"]["decode"] > 2 * small["memory"]["decode"]
+    assert np.asarray(Image.open(picture)).std() > 1
+
+
+def test_startup_is_timed_in_processes_of_their_own(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(startup, "IMPORTS", "pass")
+    monkeypatch.setattr(startup, "IMAGE", "sum(range(3_000_000))")
+    main(["bench", "startup", "--repeats", "2", "--json", str(tmp_path / "startup.json")])
+    measured = json.loads((tmp_path / "startup.json").read_text())["measured"]
+    assert min(measured["image"]) > max(measured["imports"])
+    assert "difference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["inference", "--device", "nonsense"], "--device nonsense: there is no such device here"),
+        (["inferense"], "inferense is no benchmark of got bench; did you mean 'inference'?"),
+        (["training", "--recipe", "recipes/scenes_codec.yaml"], "measures recipes of a GoTSystem"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(capsys, words, message):
+    assert message in refused(capsys, "bench", *words)
