@@ -15,8 +15,8 @@ from got_core.training.recipe import Recipe
 
 COMMAND = ("fit", "--config", str(ROOT / "recipes" / "scenes_dit.yaml"), "--config",
            str(ROOT / "tests" / "fixtures" / "tiny_scenes.yaml"), "--trainer.limit_val_batches=0")  # fmt: skip
-EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
-AVERAGED = "{class_path: got_core.training.ema.AveragedWeights}"
+EMA = "got_core.training.ema.AveragedWeights"
+LIGHTNINGS = "{class_path: lightning.pytorch.callbacks.EMAWeightAveraging}"
 SGD = "--model.optimizer={class_path: torch.optim.SGD, init_args: {lr: 0.1, momentum: 0.9}}"
 OBJECTIVE = "--model.objective={class_path: got_core.diffusion.objectives.EpsilonDiffusion}"
 
@@ -56,7 +56,7 @@ REFUSED = [
     ("--trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches (was 1, is 2)"),
     ("--trainer.gradient_clip_val=2.0", "trainer.gradient_clip_val (was 1.0, is 2.0)"),
     ("--trainer.max_steps=1", "trainer.max_steps (was 2, is 1)"),
-    ("--trainer.callbacks=null", f"trainer.callbacks.{EMA} (was {EMA[:40]}..., is None)"),
+    ("--trainer.callbacks=null", f"trainer.callbacks.{EMA} (was {EMA[:40]}"),
 ]  # fmt: skip
 
 
@@ -100,8 +100,8 @@ HARMLESS = (
 
 def test_what_changes_no_step_is_allowed(copy):
     assert found(copy, *HARMLESS) == []
-    names = [change.name for change in found(copy, *HARMLESS, "--data.seed=3", f"--trainer.callbacks+={AVERAGED}")]
-    assert names == ["trainer.callbacks.got_core.training.ema.AveragedWeights", "data.seed"]
+    names = [change.name for change in found(copy, *HARMLESS, "--data.seed=3", f"--trainer.callbacks+={LIGHTNINGS}")]
+    assert names == ["trainer.callbacks.lightning.pytorch.callbacks.EMAWeightAveraging", "data.seed"]
 
 
 def test_the_recipe_in_the_checkpoint_counts_and_else_the_one_beside_it(copy):
