@@ -140,12 +140,16 @@ class GenerationUnderTrainer(LightningModule, ABC):
         model: Plans and generates.
         units: What is left, such as images with their seeds; the same on all ranks.
         batch_size: Units at a time.
+
+    Attributes:
+        own: The units of this rank.
     """
 
     def __init__(self, model: GoTModel, units: Sequence[Any], batch_size: int) -> None:
         super().__init__()
         self.model = model.eval()
         self.units, self.batch_size = units, batch_size
+        self.own = list(units)
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @abstractmethod
@@ -157,8 +161,9 @@ class GenerationUnderTrainer(LightningModule, ABC):
         return list(self.units[rank::ranks])
 
     def predict_dataloader(self) -> DataLoader:
-        """Return this rank's units."""
-        part: Any = self.part(self.trainer.global_rank, self.trainer.world_size)
+        """Return this rank's units, which are `own` from now on."""
+        self.own = self.part(self.trainer.global_rank, self.trainer.world_size)
+        part: Any = self.own
         return DataLoader(part, batch_size=self.batch_size, collate_fn=list)
 
     def transfer_batch_to_device(self, batch: list[Any], device: torch.device, dataloader_idx: int) -> list[Any]:

@@ -11,6 +11,7 @@ from small_system import small_system, stirred_system
 
 from got_core.errors import UserError
 from got_core.evaluation.generation import Generator, first_difference, image_seed
+from got_core.evaluation.suites import prompts as prompts_module
 from got_core.evaluation.suites.geneval import check_clauses
 from got_core.evaluation.suites.prompts import PromptGeneration, missing_images, prepare_prompts, read_prompts
 from got_core.model import GoTModel
@@ -77,6 +78,20 @@ def test_all_images_of_a_prompt_are_generated_from_one_chain_that_is_written_onc
     assert {file: file.read_bytes() for file in root.glob("*/chains/*.txt")} == chains
     name = "00001/samples/00001.png"
     assert np.abs(again[name] - first[name]).max() <= 1
+
+
+def test_chains_of_many_prompts_are_written_together_however_many_images_are_generated(tmp_path, prompts, monkeypatch):
+    at_once, plan, read = [], GoTModel.plan, []
+    monkeypatch.setattr(GoTModel, "plan", lambda self, batch: at_once.append(len(batch)) or plan(self, batch))
+    reading = GoTModel.read
+    monkeypatch.setattr(GoTModel, "read", lambda self, *rest: read.append(len(rest[1])) or reading(self, *rest))
+    first = generate(tmp_path / "images", prompts, batch_size=1)
+    assert (at_once, sum(read)) == ([3], sum(read[:1]))
+    at_once.clear()
+    monkeypatch.setattr(prompts_module, "PROMPTS_AT_ONCE", 2)
+    again = generate(tmp_path / "again", prompts, batch_size=4)
+    assert at_once == [2, 1]
+    assert max(np.abs(again[name] - image).max() for name, image in first.items()) <= 1
 
 
 def test_an_image_is_generated_from_the_chain_that_is_there(tmp_path, prompts):

@@ -4,12 +4,14 @@ import json
 import re
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Trainer
+from torch import Tensor
 
 from got_core.data.images import images_in
 from got_core.data.tables import open_table, open_texts
@@ -24,7 +26,7 @@ from got_core.evaluation.generation import (
 )
 from got_core.evaluation.results import Missing
 from got_core.model import GoTModel
-from got_core.types import Sample
+from got_core.types import Batch, Reasoning, Sample
 from got_core.weights.files import checksum, write_whole
 
 FOLDER = "{:05d}"
@@ -32,6 +34,9 @@ FOLDER = "{:05d}"
 
 METADATA, SAMPLES, CHAINS = "metadata.jsonl", "samples", "chains"
 """In a prompt's folder: its metadata, the images, and (ours alone) the chain that each was generated from."""
+
+PROMPTS_AT_ONCE = 64
+"""Prompts whose chains are written together: a step of the language model costs little more for many than for one."""
 
 PER_PROMPT = 4
 """Images of a prompt that GenEval generates."""
@@ -170,6 +175,8 @@ def prepare_prompts(root: Path, prompts: Sequence[Mapping[str, Any]], settings: 
 class PromptGeneration(GenerationUnderTrainer):
     """Generates images of prompts: a prompt's chain is written once, greedily, and all its images follow from it.
 
+    Chains are written and read for many prompts together, however few images are generated at a time.
+
     Args:
         model: Plans and generates.
         units: The images.
@@ -183,6 +190,7 @@ class PromptGeneration(GenerationUnderTrainer):
         super().__init__(model, units, batch_size)
         self.size, self.steps = generator.size, generator.settings["steps"]
         self.scales = replace(model.generation_scales, **generator.scales)
+        self._reasoned: dict[Path, tuple[str, Tensor]] = {}
 
     def part(self, rank: int, ranks: int) -> list[ImageToGenerate]:
         """Return the images of every so many prompts."""
@@ -192,23 +200,49 @@ class PromptGeneration(GenerationUnderTrainer):
 
     def generate(self, units: Sequence[ImageToGenerate]) -> None:
         """Generate a batch, each image from its own seed, and write it."""
-        batch = self.batch([Sample(unit.prompt, chain="", size=self.size) for unit in units])
-        chains = self._chains(units)
+        batch = Batch.collate([Sample(unit.prompt, chain="", size=self.size) for unit in units]).to(self.device)
+        reasoning = self._reasoning(units)
+        for unit, chain in zip(units, reasoning.chains, strict=True):
+            (unit.folder / CHAINS / f"{unit.name}.txt").write_bytes(f"{chain}\n".encode())
         seeds = [unit.seed for unit in units]
-        images = self.model.generate(batch, chains, seed=seeds, steps=self.steps, scales=self.scales).images
+        images = self.model.generate(batch, reasoning, seed=seeds, steps=self.steps, scales=self.scales).images
         for unit, image in zip(units, images, strict=True):
             write_image(unit.image, image)
 
-    def _chains(self, units: Sequence[ImageToGenerate]) -> list[str]:
-        """The chain of each image: its prompt's if that is written, else written now, once a prompt."""
-        prompts = {unit.folder: unit.prompt for unit in units}
-        chains = {folder: _written_chain(folder) for folder in prompts}
-        if new := [folder for folder, chain in chains.items() if chain is None]:
-            batch = self.batch([Sample(prompts[folder], chain="", size=self.size) for folder in new])
-            chains |= zip(new, self.model.plan(batch).chains, strict=True)
-        for unit in units:
-            (unit.folder / CHAINS / f"{unit.name}.txt").write_bytes(f"{chains[unit.folder]}\n".encode())
-        return [chains[unit.folder] or "" for unit in units]
+    def _reasoning(self, units: Sequence[ImageToGenerate]) -> Reasoning:
+        """Return chain and states of each image's prompt; where some are missing, the next prompts' are made too."""
+        wanted = list(dict.fromkeys(unit.folder for unit in units))
+        missing = [folder for folder in wanted if folder not in self._reasoned]
+        if missing:
+            prompts = {unit.folder: unit.prompt for unit in (*self.own, *units)}
+            order = list(prompts)
+            start = order.index(missing[0])
+            others = order[start : start + PROMPTS_AT_ONCE]
+            kept = {folder: self._reasoned[folder] for folder in wanted if folder in self._reasoned}
+            new = dict.fromkeys((*missing, *others))
+            self._reasoned = kept | self._reason({folder: prompts[folder] for folder in new})
+        chains, states = zip(*(self._reasoned[unit.folder] for unit in units), strict=True)
+        return Reasoning(torch.stack(states), chains)
+
+    def _reason(self, prompts: Mapping[Path, str]) -> dict[Path, tuple[str, Tensor]]:
+        """Return chain and states of prompts: chains that are written already are read, others are written now."""
+        chains = {folder: chain for folder in prompts if (chain := _written_chain(folder)) is not None}
+        reasoned = {}
+        if new := [folder for folder in prompts if folder not in chains]:
+            written = self.model.plan(self._requests(prompts[folder] for folder in new))
+            reproducible = written.reproducible or (False,) * len(new)
+            for folder, chain, states, same in zip(new, written.chains, written.states, reproducible, strict=True):
+                if same:
+                    reasoned[folder] = chain, states
+                else:  # An interrupted run reads what it has written: so its images are the same.
+                    chains[folder] = chain
+        if chains:
+            read = self.model.read(self._requests(prompts[folder] for folder in chains), list(chains.values()))
+            reasoned |= zip(chains, zip(read.chains, read.states, strict=True), strict=True)
+        return reasoned
+
+    def _requests(self, prompts: Iterable[str]) -> Batch:
+        return self.batch([Sample(prompt, chain="", size=self.size) for prompt in prompts])
 
 
 def _written_chain(folder: Path) -> str | None:
