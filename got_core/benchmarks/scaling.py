@@ -77,7 +77,7 @@ class Stages:
     @torch.no_grad()
     def run(self, name: str, kept: dict[str, Any]) -> None:
         """Run a stage; what it makes stays in `kept` for the next."""
-        model, batch = self.model, kept.get("batch", self.batch)
+        model, batch = self.model, self.batch
         if name == "read":
             kept["reasoning"] = model.read(batch, batch.chains)
         elif name == "guide":
@@ -107,7 +107,6 @@ class Stages:
         """Return the FLOPs of each stage."""
         model, spent, batch = self.model, {}, on_meta(self.batch, torch.float32)
         with in_shape(model), ShapeRun() as run:
-            before = 0
             reasoning = model.reasoner(batch)
             spent["read"], before = run.flops, run.flops
             guidance = model.guidance(reasoning, batch, model.codec)

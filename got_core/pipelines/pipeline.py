@@ -428,11 +428,11 @@ class GoTPipeline:
         def written(
             plans: Sequence[Plan], seeds: Sequence[int], temperature: float, listener: ChainListener | None = None
         ) -> list[Plan]:
-            places = list(range(len(plans)))
-            if temperature == 0:  # Equal requests have equal chains: each is written once.
-                firsts: dict[Plan, int] = {}
-                places = [firsts.setdefault(plan, len(firsts)) for plan in plans]
-            own = [places.index(place) for place in range(max(places) + 1)]
+            # Equal requests have equal chains unless these are sampled: each is written once.
+            firsts: dict[Plan | int, int] = {}
+            keys = plans if temperature == 0 else range(len(plans))
+            places = [firsts.setdefault(key, len(firsts)) for key in keys]
+            own = [places.index(place) for place in range(len(firsts))]
 
             def heard(chains: tuple[str, ...]) -> None:
                 listener(tuple(chains[place] for place in places))
