@@ -38,6 +38,7 @@ def benchmark_model(name: str, device: torch.device, states: int | None = None) 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(SPREAD * torch.randn_like(parameter))
+    model.reasoner.get_buffer("_stops").fill_(-1)  # Random weights would end a chain anywhere.
     return model.eval().to(device)
 
 

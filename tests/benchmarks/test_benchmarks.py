@@ -12,6 +12,7 @@ from refusals import refused
 from got_core.benchmarks import scaling, startup
 from got_core.benchmarks.inference import BATCHED, OURS, RELEASED, STAGES, Request, compare_images
 from got_core.benchmarks.measuring import WHOLE, Spent, Stopwatch, Timings, in_turns
+from got_core.benchmarks.models import benchmark_model, requests
 from got_core.benchmarks.training import BARE, FIT, PLAIN, compare_steps
 from got_core.cli.main import main
 from got_core.paths import ROOT
@@ -29,6 +30,13 @@ def test_the_released_algorithm_gives_the_same_latents(backbone, edit):
     for (run,) in found.timings.runs.values():
         assert tuple(run) == STAGES
         assert run["denoise"].cpu > 0
+
+
+def test_the_models_write_as_many_tokens_as_they_may():
+    model = benchmark_model("dit", CPU)
+    batch = model.processor(requests(model, 1, (64, 64), edit=False))
+    (rows, _) = model.reasoner.write(batch.inputs, 0.0, 30, None)
+    assert [len(row) for row in rows] == [30]
 
 
 def test_plain_code_has_the_same_losses():
