@@ -21,7 +21,7 @@ import yaml
 from torch.nn import Module
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from got_core.diffusion.sampling import GuidanceScales
+from got_core.diffusion.sampling import GuidanceScales, Sampling, check_interval
 from got_core.errors import UserError, did_you_mean, one_line
 from got_core.interfaces import DenoisingBackbone, GuidanceEncoder, LatentCodec, NoiseObjective, Reasoner
 from got_core.model import GoTModel
@@ -38,7 +38,8 @@ INTERFACES: Mapping[str, type] = {
 
 SCALES = ("generation_scales", "editing_scales")
 COUNTS = ("sampling_steps", "max_chain_tokens")
-SAMPLING = (*SCALES, *COUNTS)
+FAST = "fast"
+SAMPLING = (*SCALES, *COUNTS, FAST)
 """The other arguments of a model, which configure sampling."""
 
 OWN_PACKAGES = ("got_core", "backbones", "reasoners", "guidance")
@@ -339,6 +340,11 @@ def _sampling(values: Mapping[str, Any]) -> dict[str, Any]:
                 arguments[name] = GuidanceScales(**{key: float(scale) for key, scale in values[name].items()})
             except (TypeError, ValueError, AttributeError):
                 raise ValueError(f"{name} must have numbers for semantic, spatial and reference") from None
+    if (fast := values.get(FAST)) is not None:
+        if not isinstance(fast, dict) or not {"steps"} <= fast.keys() <= {"steps", "guidance_interval"}:
+            raise ValueError(f"{FAST} must have steps and may have a guidance_interval, not {fast!r}")
+        interval = fast.get("guidance_interval")
+        arguments[FAST] = Sampling(fast["steps"], None if interval is None else check_interval(interval))
     return arguments
 
 

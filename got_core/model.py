@@ -12,6 +12,8 @@ from got_core.diffusion.sampling import (
     TEXT_TO_IMAGE,
     Callback,
     GuidanceScales,
+    Sampling,
+    Times,
     sample,
     sample_seeds,
     seeded,
@@ -48,7 +50,8 @@ class GoTModel(nn.Module):
     Args:
         reasoner, guidance, backbone, codec, objective: The components, built.
         generation_scales, editing_scales: Guidance scales (semantic, spatial, reference) at sampling.
-        sampling_steps: Denoising steps at sampling.
+        sampling_steps: Denoising steps of the full procedure, with guidance at all times.
+        fast: A procedure that is faster and as good, which is then the default; None for the full one.
         max_chain_tokens: Longest chain that is written at sampling.
 
     Raises:
@@ -72,6 +75,7 @@ class GoTModel(nn.Module):
         editing_scales: GuidanceScales = EDITING,
         sampling_steps: int = 50,
         max_chain_tokens: int = 1024,
+        fast: Sampling | None = None,
     ) -> None:
         super().__init__()
         check_widths(reasoner, guidance, backbone, codec)
@@ -80,6 +84,7 @@ class GoTModel(nn.Module):
         self.generation_scales = generation_scales
         self.editing_scales = editing_scales
         self.sampling_steps = sampling_steps
+        self.fast = fast
         self.max_chain_tokens = max_chain_tokens
         leave_out_origins(self)
 
@@ -97,6 +102,10 @@ class GoTModel(nn.Module):
     def device(self) -> torch.device:
         """Return the device of the weights."""
         return next(self.parameters()).device
+
+    def sampling(self, exact: bool = False) -> Sampling:
+        """Return how images are denoised unless a call says otherwise; `exact` asks for the full procedure."""
+        return Sampling(self.sampling_steps) if exact or self.fast is None else self.fast
 
     def convert(self, dtype: torch.dtype, contents: bool = True) -> None:
         """Convert the weights of reasoner, guidance encoder and backbone to another precision.
@@ -179,6 +188,8 @@ class GoTModel(nn.Module):
         seed: int | Sequence[int] = 0,
         temperature: float = 0.0,
         steps: int | None = None,
+        guidance_interval: Times | None = None,
+        exact: bool = False,
         scales: GuidanceScales | None = None,
         noise: Float[Tensor, "b c h w"] | None = None,
         generators: Sequence[Generator] | None = None,
@@ -194,7 +205,8 @@ class GoTModel(nn.Module):
             seed: Of the noise and of sampled chains; a sample's noise also depends on its index in the batch. With one
                 seed for each sample, neither depends on the batch.
             temperature: Of the written chains; 0 is greedy.
-            steps, scales, scheduler: In place of the model's own.
+            steps, guidance_interval, scales, scheduler: In place of the model's own.
+            exact: The full procedure instead of the fast one.
             noise: In place of the seed's, of shape (b, c, h, w).
             generators: Of the noise that some schedulers add, one for each sample, in place of the seed's.
             callback: Called after each step, see `got_core.diffusion.sampling.sample`.
@@ -205,7 +217,7 @@ class GoTModel(nn.Module):
         noise = self.starting_noise(batch, seed) if noise is None else noise
         generators = generators or seeded(sample_seeds(seed, len(batch)))
         scales = scales or GuidanceScales.choose(batch.has_source, self.editing_scales, self.generation_scales)
-        steps = self.sampling_steps if steps is None else steps
+        own = self.sampling(exact)
         if chains is None:
             chains = self.plan(batch, temperature, seed)
         reasoning = chains if isinstance(chains, Reasoning) else self.read(batch, chains)
@@ -216,9 +228,10 @@ class GoTModel(nn.Module):
             scheduler=scheduler or self.objective.scheduler(),
             noise=noise,
             scales=scales,
-            steps=steps,
+            steps=own.steps if steps is None else steps,
             callback=callback,
             generators=generators,
+            guidance_interval=own.guidance_interval if guidance_interval is None else guidance_interval,
         )
         return latents, tuple(reasoning.chains)
 

@@ -58,7 +58,7 @@ def test_a_saved_folder_has_what_inference_needs_and_no_more(saved):
     assert recipe.keys() == {"pipeline", "model", "image_size"}
     assert recipe["model"]["init_args"].keys() == {
         "reasoner", "guidance", "backbone", "codec", "objective",
-        "generation_scales", "editing_scales", "sampling_steps", "max_chain_tokens",
+        "generation_scales", "editing_scales", "sampling_steps", "max_chain_tokens", "fast",
     }  # fmt: skip
 
 
@@ -282,6 +282,12 @@ def put(value, *names):
         (put(True, "sampling_steps"), "sampling_steps must be a whole number"),
         (put({"semantic": "a"}, "generation_scales"), "generation_scales"),
         (put({"nothing": 1.0}, "generation_scales"), "generation_scales"),
+        (put(4, "fast"), "fast must have steps and may have a guidance_interval"),
+        (put({"guidance_interval": [0, 1]}, "fast"), "fast must have steps"),
+        (put({"steps": 4, "more": 1}, "fast"), "fast must have steps"),
+        (put({"steps": -4}, "fast"), "steps must be a whole number"),
+        (put({"steps": True}, "fast"), "steps must be a whole number"),
+        (put({"steps": 4, "guidance_interval": [3, 1]}, "fast"), "guidance_interval must be two times"),
         (put([1, 2], "objective"), "its objective is not a class_path"),
         (put({"class_path": "got_core.diffusion.codecs._Frozen"}, "codec"), "not the path of a public class"),
         (put("/tmp/tokenizer.json", "reasoner", "init_args", "tokenizer"), "which is not in the folder"),

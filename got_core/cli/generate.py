@@ -75,7 +75,8 @@ class Generation:
             Regions are counted from 0; positions are thousandths of the image.
         keep: An image generated before: only what differs from the chain.txt beside it is generated again, or all
             boxes where there is none.
-        steps: Denoising steps.
+        steps: Denoising steps; by default the model's own.
+        exact: The full procedure of sampling, where the model has a fast one.
         scheduler: Of diffusers, such as UniPCMultistepScheduler; by default the model's own.
         semantic_scale: Guidance by the reasoning's summary.
         spatial_scale: Guidance by the planned boxes.
@@ -90,6 +91,7 @@ class Generation:
     change: Sequence[str] = ()
     keep: str | None = None
     steps: Count | None = None
+    exact: bool = False
     scheduler: str | None = None
     semantic_scale: float | None = None
     spatial_scale: float | None = None
@@ -246,6 +248,7 @@ def _generate_one(
         keep=(image if keep_rest else None) if generation.keep is None else _previous(generation.keep, plan),
         seed=planning.seed,
         num_inference_steps=generation.steps,
+        exact=generation.exact,
         semantic_scale=generation.semantic_scale,
         spatial_scale=generation.spatial_scale,
         reference_scale=generation.reference_scale,

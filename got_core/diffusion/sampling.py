@@ -1,6 +1,7 @@
 """Weighted branches of guidance, seeded noise, and one denoising loop for every objective (GoT, section 4.2)."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,6 +124,47 @@ EDITING = GuidanceScales(semantic=4.0, spatial=3.0, reference=1.5)
 """The released system's scales for editing."""
 
 
+CONDITIONED = GuidanceScales(semantic=1.0, spatial=1.0, reference=1.0)
+"""The conditioned prediction alone: one pass."""
+
+Times = tuple[float, float]
+"""First and last time of an interval, from 0 (clean) to 1000 (noise)."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an image is denoised.
+
+    Attributes:
+        steps: Denoising steps.
+        guidance_interval: The times at which there is guidance (Kynkäänniemi et al., 2024); at others the conditioned
+            prediction alone is used, one pass in place of up to four. None for all times.
+
+    Raises:
+        ValueError: No step, or an interval that is none.
+    """
+
+    steps: int
+    guidance_interval: Times | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.steps) is not int or self.steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, not {self.steps!r}")
+        if self.guidance_interval is not None:
+            check_interval(self.guidance_interval)
+
+
+def check_interval(interval: Any) -> Times:
+    """Return the interval of times that two numbers are, the first not above the second (ValueError otherwise)."""
+    try:
+        first, last = map(float, interval)
+    except (TypeError, ValueError):
+        first, last = math.nan, math.nan
+    if not first <= last:
+        raise ValueError(f"guidance_interval must be two times, the first not above the second, not {interval!r}")
+    return first, last
+
+
 @dataclass(frozen=True)
 class Branch:
     """One guidance that the backbone is called with: its weight for each sample, and which parts it keeps."""
@@ -209,6 +251,7 @@ def sample(
     steps: int,
     callback: Callback | None = None,
     generators: Sequence[Generator] | None = None,
+    guidance_interval: Times | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Denoise from noise to scaled latents.
 
@@ -218,14 +261,17 @@ def sample(
         steps: Number of scheduler steps; each is one call of the backbone.
         callback: See `Callback`.
         generators: One for each sample, for schedulers that add noise; torch's own generator if None.
+        guidance_interval: See `Sampling`.
     """
-    predict = guided_predict(backbone, encoder, guidance, scales)
+    guide, alone = (guided_predict(backbone, encoder, guidance, each) for each in (scales, CONDITIONED))
     scheduler.set_timesteps(steps, device=noise.device)
     scale_input = getattr(scheduler, "scale_model_input", lambda x, time: x)
     take_step = seeded_step(scheduler, generators)
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for step, time in enumerate(scheduler.timesteps):
         t = repeat(time.to(torch.float32), "-> b", b=len(x))
+        inside = guidance_interval is None or guidance_interval[0] <= float(time) <= guidance_interval[1]
+        predict = guide if inside else alone
         x = take_step(step, predict(scale_input(x, time), t), time, x)
         if callback is not None:
             changed = callback(step, time, x)

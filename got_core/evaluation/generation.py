@@ -30,7 +30,7 @@ SCALES = ("semantic", "spatial")
 EDITING_SCALES = (*SCALES, "reference")
 """Guidance of edits, and of suites that generate both."""
 
-HOW = ("prompts", "seed", "size", "steps", "precision", "semantic_scale", "spatial_scale", "reference_scale")
+HOW = ("prompts", "seed", "size", "steps", "exact", "precision", "semantic_scale", "spatial_scale", "reference_scale")
 """Options that say what to generate and how."""
 
 ABSENT = "nothing"
@@ -51,7 +51,8 @@ def check_sources(options: Namespace, *also_scoring: str) -> None:
         raise UserError("got evaluate needs --images FOLDER to score, or --checkpoint RUN to generate images first")
     if options.checkpoint and not (options.prompts and options.output):
         raise UserError("--checkpoint RUN needs --prompts FILE and --output FOLDER for the images")
-    given = [name for name in HOW if name not in also_scoring and getattr(options, name, None) is not None]
+    values = {name: getattr(options, name, None) for name in HOW if name not in also_scoring}
+    given = [name for name, value in values.items() if value is not None and value is not False]
     if options.images and given:
         raise UserError(f"--{given[0].replace('_', '-')} is of generation, but the images of --images FOLDER exist")
 
@@ -85,6 +86,11 @@ class Generator:
     scales: Mapping[str, float]
     settings: Mapping[str, Any]
     trust_code: str | None = None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Arguments of `GoTModel.generate`: the number of steps, and whether it is the full procedure."""
+        return {"steps": self.settings["steps"], "exact": self.settings.get("exact", False)}
 
     @property
     def square(self) -> int:
@@ -122,6 +128,7 @@ def read_generator(options: Namespace, scales: Sequence[str] = SCALES) -> Genera
         "seed": options.seed or 0,
         "size": list(size),
         "steps": options.steps,
+        **({"exact": True} if options.exact else {}),
         "scales": given,
         "precision": options.precision or PRECISION,
         "checkpoint": checksum(files.weights),

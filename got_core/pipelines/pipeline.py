@@ -16,7 +16,14 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from got_core.data.images import ImageLike, ImagesLike, image_tensor
-from got_core.diffusion.sampling import GuidanceScales, sample_seeds, seeded, starting_noise
+from got_core.diffusion.sampling import (
+    GuidanceScales,
+    Times,
+    check_interval,
+    sample_seeds,
+    seeded,
+    starting_noise,
+)
 from got_core.diffusion.schedulers import check_scheduler, read_scheduler
 from got_core.errors import UserError, check_text, did_you_mean, one_line
 from got_core.interfaces import ChainListener, Scheduler
@@ -53,6 +60,8 @@ class GenerationOptions(TypedDict, total=False):
     """Options of `GoTPipeline.generate`, which describes them; `__call__` and `edit` take them too."""
 
     num_inference_steps: int | None
+    guidance_interval: Times | None
+    exact: bool
     semantic_scale: float | None
     spatial_scale: float | None
     reference_scale: float | None
@@ -106,6 +115,8 @@ def check_options(options: Mapping[str, Any], count: int, seed: Seed = None, oth
         raise ValueError(f"callback_on_step_end_tensor_inputs may list {', '.join(STEP_TENSORS)}, not {tensors!r}")
     if options.get("num_inference_steps") is not None:
         positive_integer(options["num_inference_steps"], "num_inference_steps")
+    if options.get("guidance_interval") is not None:
+        check_interval(options["guidance_interval"])
     for name in SCALES:
         if (scale := options.get(f"{name}_scale")) is not None and not isfinite(scale):
             raise ValueError(f"{name}_scale must be a finite number, not {scale}")
@@ -487,6 +498,10 @@ class GoTPipeline:
             options: These, all optional:
 
                 - num_inference_steps: Denoising steps, in place of the model's own.
+                - guidance_interval: First and last time, from 0 (clean) to 1000 (noise), at which there is guidance, in
+                  place of the model's own.
+                - exact: The full procedure, all steps and guidance at all times, where the model has a fast one
+                  (`GoTModel.fast`).
                 - semantic_scale, spatial_scale, reference_scale: Guidance scales, in place of the model's own.
                 - keep: A previous output, of which only what has changed in the plans is generated again; or images
                   that are kept except for the plans' boxes, such as the source of an edit. See
@@ -533,12 +548,15 @@ class GoTPipeline:
             return (returned or {}).get("latents", latents)
 
         plans, reasoning = self._read(plans)
-        steps = options.get("num_inference_steps") or self.model.sampling_steps
+        exact = options.get("exact", False)
+        steps = options.get("num_inference_steps") or self.model.sampling(exact).steps
         with tqdm(**{"total": steps, **self._progress_bar}) as bar:
             latents, _ = self.model.generate_latents(
                 batch,
                 reasoning,
                 steps=steps,
+                guidance_interval=options.get("guidance_interval"),
+                exact=exact,
                 scales=self._scales(batch, options),
                 noise=noise,
                 generators=generators,

@@ -145,7 +145,7 @@ class Settings:
     @classmethod
     def default(cls, pipeline: GoTPipeline) -> "Settings":
         """Make the model's own settings for text-to-image."""
-        return cls(0, pipeline.model.sampling_steps, *default_scales(pipeline, editing=False))
+        return cls(0, pipeline.model.sampling().steps, *default_scales(pipeline, editing=False))
 
     @classmethod
     def checked(cls, values: Mapping[str, object], limits: Limits) -> "Settings":

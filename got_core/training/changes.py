@@ -32,7 +32,7 @@ HARMLESS = (
     # Of devices their number counts, which `check_ranks` compares.
     "trainer.devices", "trainer.num_nodes",
     "model.validation_seed", "model.validation_chains", "model.generation_scales", "model.editing_scales",
-    "model.sampling_steps", "model.max_chain_tokens", "model.max_nonfinite_steps",
+    "model.sampling_steps", "model.fast", "model.max_chain_tokens", "model.max_nonfinite_steps",
     "data.validation", "data.validation_batch_size", "data.num_workers", "data.max_bad_chains",
 )  # fmt: skip
 """Settings that change no step of training; those below them too."""

@@ -62,7 +62,7 @@ class GoTSystem(LightningModule):
         max_nonfinite_steps: Steps with a non-finite gradient in a row after which training stops.
         activation_checkpointing: Recompute the components' blocks in the backward pass: less memory, more time.
         compile_blocks: Compile the components' blocks with `torch.compile`.
-        sampling: Further arguments of `GoTModel`: scales, steps and longest chain at sampling.
+        sampling: Further arguments of `GoTModel`: scales, steps, fast procedure and longest chain at sampling.
 
     Attributes:
         model: The components joined; they are submodules of the system too, so checkpoints have short names.

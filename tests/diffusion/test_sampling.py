@@ -1,12 +1,24 @@
 """The weighted branches against the published four-pass formula, and the loop against exact fields."""
 
+import math
+
 import pytest
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from got_core.diffusion.objectives import EpsilonDiffusion, RectifiedFlow
-from got_core.diffusion.sampling import EDITING, TEXT_TO_IMAGE, GuidanceScales, branches, guided_predict, sample
+from got_core.diffusion.sampling import (
+    CONDITIONED,
+    EDITING,
+    TEXT_TO_IMAGE,
+    GuidanceScales,
+    Sampling,
+    branches,
+    check_interval,
+    guided_predict,
+    sample,
+)
 from got_core.interfaces import DenoisingBackbone, GuidanceEncoder
 from got_core.types import Guidance
 
@@ -192,3 +204,39 @@ def test_each_sample_is_the_same_in_any_batch(backbone):
     last = Guidance(given.tokens[2:], None, given.spatial[2:], given.reference[2:])
     alone = sample(backbone, ZeroNulls(), last, euler(), noise[2:], GuidanceScales(1.0, 1.0, 1.0), steps=3)
     torch.testing.assert_close(together[2:], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_outside_of_the_interval_the_conditioned_prediction_is_used_alone(backbone):
+    noise, given, encoder = draw(BATCH, CHANNELS, SIDE, SIDE, seed=0), guidance(), ZeroNulls()
+    found = sample(backbone, encoder, given, euler(), noise, TEXT_TO_IMAGE, steps=4, guidance_interval=(500, 750))
+    times = euler()
+    times.set_timesteps(4)
+    assert backbone.seen == [BATCH * (3 if 500 <= time <= 750 else 1) for time in times.timesteps]
+    assert len(set(backbone.seen)) == 2
+    x, scheduler = noise, times
+    for time in scheduler.timesteps:
+        scales = TEXT_TO_IMAGE if 500 <= time <= 750 else CONDITIONED
+        prediction = guided_predict(backbone, encoder, given, scales)(x, time.expand(BATCH))
+        x = scheduler.step(prediction, time, x, return_dict=False)[0]
+    torch.testing.assert_close(found, x, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("interval", [(0, 1000), None])
+def test_an_interval_of_all_times_is_the_full_procedure(backbone, interval):
+    noise = draw(BATCH, CHANNELS, SIDE, SIDE, seed=0)
+    full = sample(backbone, ZeroNulls(), guidance(), euler(), noise, EDITING, steps=3)
+    found = sample(backbone, ZeroNulls(), guidance(), euler(), noise, EDITING, steps=3, guidance_interval=interval)
+    assert torch.equal(found, full)
+
+
+@pytest.mark.parametrize("interval", [(2, 1), (1,), 5, "ab", (math.nan, 1), ("a", 1)])
+def test_what_is_no_interval_is_refused(interval):
+    with pytest.raises(ValueError, match="guidance_interval must be two times"):
+        check_interval(interval)
+
+
+def test_a_procedure_has_steps_and_an_interval():
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 1"):
+        Sampling(0)
+    with pytest.raises(ValueError, match="guidance_interval must be two times"):
+        Sampling(4, (2, 1))

@@ -7,10 +7,11 @@ import pytest
 from evaluation_runs import save_run
 from geneval_scenes import write_prompts, write_scenes
 from PIL import Image
-from small_system import stirred_system
+from small_system import small_settings, stirred_system
 from tiny_judges import tiny_clip, tiny_mask2former
 
 from got_core.cli.main import main
+from got_core.data.scenes.requests import GENERATION_TAGS
 from got_core.weights.files import checksum
 
 BFLOAT = ("--precision", "bf16-mixed")
@@ -118,6 +119,27 @@ def test_other_precisions_and_sizes_are_generated(run, tmp_path):
     assert Image.open(tmp_path / "large" / "00000/samples/00000.png").size == (32, 64)
 
 
+def test_drawn_scenes_are_prompts_and_the_full_procedure_is_another(run, tmp_path, capsys):
+    settings = small_settings()
+    settings["init_args"]["fast"] = {"steps": 1, "guidance_interval": [0, 1000]}
+    fast = save_run(tmp_path / "run", stirred_system(), settings)
+    scenes = ("--prompts", "scenes", "--number", 6, "--per-prompt", 1, "--seed", 3, "--detector", "scenes")
+    images = {}
+    for name, run_, given in (("full", run, ()), ("fast", fast, ()), ("exact", fast, ("--exact",))):
+        evaluate("--checkpoint", run_, *scenes, "--output", tmp_path / name, *given)
+        files = sorted((tmp_path / name).glob("*/samples/*.png"))
+        images[name] = [file.read_bytes() for file in files]
+    assert len(images["full"]) == 6
+    assert images["exact"] == images["full"] != images["fast"]
+    results = json.loads((tmp_path / "fast" / "results.json").read_text())
+    assert {item["category"] for item in results["items"]} == set(GENERATION_TAGS)
+    assert results["generation"]["scenes"] == 6
+    again = ("--checkpoint", fast, *scenes, "--output", tmp_path / "fast", "--exact")
+    assert "generated with exact nothing, not True" in refused(capsys, *again)
+    evaluate("--images", tmp_path / "fast", "--detector", "scenes", suite="layout")
+    assert json.loads((tmp_path / "fast" / "results.json").read_text())["suite"] == "layout"
+
+
 def test_nothing_is_significant_between_different_evaluators(tmp_path, capsys):
     write_scenes(tmp_path / "true", 2)
     evaluate("--images", tmp_path / "true", "--detector", "scenes")
@@ -160,7 +182,7 @@ def test_each_error_is_one_line(run, tmp_path, capsys):
     scored = ("--images", tmp_path / "true", *scenes)
     assert "cannot be written to" in refused(capsys, *scored, "--output", tmp_path / "file" / "out")
     existing = "is of generation, but the images of --images FOLDER exist"
-    for option in (("--seed", 0), ("--steps", 2), ("--size", "32x32"), ("--spatial-scale", 1), BFLOAT):
+    for option in (("--seed", 0), ("--steps", 2), ("--size", "32x32"), ("--spatial-scale", 1), ("--exact",), BFLOAT):
         assert f"{option[0]} {existing}" in refused(capsys, *scored, *option)
     assert f"--prompts {existing}" in refused(capsys, *scored, "--prompts", prompts, suite="layout")
     assert "no such run" in refused(capsys, *options[2:], "--checkpoint", tmp_path / "nowhere")

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from small_system import small_settings, stirred_system
 
 from got_core.cli.main import main
+from got_core.diffusion.sampling import Sampling
 from got_core.diffusion.schedulers import scheduler_named
 from got_core.errors import UserError
 from got_core.model import PARTS
@@ -264,6 +265,24 @@ def test_scales_steps_and_size_can_be_given_in_a_call(pipe):
     same = {"semantic_scale": own.semantic, "spatial_scale": own.spatial, "reference_scale": own.reference}
     assert torch.equal(pipe.generate(plan, output_type="pt", **same).images, usual)
     assert pipe("a cross", height=64, width=32, output_type="pt").images.shape == (1, 3, 64, 32)
+
+
+def test_the_fast_procedure_is_the_default_and_exact_is_the_full_one(pipe, monkeypatch):
+    plan = pipe.given_plan(CHAIN)
+
+    def image(**options):
+        return pipe.generate(plan, output_type="pt", **options).images
+
+    full, steps = image(), pipe.model.sampling_steps
+    monkeypatch.setattr(pipe.model, "fast", Sampling(steps + 1, (700, 1000)))
+    fast = image()
+    assert not torch.equal(fast, full)
+    assert torch.equal(image(exact=True), full)
+    assert torch.equal(image(exact=True, num_inference_steps=steps + 1, guidance_interval=(700, 1000)), fast)
+    assert torch.equal(image(num_inference_steps=steps, guidance_interval=(0, 1000)), full)
+    assert not torch.equal(image(num_inference_steps=steps), full)
+    with pytest.raises(ValueError, match="guidance_interval must be two times"):
+        image(guidance_interval=(1000, 700))
 
 
 def test_a_callback_sees_every_step_and_may_change_it(pipe):

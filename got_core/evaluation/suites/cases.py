@@ -282,7 +282,7 @@ class CaseSuite:
 
 def _options(options: Namespace, generator: Generator, own: Mapping[str, Any]) -> CaseOptions:
     scales = {f"{name}_scale": scale for name, scale in generator.scales.items()}
-    generation = {"num_inference_steps": options.steps, **scales}
+    generation = {"num_inference_steps": options.steps, "exact": options.exact, **scales}
     return CaseOptions(generator.size, options.batch_size, generation, **own)
 
 

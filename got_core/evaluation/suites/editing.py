@@ -490,7 +490,7 @@ class EditGeneration(GenerationUnderTrainer):
 
     def __init__(self, model: GoTModel, units: Sequence[EditToGenerate], batch_size: int, generator: Generator) -> None:
         super().__init__(model, units, batch_size)
-        self.size, self.steps = generator.size, generator.settings["steps"]
+        self.size, self.sampling = generator.size, generator.sampling
         self.scales = replace(model.editing_scales, **generator.scales)
 
     def part(self, rank: int, ranks: int) -> list[EditToGenerate]:
@@ -505,7 +505,7 @@ class EditGeneration(GenerationUnderTrainer):
             for edit, source in zip(units, sources, strict=True)
         ]
         seeds = [edit.seed for edit in units]
-        generated = self.model.generate(self.batch(samples), seed=seeds, steps=self.steps, scales=self.scales)
+        generated = self.model.generate(self.batch(samples), seed=seeds, scales=self.scales, **self.sampling)
         for edit, image, chain in zip(units, generated.images, generated.chains, strict=True):
             (edit.root / CHAINS / f"{edit.name}.txt").write_text(chain + "\n", encoding="utf-8")
             write_image(edit.output, image)

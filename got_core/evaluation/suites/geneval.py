@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from got_core.detection.base import CATEGORIES, Detector, coloured, shows
-from got_core.detection.loading import GenEvalDetector, load_geneval_detector
+from got_core.detection.loading import SCENES, GenEvalDetector, load_geneval_detector
 from got_core.errors import UserError
 from got_core.evaluation.answers import Answer, text_to_image_answers
 from got_core.evaluation.generation import check_sources, read_generator
@@ -43,7 +43,7 @@ from got_core.evaluation.suites.prompts import (
     from_json,
     generate_prompts,
     list_prompts,
-    read_prompts,
+    prompts_of,
     too_few,
 )
 from got_core.planning.boxes import RELATIONS
@@ -65,7 +65,7 @@ def evaluate(options: Namespace) -> None:
     trainer = evaluation_trainer(options)
     root = Path(options.images or options.output)
     output = Path(options.output or root)
-    prompts = read_prompts(Path(options.prompts), check_clauses) if options.prompts else None
+    prompts = prompts_of(options, check_clauses) if options.prompts else None
     if options.images:
         folder = read_folder(root, options.per_prompt, prompts)
         check_writable(output)
@@ -88,7 +88,8 @@ def evaluate(options: Namespace) -> None:
     if is_first:
         files = [image for _, image in folder.images]
         files += [root / prompt.folder / METADATA for prompt in folder.prompts]
-        sums = {"prompts": checksum(Path(options.prompts))} if options.prompts else {}
+        from_file = options.prompts and options.prompts != SCENES
+        sums = {"prompts": checksum(Path(options.prompts))} if from_file else {}
         came = origin(root, judge.description, {**sums, "images": checksum_of(root, files)})
         floors = {name: geneval_results(one_each, own).scores for name, own in answers.items()}
         results = replace(geneval_results(folder, scoring), origin=came, answers=floors)

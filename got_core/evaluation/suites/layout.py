@@ -42,7 +42,7 @@ from got_core.evaluation.suites.prompts import (
     from_json,
     generate_prompts,
     list_prompts,
-    read_prompts,
+    prompts_of,
     too_few,
 )
 from got_core.weights.files import checksum_of
@@ -82,7 +82,7 @@ def evaluate(options: Namespace) -> None:
         check_writable(output)
         judge = load_layout_detector(options.detector)
     else:
-        prompts, generator = read_prompts(Path(options.prompts), check_prompt, plain=True), read_generator(options)
+        prompts, generator = prompts_of(options, check_prompt, plain=True), read_generator(options)
         judge = load_layout_detector(options.detector)
         generate_prompts(trainer, options, generator, prompts)
         folder = read_layouts(root, options.per_prompt or PER_PROMPT)

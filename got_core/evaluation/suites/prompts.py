@@ -14,7 +14,10 @@ from lightning import Trainer
 from torch import Tensor
 
 from got_core.data.images import images_in
+from got_core.data.scenes.dataset import ScenesDataset
+from got_core.data.scenes.requests import GENERATION_TAGS
 from got_core.data.tables import open_table, open_texts
+from got_core.detection.loading import SCENES
 from got_core.errors import UserError, check_text, one_line, parse_json
 from got_core.evaluation.generation import (
     GenerationUnderTrainer,
@@ -69,6 +72,20 @@ def read_prompts(file: Path, check: Callable[[Any], dict[str, Any]], plain: bool
     if not prompts:
         raise UserError(f"{file}: there is no prompt in it")
     return prompts
+
+
+def scene_prompts(number: int, seed: int) -> list[dict[str, Any]]:
+    """Return prompts of drawn scenes held out from training, GenEval's categories in turn; the same for a seed."""
+    tasks = dict.fromkeys(GENERATION_TAGS, 1.0)
+    scenes = ScenesDataset(length=number, seed=seed, split="test", tasks=tasks, balanced=True)
+    return [{**scenes[index].meta, "prompt": scenes[index].prompt} for index in range(number)]
+
+
+def prompts_of(options: Namespace, check: Callable[[Any], dict[str, Any]], plain: bool = False) -> list[dict[str, Any]]:
+    """Return the prompts that `--prompts` names: those of a file as `read_prompts` does, or of `--number` scenes."""
+    if options.prompts == SCENES:
+        return scene_prompts(options.number, options.seed or 0)
+    return read_prompts(Path(options.prompts), check, plain)
 
 
 def from_json(text: str) -> Any:
@@ -188,7 +205,7 @@ class PromptGeneration(GenerationUnderTrainer):
         self, model: GoTModel, units: Sequence[ImageToGenerate], batch_size: int, generator: Generator
     ) -> None:
         super().__init__(model, units, batch_size)
-        self.size, self.steps = generator.size, generator.settings["steps"]
+        self.size, self.sampling = generator.size, generator.sampling
         self.scales = replace(model.generation_scales, **generator.scales)
         self._reasoned: dict[Path, tuple[str, Tensor]] = {}
 
@@ -205,7 +222,7 @@ class PromptGeneration(GenerationUnderTrainer):
         for unit, chain in zip(units, reasoning.chains, strict=True):
             (unit.folder / CHAINS / f"{unit.name}.txt").write_bytes(f"{chain}\n".encode())
         seeds = [unit.seed for unit in units]
-        images = self.model.generate(batch, reasoning, seed=seeds, steps=self.steps, scales=self.scales).images
+        images = self.model.generate(batch, reasoning, seed=seeds, scales=self.scales, **self.sampling).images
         for unit, image in zip(units, images, strict=True):
             write_image(unit.image, image)
 
@@ -263,7 +280,9 @@ def generate_prompts(
         UserError: The folder holds something else, or cannot be written to.
     """
     root = Path(options.output)
-    settings = {**generator.settings, "prompts": checksum(Path(options.prompts))}
+    scenes = options.prompts == SCENES
+    named = {"scenes": len(prompts)} if scenes else {"prompts": checksum(Path(options.prompts))}
+    settings = {**generator.settings, **named}
     generate_missing(
         trainer,
         root,
