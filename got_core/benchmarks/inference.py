@@ -11,11 +11,11 @@ from torch import Tensor
 from got_core.benchmarks.measuring import WHOLE, Stopwatch, Timings, in_turns
 from got_core.benchmarks.models import benchmark_model, requests
 from got_core.benchmarks.released import Released
-from got_core.diffusion.sampling import sample
+from got_core.diffusion.sampling import Sampling, sample
 from got_core.model import GoTModel
 from got_core.types import Batch
 
-OURS, RELEASED, BATCHED = "ours", "released", "released, batched"
+OURS, FAST, RELEASED, BATCHED = "ours", "ours, fast", "released", "released, batched"
 STAGES = ("write", "read", "guide", "denoise", "decode")
 
 
@@ -49,16 +49,21 @@ class Compared:
         request: What was generated.
         timings: Of each way.
         difference: Largest absolute difference of the latents from those of the released algorithm.
+        fast: The fast procedure, in words.
     """
 
     backbone: str
     request: Request
     timings: Timings
     difference: float
+    fast: str
 
 
 def compare_images(backbone: str, request: Request, repeats: int, device: torch.device) -> Compared:
-    """Time an image by ours and both baselines in turns, on the same weights and noise, and compare the latents."""
+    """Time an image by ours, exact and fast, and both baselines in turns, on the same weights and noise.
+
+    The latents of the exact procedure are compared with the released algorithm's.
+    """
     model = benchmark_model(backbone, device)
     released = {RELEASED: Released(model, batched=False), BATCHED: Released(model, batched=True)}
     model.merge_adapters()
@@ -72,18 +77,33 @@ def compare_images(backbone: str, request: Request, repeats: int, device: torch.
         )
 
     tasks = {name: by(baseline) for name, baseline in released.items()}
-    tasks[OURS] = lambda watch: generate(model, watch, batch, noise, request)
+    part = request.steps / request.measured_steps
+    tasks[OURS] = lambda watch: generate(model, watch, batch, noise, request, Sampling(request.measured_steps), part)
+    tasks[FAST] = lambda watch: generate(model, watch, batch, noise, request, model.sampling())
     with torch.no_grad():
         theirs = released[RELEASED]
         expected = theirs.denoise(theirs.guide(theirs.read(batch), batch), noise, scales, request.measured_steps)
         reasoning = model.read(batch, batch.chains)
-        found, _ = model.generate_latents(batch, reasoning, noise=noise, steps=request.measured_steps)
+        found, _ = model.generate_latents(batch, reasoning, noise=noise, steps=request.measured_steps, exact=True)
     difference = float((found - expected).abs().max())
-    return Compared(backbone, request, in_turns(tasks, repeats, device), difference)
+    fast = model.sampling()
+    words = f"{fast.steps} steps, guided at times {fast.guidance_interval}"
+    return Compared(backbone, request, in_turns(tasks, repeats, device), difference, words)
 
 
-def generate(model: GoTModel, watch: Stopwatch, batch: Batch, noise: Tensor, request: Request) -> None:
-    """Generate as `GoTPipeline` does, timed by stage; what is written is replaced by the batch's chain."""
+def generate(
+    model: GoTModel,
+    watch: Stopwatch,
+    batch: Batch,
+    noise: Tensor,
+    request: Request,
+    sampling: Sampling,
+    times: float = 1.0,
+) -> None:
+    """Generate as `GoTPipeline` does, timed by stage; what is written is replaced by the batch's chain.
+
+    Denoising is timed `times` over.
+    """
     with watch.stage("write"):
         written = model.reasoner.generate(batch, max_new_tokens=request.tokens)
     with watch.stage("read"):
@@ -91,7 +111,7 @@ def generate(model: GoTModel, watch: Stopwatch, batch: Batch, noise: Tensor, req
     reasoning = type(written)(written.states, batch.chains)
     with watch.stage("guide"):
         guidance = model.guidance(reasoning, batch, model.codec)
-    with watch.stage("denoise", request.steps / request.measured_steps):
+    with watch.stage("denoise", times):
         latents = sample(
             model.backbone,
             model.guidance,
@@ -99,7 +119,8 @@ def generate(model: GoTModel, watch: Stopwatch, batch: Batch, noise: Tensor, req
             model.objective.scheduler(),
             noise,
             model.editing_scales if request.edit else model.generation_scales,
-            request.measured_steps,
+            sampling.steps,
+            guidance_interval=sampling.guidance_interval,
         )
     with watch.stage("decode"):
         model.decode(latents)
@@ -114,21 +135,25 @@ def image_table(found: Compared) -> Table:
         title=f"{found.backbone}: {task} of {height}x{width}, {request.steps} steps, {request.tokens} tokens, "
         f"{request.boxes} boxes",
         title_justify="left",
-        caption=f"{timings.clock} seconds, medians; latents differ by at most {found.difference:.1e}",
+        caption=f"{timings.clock} seconds, medians; latents of {OURS} and {RELEASED} differ by at most "
+        f"{found.difference:.1e}; {FAST}: {found.fast}",
         caption_justify="left",
     )
-    for heading in ("", RELEASED, BATCHED, OURS, f"over {RELEASED}", f"over {BATCHED}"):
+    ratios = ((RELEASED, OURS), (BATCHED, OURS), (RELEASED, FAST))
+    for heading in ("", RELEASED, BATCHED, OURS, FAST, *(f"{ours} over {baseline}" for baseline, ours in ratios)):
         table.add_column(heading, justify="left" if not heading else "right")
     for stage in (*STAGES, WHOLE):
-        seconds = [f"{timings.median(name, stage):.3f}" for name in (RELEASED, BATCHED, OURS)]
-        both = [] if stage == "read" else [str(timings.ratio(name, OURS, stage)) for name in (RELEASED, BATCHED)]
-        table.add_row(stage, *seconds, *both, end_section=stage == STAGES[-1])
+        seconds = [f"{timings.median(name, stage):.3f}" for name in (RELEASED, BATCHED, OURS, FAST)]
+        times = [] if stage == "read" else [str(timings.ratio(*pair, stage)) for pair in ratios]
+        table.add_row(stage, *seconds, *times, end_section=stage == STAGES[-1])
     return table
 
 
 def as_json(found: Compared) -> dict[str, Any]:
     """Return everything that was measured."""
-    whole = {name: str(found.timings.ratio(name, OURS)) for name in (RELEASED, BATCHED)}
+    whole = {
+        ours: {name: str(found.timings.ratio(name, ours)) for name in (RELEASED, BATCHED)} for ours in (OURS, FAST)
+    }
     return {
         "backbone": found.backbone,
         "request": vars(found.request),

@@ -36,8 +36,14 @@ LEVELS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HS
 PIXELS = 2**26
 """Most pixels of an image; more would take gigabytes."""
 
+REDUCED = 2
+"""A JPEG is decoded to at least so many times the size that it is resized to: the filter's quality stays."""
+
 _PHOTOMETRIC = 262
 """TIFF's tag of what level 0 means: 0 for white, 1 for black."""
+
+_ORIENTATION_IN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Entries of a PIL image's `info` that its orientation is read from."""
 
 _TURNS: Mapping[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -71,21 +77,27 @@ def load_image(
         FileNotFoundError: The file does not exist.
         ValueError: The file is not an image, is damaged, or has levels of which none is known to be white (32 bits).
     """
-    return from_pil(open_image(source, name), size)
+    return from_pil(open_image(source, name, size), size)
 
 
-def open_image(source: Path | bytes, name: str | None = None) -> Image.Image:
-    """Open the RGB image of a file, upright; arguments and errors are those of `load_image`."""
+def open_image(source: Path | bytes, name: str | None = None, size: tuple[int, int] | None = None) -> Image.Image:
+    """Open the RGB image of a file, upright; arguments and errors are those of `load_image`.
+
+    A JPEG of more than `size` may be decoded to a half, a quarter or an eighth of its sides, of which the smallest is
+    taken that is at least `REDUCED` times as large as `size`.
+    """
     name = name or (str(source) if isinstance(source, Path) else "image bytes")
     with _opened(source, name) as opened:
+        if size is not None:
+            wanted = tuple(REDUCED * side for side in size)
+            opened.draft(None, wanted if _is_turned(opened) else wanted[::-1])  # type: ignore[arg-type]
         return _decoded(opened)
 
 
 def stored_size(source: Path | bytes, name: str) -> tuple[int, int]:
     """Return (height, width) of a file's image, upright, without decoding it; errors are those of `load_image`."""
     with _opened(source, name) as opened:
-        turned = _orientation(opened) in (5, 6, 7, 8)
-        return (opened.width, opened.height) if turned else (opened.height, opened.width)
+        return (opened.width, opened.height) if _is_turned(opened) else (opened.height, opened.width)
 
 
 @contextmanager
@@ -116,7 +128,7 @@ def _is_image(file: Path) -> bool:
 
 
 def image_tensor(image: ImageLike, size: tuple[int, int] | None = None) -> Float[Tensor, "3 H W"]:
-    """Convert an image in memory to the tensor that `load_image` would read from its file.
+    """Convert an image in memory to the tensor that `load_image` would read from its file, at full resolution.
 
     Args:
         image: A PIL image, or a tensor or an array with channels last, in [0, 1].
@@ -159,7 +171,12 @@ def _decoded(image: Image.Image) -> Image.Image:
         )
     else:
         rgb = _opaque(image, stored)
-    return rgb if turn is None else rgb.transpose(turn)
+    if turn is None:
+        return rgb
+    upright = rgb.transpose(turn)
+    for key in _ORIENTATION_IN:
+        upright.info.pop(key, None)  # Or it would be turned again.
+    return upright
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -185,6 +202,11 @@ def _orientation(image: Image.Image) -> object:
     except Exception:  # Pixels do not depend on damaged tags.
         return None
     return orientation if isinstance(orientation, int) else None
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether width and height change places when the image is turned upright."""
+    return _orientation(image) in (5, 6, 7, 8)
 
 
 def _grey(image: Image.Image, stored: str) -> Image.Image:

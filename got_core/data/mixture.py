@@ -11,6 +11,7 @@ import numpy as np
 from numpy import ndarray
 from torch.utils.data import Dataset
 
+from got_core.data.tables import GROUPS_HELD
 from got_core.types import Sample
 
 ROUNDS = 4
@@ -39,6 +40,33 @@ BLOCK = 1024
 """Samples of a block. Sources are shuffled in it; each has its fraction of every block."""
 
 
+class _Windows:
+    """The shuffled order of samples that are decoded in groups, of which `GROUPS_HELD` are open at a time.
+
+    Args:
+        groups: Numbers of consecutive samples.
+        key: One order for each.
+    """
+
+    def __init__(self, groups: Sequence[int], *key: int) -> None:
+        self.key = key
+        sizes = np.asarray(groups, np.int64)
+        order = np.random.default_rng(key).permutation(len(sizes))
+        windows = [order[start : start + GROUPS_HELD] for start in range(0, len(order), GROUPS_HELD)]
+        starts = np.cumsum(sizes) - sizes
+        self._windows = [(starts[window], np.cumsum(sizes[window])) for window in windows]
+        self._ends = np.cumsum([ends[-1] for _, ends in self._windows])
+
+    def sample(self, step: int) -> int:
+        """Return the index of a sample."""
+        window = int(np.searchsorted(self._ends, step, side="right"))
+        starts, ends = self._windows[window]
+        length = int(ends[-1])
+        place = permuted(step - int(self._ends[window]) + length, length, *self.key, window)
+        group = int(np.searchsorted(ends, place, side="right"))
+        return int(starts[group]) + place - (int(ends[group - 1]) if group else 0)
+
+
 @dataclass(frozen=True)
 class Source:
     """A dataset and its weight in a mixture.
@@ -55,8 +83,10 @@ class Source:
 class Mixture(Dataset[Sample]):
     """Sample i comes from a source and an index in it that depend on the seed and i alone.
 
-    Each source is read in a shuffled order, without repeats until all of it was read, then in another order. Indices
-    beyond `length` are valid and continue the order: epoch e is length * e .. length * (e + 1) - 1.
+    Each source is read in a shuffled order, without repeats until all of it was read, then in another order. A dataset
+    with `groups`, numbers of consecutive samples that are decoded together, is shuffled in two stages: its groups, then
+    the samples of each `GROUPS_HELD` groups, so that each group is decoded once. Indices beyond `length` are valid and
+    continue the order: epoch e is length * e .. length * (e + 1) - 1.
 
     Args:
         sources: Datasets and their weights.
@@ -84,6 +114,7 @@ class Mixture(Dataset[Sample]):
         weights = [Fraction(source.weight) for source in sources]
         left = list(accumulate(reversed(weights)))[::-1]
         self._block: tuple[int, ndarray, ndarray] | None = None
+        self._groups: dict[int, tuple[int, _Windows]] = {}
         self._fractions = [(w / rest).limit_denominator(1_000_000) for w, rest in zip(weights, left, strict=True)]
 
     def __len__(self) -> int:
@@ -107,7 +138,12 @@ class Mixture(Dataset[Sample]):
         _, sources, visits = self._block
         source, visit = int(sources[position]), int(visits[position])
         turn, step = divmod(visit, self._lengths[source])
-        return source, permuted(step, self._lengths[source], self.seed, source, turn)
+        groups = getattr(self.sources[source].dataset, "groups", None)
+        if groups is None:
+            return source, permuted(step, self._lengths[source], self.seed, source, turn)
+        if self._groups.get(source, (None,))[0] != turn:
+            self._groups[source] = turn, _Windows(groups, self.seed, source, turn)
+        return source, self._groups[source][1].sample(step)
 
     def _schedule(self, block: int) -> tuple[ndarray, ndarray]:
         """The source of each sample of a block, and how often it was visited before."""

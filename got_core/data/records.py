@@ -73,6 +73,12 @@ class RecordsDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return self._ends[-1]
 
+    @property
+    def groups(self) -> list[int] | None:
+        """Numbers of consecutive records that are decoded together; None where each is read by itself."""
+        groups = [table.groups for table in self._tables if table.groups is not None]
+        return [size for own in groups for size in own] if len(groups) == len(self._tables) else None
+
     def __getitem__(self, index: int) -> Sample:
         record, where = self._record(index)
         target = self._image(record, self.image_column, where, self.size)

@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -20,6 +21,9 @@ from got_core.errors import one_line, parse_json
 ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
 """Of tables in a folder, in lower or upper case."""
 
+GROUPS_HELD = 8
+"""Row groups of a Parquet file that are held decoded; shuffled reading stays within as many for a while."""
+
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _BEGINNING = 4096
 _ARRAY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\[\s*(?:[{"\]]|\Z)')
@@ -32,9 +36,11 @@ class Table(ABC):
 
     Attributes:
         path: The file.
+        groups: Numbers of consecutive rows that are decoded together; None where each row is read by itself.
     """
 
     path: Path
+    groups: Sequence[int] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -124,9 +130,9 @@ class RowsInMemory(Table):
 
 
 class Parquet(Table):
-    """A Parquet file. A row group is decoded when one of its rows is read, and cached until another one is read.
+    """A Parquet file. A row group is decoded when one of its rows is read; the last `GROUPS_HELD` are held.
 
-    For shuffled reading, write small groups, such as 100 rows of images.
+    So groups should be small, such as 100 rows of images.
 
     Args:
         path: The file.
@@ -145,15 +151,15 @@ class Parquet(Table):
                 if column not in file.schema_arrow.names:
                     raise missing_column(path, column, file.schema_arrow.names)
             self._footer = file.metadata
-            sizes = [self._footer.row_group(group).num_rows for group in range(file.num_row_groups)]
-        self._ends = list(accumulate(sizes))
-        self._cached: tuple[int, pyarrow.Table] | None = None
+            self.groups = [self._footer.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self._ends = list(accumulate(self.groups))
+        self._held: OrderedDict[int, pyarrow.Table] = OrderedDict()
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cached": None}
+        return self.__dict__ | {"_held": OrderedDict()}
 
     def number(self, index: int) -> int:
         """Return the number of a row, from 0."""
@@ -162,15 +168,18 @@ class Parquet(Table):
     def row(self, index: int) -> Mapping[str, Any]:
         """Read the values of a row by column."""
         group = bisect_right(self._ends, index)
-        if self._cached is None or self._cached[0] != group:
+        if group not in self._held:
             with self._open() as file:
                 try:
-                    self._cached = group, file.read_row_group(group, columns=self.columns, use_threads=False)
+                    self._held[group] = file.read_row_group(group, columns=self.columns, use_threads=False)
                 except Exception as error:  # Decoders of damaged pages raise errors of every kind.
                     raise ValueError(f"{self.name(index)}: row group {group} is damaged ({one_line(error)})") from None
+        self._held.move_to_end(group)
+        if len(self._held) > GROUPS_HELD:
+            self._held.popitem(last=False)
         start = self._ends[group - 1] if group else 0
         try:
-            return _record(self._cached[1].slice(index - start, 1).to_pylist()[0], self.name(index))
+            return _record(self._held[group].slice(index - start, 1).to_pylist()[0], self.name(index))
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.name(index)}: not UTF-8 ({error})") from None
 

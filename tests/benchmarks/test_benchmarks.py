@@ -10,7 +10,7 @@ from PIL import Image
 from refusals import refused
 
 from got_core.benchmarks import scaling, startup
-from got_core.benchmarks.inference import BATCHED, OURS, RELEASED, STAGES, Request, compare_images
+from got_core.benchmarks.inference import BATCHED, FAST, OURS, RELEASED, STAGES, Request, compare_images
 from got_core.benchmarks.measuring import WHOLE, Spent, Stopwatch, Timings, in_turns
 from got_core.benchmarks.models import benchmark_model, requests
 from got_core.benchmarks.training import BARE, FIT, PLAIN, compare_steps
@@ -26,7 +26,7 @@ def test_the_released_algorithm_gives_the_same_latents(backbone, edit):
     request = Request((64, 64), edit, tokens=60, steps=3, measured_steps=1)
     found = compare_images(backbone, request, 1, CPU)
     assert found.difference < 1e-3
-    assert found.timings.runs.keys() == {RELEASED, BATCHED, OURS}
+    assert found.timings.runs.keys() == {RELEASED, BATCHED, OURS, FAST}
     for (run,) in found.timings.runs.values():
         assert tuple(run) == STAGES
         assert run["denoise"].cpu > 0

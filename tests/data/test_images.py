@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from got_core.data.images import FORMATS, image_tensor, load_image
+from got_core.data.images import FORMATS, image_tensor, load_image, open_image
 
 RED = (255, 0, 0)
 EXIF_ORIENTATION = 0x0112
@@ -79,6 +79,18 @@ def test_the_exif_tag_turns_the_image_upright(tmp_path):
     assert pixels.shape == (3, 4, 2)
     assert (pixels[0, :2] == 1).all()
     assert (pixels[0, 2:] == -1).all()
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_an_image_is_turned_once(file_format):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = QUARTER_TURN_CLOCKWISE
+    data = encoded(half_red().resize((40, 20), Image.Resampling.NEAREST), file_format, exif=exif)
+    opened = open_image(data)
+    assert opened.size == (20, 40)
+    assert torch.equal(image_tensor(opened), load_image(data))
+    again = encoded(opened, file_format)
+    assert open_image(again).size == (20, 40)
 
 
 def test_other_tags_do_not_count():
@@ -175,6 +187,23 @@ def test_the_whole_image_is_resized_so_relative_positions_stay():
     assert pixels.shape == (3, 16, 32)
     assert (pixels[0, :, :14] < -0.9).all()
     assert (pixels[0, :, 18:] > 0.9).all()
+
+
+@pytest.mark.parametrize("turn", [1, QUARTER_TURN_CLOCKWISE])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(turn):
+    waves = np.sin(np.arange(800)[:, None, None] / (40, 60, 80)) * np.cos(np.arange(1200)[None, :, None] / 90)
+    photo = Image.fromarray((127.5 + 127 * waves).astype(np.uint8))
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = turn
+    data = encoded(photo, "JPEG", quality=95, exif=exif)
+    size = (40, 60) if turn == 1 else (60, 40)
+    assert max(open_image(data, size=size).size) == 150
+    assert open_image(data).size == (photo.size if turn == 1 else photo.size[::-1])
+    small, full = load_image(data, size), image_tensor(open_image(data), size)
+    assert small.shape == full.shape == (3, *size)
+    assert (small - full).abs().mean() < 0.01
+    assert open_image(data, size=(600, 600)).size == open_image(data).size
+    assert open_image(encoded(photo), size=size).size == photo.size
 
 
 def test_errors_name_the_file_in_one_line(tmp_path):

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from got_core.data.datamodule import MixtureSampler, ResumableLoader
 from got_core.data.mixture import BLOCK, Mixture, Source, permuted
+from got_core.data.tables import GROUPS_HELD
 from got_core.types import Sample
 
 
@@ -40,6 +41,44 @@ def test_a_shuffled_order_is_spread_out_and_depends_on_its_key():
         steps = torch.corrcoef(torch.tensor([order[:-1], order[1:]]).float())
         assert abs(pairs[0, 1]) < 0.1
         assert abs(steps[0, 1]) < 0.1
+
+
+class Grouped(Numbered):
+    """Samples that are decoded in groups."""
+
+    def __init__(self, groups: list[int]) -> None:
+        super().__init__(sum(groups))
+        self.groups = groups
+
+
+@settings(deadline=None, max_examples=40)
+@given(groups=st.lists(st.integers(0, 9), min_size=1, max_size=40).filter(any), seed=st.integers(0, 100))
+def test_groups_are_read_once_a_turn_and_few_are_open_at_a_time(groups, seed):
+    mixture = Mixture([Source(Grouped(groups))], length=10, seed=seed)
+    numbers = [group for group, size in enumerate(groups) for _ in range(size)]
+    turns = []
+    for turn in range(2):
+        order = [mixture.locate(turn * sum(groups) + step)[1] for step in range(sum(groups))]
+        assert sorted(order) == list(range(sum(groups)))
+        last = {numbers[index]: step for step, index in enumerate(order)}
+        first = {numbers[index]: step for step, index in reversed(list(enumerate(order)))}
+        for step in range(len(order)):
+            assert sum(first[group] <= step <= last[group] for group in last) <= GROUPS_HELD
+        turns.append(order)
+    again = Mixture([Source(Grouped(groups))], length=10, seed=seed)
+    assert [again.locate(sum(groups) + step)[1] for step in range(sum(groups))] == turns[1]
+
+
+def test_groups_and_their_samples_are_shuffled():
+    mixture = Mixture([Source(Grouped([100] * 40))], length=10)
+    order = [mixture.locate(step)[1] for step in range(8000)]
+    assert order[:4000] != order[4000:]
+    window = order[: 100 * GROUPS_HELD]
+    groups = [index // 100 for index in window]
+    assert len(set(groups)) == GROUPS_HELD
+    assert len(set(groups[:100])) == GROUPS_HELD  # Samples of all of its groups come mixed.
+    steps = torch.corrcoef(torch.tensor([window[:-1], window[1:]]).float())
+    assert abs(steps[0, 1]) < 0.15
 
 
 def test_fractions_follow_the_weights_in_every_block():

@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from got_core.chain.parser import parse
 from got_core.data.images import load_image
+from got_core.data.mixture import Mixture, Source
 from got_core.data.records import RecordsDataset
 from got_core.types import resized
 
@@ -196,3 +197,20 @@ def test_chains_reach_the_parser_whole(folder):
     assert chains[2].regions[3].box == (528, 760, 650, 887)
     assert [region.colour for region in chains[3].regions] == ["white", "red", "blue"]
     assert chains[4].regions[0].box == (0, 0, 999, 999)
+
+
+def test_shuffled_reading_of_parquet_decodes_each_row_group_once(folder, tmp_path, monkeypatch):
+    image = (folder / RECORDS[0]["image"]).read_bytes()
+    columns = {"prompt": [str(i) for i in range(60)], "chain": ["a (1,1),(2,2)"] * 60, "image": [image] * 60}
+    dataset = RecordsDataset(write_parquet(tmp_path / "a.parquet", columns, group=3), 8)
+    assert dataset.groups == [3] * 20
+    assert RecordsDataset(str(folder / "records.jsonl"), 8).groups is None
+    decoded, read = [], parquet.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        parquet.ParquetFile, "read_row_group", lambda self, i, **options: decoded.append(i) or read(self, i, **options)
+    )
+    mixture = Mixture([Source(dataset)], length=60)
+    prompts = [mixture[index].prompt for index in range(60)]
+    assert sorted(prompts, key=int) == columns["prompt"] != prompts
+    assert len(decoded) <= 20
+    assert {*decoded, 0} == set(range(20))  # The first record was read before.

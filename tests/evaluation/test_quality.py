@@ -8,6 +8,7 @@ import pytest
 import torch
 from edit_sets import edit_samples
 from evaluation_runs import quiet_trainer
+from pickles import Touch
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchvision.models import inception
 from two_ranks import run_on_ranks
@@ -94,16 +95,6 @@ def test_other_weights_are_refused_and_code_in_a_file_is_not_run(tmp_path, weigh
     assert not (tmp_path / "mark").exists()
     with pytest.raises(UserError, match=r"no such file; FID and KID need FID's own Inception v3: pt_inception"):
         InceptionFeatures.from_file(tmp_path / "nowhere.pth")
-
-
-class Touch:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __reduce__(self):
-        return Path.touch, (self.file,)
 
 
 def test_a_missing_library_is_one_line(fid_file, monkeypatch):
