@@ -151,6 +151,25 @@ def scaling(
     _write(how, device, {name: as_json(points) for name, points in curves.items()})
 
 
+def reading(how: How, *, rows: Count = 2000) -> None:
+    """Time image records in Parquet, shuffled over in order.
+
+    Args:
+        how: How it is measured; always on a CPU.
+        rows: Records of a turn.
+
+    Example:
+        got bench reading --repeats 5
+    """
+    device = _device(How(repeats=how.repeats, device="cpu", json=how.json))
+    from got_core.benchmarks.reading import read_records, reading_table
+    from got_core.evaluation.results import print_table
+
+    timings = read_records(rows, how.repeats)
+    print_table(reading_table(timings, rows))
+    _write(how, device, {"rows": rows, **timings.as_json()})
+
+
 def _device(how: How) -> "torch.device":
     from got_core.paths import importing
 

@@ -13,6 +13,7 @@ from got_core.benchmarks import scaling, startup
 from got_core.benchmarks.inference import BATCHED, FAST, OURS, RELEASED, STAGES, Request, compare_images
 from got_core.benchmarks.measuring import WHOLE, Spent, Stopwatch, Timings, in_turns
 from got_core.benchmarks.models import benchmark_model, requests
+from got_core.benchmarks.reading import IN_ORDER, RANDOM, SHUFFLED
 from got_core.benchmarks.training import BARE, FIT, PLAIN, compare_steps
 from got_core.cli.main import main
 from got_core.paths import ROOT
@@ -92,6 +93,14 @@ def test_growth_is_measured_counted_and_drawn(tmp_path, monkeypatch, capsys):
         assert least < large["flops"][stage] / small["flops"][stage] < 6
     assert large["memory"]["decode"] > 2 * small["memory"]["decode"]
     assert np.asarray(Image.open(picture)).std() > 1
+
+
+def test_reading_is_timed(tmp_path, capsys):
+    main(["bench", "reading", "--rows", "300", "--repeats", "2", "--json", str(tmp_path / "reading.json")])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (IN_ORDER, SHUFFLED, RANDOM))
+    seconds = json.loads((tmp_path / "reading.json").read_text())["measured"]["seconds"]
+    assert {name: len(runs) for name, runs in seconds.items()} == {IN_ORDER: 2, SHUFFLED: 2, RANDOM: 2}
 
 
 def test_startup_is_timed_in_processes_of_their_own(monkeypatch, capsys, tmp_path):
