@@ -87,7 +87,7 @@ def compare_images(backbone: str, request: Request, repeats: int, device: torch.
         found, _ = model.generate_latents(batch, reasoning, noise=noise, steps=request.measured_steps, exact=True)
     difference = float((found - expected).abs().max())
     fast = model.sampling()
-    words = f"{fast.steps} steps, guided at times {fast.guidance_interval}"
+    words = f"{fast.steps} steps" + (f", guided at times {fast.guidance_interval}" if fast.guidance_interval else "")
     return Compared(backbone, request, in_turns(tasks, repeats, device), difference, words)
 
 
