@@ -151,6 +151,29 @@ def scaling(
     _write(how, device, {name: as_json(points) for name, points in curves.items()})
 
 
+def limits(how: How, *, backbone: Backbone | None = None) -> None:
+    """Hold each stage against what the machine can do.
+
+    Args:
+        how: How it is measured.
+        backbone: One of the two; both by default.
+
+    Example:
+        got bench limits --backbone dit
+    """
+    device = _device(how)
+    from got_core.benchmarks.limits import as_json, distances, limits_table
+    from got_core.benchmarks.models import BACKBONES
+    from got_core.evaluation.results import print_table
+
+    measured = {}
+    for name in BACKBONES if backbone is None else (backbone,):
+        found, machine = distances(name, how.repeats, device)
+        print_table(limits_table(name, found, machine))
+        measured[name] = {"flops_a_second": machine[0], "bytes_a_second": machine[1], "stages": as_json(found)}
+    _write(how, device, measured)
+
+
 def reading(how: How, *, rows: Count = 2000) -> None:
     """Time image records in Parquet, shuffled over in order.
 

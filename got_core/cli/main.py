@@ -46,6 +46,7 @@ COMMANDS = {
     "bench inference": Command("bench", "inference", "Time an image by stage, over the released algorithm."),
     "bench training": Command("bench", "training", "Time a training step, over a bare loop and plain code."),
     "bench startup": Command("bench", "startup", "Time a new process up to its first image, over its imports."),
+    "bench limits": Command("bench", "limits", "Hold each stage against what the machine can do."),
     "bench reading": Command("bench", "reading", "Time image records in Parquet, shuffled over in order."),
     "bench scaling": Command("bench", "scaling", "Measure how time and memory grow with what is asked for."),
     "compare": Command("evaluate", "compare", "Say whether one results.json is better than another, item by item."),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from refusals import refused
 
-from got_core.benchmarks import scaling, startup
+from got_core.benchmarks import limits, scaling, startup
 from got_core.benchmarks.inference import BATCHED, FAST, OURS, RELEASED, STAGES, Request, compare_images
 from got_core.benchmarks.measuring import WHOLE, Spent, Stopwatch, Timings, in_turns
 from got_core.benchmarks.models import benchmark_model, requests
@@ -93,6 +93,25 @@ def test_growth_is_measured_counted_and_drawn(tmp_path, monkeypatch, capsys):
         assert least < large["flops"][stage] / small["flops"][stage] < 6
     assert large["memory"]["decode"] > 2 * small["memory"]["decode"]
     assert np.asarray(Image.open(picture)).std() > 1
+
+
+def test_stages_are_held_against_the_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(limits, "TOKENS", 2)
+    monkeypatch.setattr(limits, "SIDE", 512)
+    monkeypatch.setattr(limits, "NUMBERS", 2**20)
+    file = tmp_path / "limits.json"
+    main(["bench", "limits", "--backbone", "unet", "--repeats", "1", "--json", str(file), "--device", "cpu"])
+    assert "farthest from its limit" in capsys.readouterr().out
+    found = json.loads(file.read_text())["measured"]["unet"]
+    for stage in found["stages"].values():
+        arithmetic, reading = stage["flops"] / found["flops_a_second"], stage["bytes"] / found["bytes_a_second"]
+        assert stage["limit"] == max(arithmetic, reading)
+        assert stage["share"] == stage["limit"] / stage["seconds"]
+    backbone = sum(weight.numel() for weight in benchmark_model("unet", CPU).backbone.parameters())
+    assert found["stages"]["denoise"]["bytes"] == 4 * backbone
+    token, reading = found["stages"]["write a token"], found["stages"]["read"]
+    assert token["bytes"] == reading["bytes"]
+    assert token["flops"] < reading["flops"] / 100
 
 
 def test_reading_is_timed(tmp_path, capsys):
