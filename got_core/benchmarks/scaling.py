@@ -183,6 +183,9 @@ def draw_growth(curves: Mapping[str, Sequence[Point]], file: Path) -> None:
             flops = [scale * point.flops[name] for point in counted]
             panel.plot([p.value for p in counted], flops, ":", color=line.get_color())
         panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="seconds" if axis == next(iter(curves)) else None)
+        values = [point.value for point in points if point.value > 0]
+        panel.set_xticks(values, labels=[str(value) for value in values], minor=False)
+        panel.set_xticks([], minor=True)
         panel.grid(alpha=0.3)
     figure.axes[0].legend(title="dotted: as FLOPs", fontsize="small")
     figure.savefig(file, dpi=100)

@@ -148,7 +148,7 @@ class Sampling:
     guidance_interval: Times | None = None
 
     def __post_init__(self) -> None:
-        if type(self.steps) is not int or self.steps < 1:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps must be a whole number of at least 1, not {self.steps!r}")
         if self.guidance_interval is not None:
             check_interval(self.guidance_interval)

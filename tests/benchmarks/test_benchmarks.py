@@ -22,10 +22,19 @@ CPU = torch.device("cpu")
 RECIPE = ("recipes/scenes_dit.yaml", "tests/fixtures/tiny_scenes.yaml")
 
 
-@pytest.mark.parametrize(("backbone", "edit"), [("dit", False), ("unet", True)])
-def test_the_released_algorithm_gives_the_same_latents(backbone, edit):
-    request = Request((64, 64), edit, tokens=60, steps=3, measured_steps=1)
-    found = compare_images(backbone, request, 1, CPU)
+def test_images_are_compared_on_the_command_line(tmp_path, capsys):
+    small = ("--side", "64", "--tokens", "60", "--steps", "3", "--measured-steps", "1", "--repeats", "1")
+    file = tmp_path / "images.json"
+    main(["bench", "inference", "--backbone", "unet", "--edit", "true", *small, "--device", "cpu", "--json", str(file)])
+    assert "unet: an edit of 64x64, 3 steps" in capsys.readouterr().out
+    (found,) = json.loads(file.read_text())["measured"]
+    assert found["difference"] < 1e-3
+    assert found["seconds"].keys() == {RELEASED, BATCHED, OURS, FAST}
+
+
+def test_the_released_algorithm_gives_the_same_latents():
+    request = Request((64, 64), False, tokens=60, steps=3, measured_steps=1)
+    found = compare_images("dit", request, 1, CPU)
     assert found.difference < 1e-3
     assert found.timings.runs.keys() == {RELEASED, BATCHED, OURS, FAST}
     for (run,) in found.timings.runs.values():
