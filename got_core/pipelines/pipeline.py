@@ -1,12 +1,12 @@
 """GoTPipeline: plans images in words and boxes, generates and edits them; called like the pipelines of diffusers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, Unpack, cast
 from warnings import warn
 
 import torch
@@ -16,22 +16,14 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from got_core.data.images import ImageLike, ImagesLike, image_tensor
-from got_core.diffusion.sampling import (
-    GuidanceScales,
-    Times,
-    check_interval,
-    sample_seeds,
-    seeded,
-    starting_noise,
-)
+from got_core.diffusion.sampling import GuidanceScales, sample_seeds, seeded, starting_noise
 from got_core.diffusion.schedulers import check_scheduler, read_scheduler
-from got_core.errors import UserError, check_text, did_you_mean, one_line
+from got_core.errors import UserError, check_text, one_line
 from got_core.interfaces import ChainListener, Scheduler
 from got_core.model import PARTS, GoTModel
 from got_core.paths import BUNDLED_MODEL
 from got_core.pipelines.calls import (
     LATENT,
-    OUTPUT_TYPES,
     GoTPipelineOutput,
     OutputImages,
     Returned,
@@ -43,88 +35,12 @@ from got_core.pipelines.calls import (
     prompt_list,
     to_output_type,
 )
-from got_core.pipelines.inpainting import LatentBlending, PreviousImages, inpainting_inputs
+from got_core.pipelines.inpainting import LatentBlending, inpainting_inputs
+from got_core.pipelines.options import PLANNING, SCALES, STEP_TENSORS, GenerationOptions, check_options
 from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
 from got_core.planning.plan import Plan, check_chain, check_prompt
 from got_core.types import Batch, Reasoning, Step
-
-StepCallback = Callable[["GoTPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
-"""As in diffusers: called with the pipeline, the step, its time and {"latents": ...}; may return such a dictionary."""
-
-SCALES = ("semantic", "spatial", "reference")
-"""Guidance scales; each is given to a call as an option whose name ends in `_scale`."""
-
-
-class GenerationOptions(TypedDict, total=False):
-    """Options of `GoTPipeline.generate`, which describes them; `__call__` and `edit` take them too."""
-
-    num_inference_steps: int | None
-    guidance_interval: Times | None
-    exact: bool
-    semantic_scale: float | None
-    spatial_scale: float | None
-    reference_scale: float | None
-    keep: PreviousImages | None
-    generator: Generator | Sequence[Generator] | None
-    latents: Float[Tensor, "b c h w"] | None
-    output_type: str
-    return_dict: bool
-    callback_on_step_end: StepCallback | None
-    callback_on_step_end_tensor_inputs: Sequence[str]
-
-
-STEP_TENSORS = ("latents",)
-"""What `callback_on_step_end` may be given."""
-
-INSTEAD = {
-    "guidance_scale": "semantic_scale, spatial_scale and reference_scale are the guidance scales of this pipeline",
-    "image_guidance_scale": "reference_scale is the guidance by the source image",
-    "negative_prompt": "an image is generated from its plan: take out of the plan what is not wanted (plan.remove)",
-    "image": "edit(image, instruction) edits an image",
-    "mask_image": "keep=image keeps an image except for the plan's boxes",
-}
-"""Arguments of other pipelines of diffusers, and what this one has in their place."""
-
-_PLANNING = ("height", "width", "temperature", "best_of")
-
-
-def check_options(options: Mapping[str, Any], count: int, seed: Seed = None, others: Sequence[str] = ()) -> None:
-    """Check the options of a call that generates `count` images.
-
-    Args:
-        options: Of `GenerationOptions`.
-        count: Number of images.
-        seed: Argument of the call.
-        others: Further arguments that the call has.
-
-    Raises:
-        TypeError: There is no such option; names what there is instead, or one that is written alike.
-        ValueError: An option cannot have this value, or does not go together with another.
-    """
-    known = (*GenerationOptions.__annotations__, "seed", *others)
-    for name in options:
-        if name not in known:
-            raise TypeError(
-                f"no such argument: {name}" + (f"; {INSTEAD[name]}" if name in INSTEAD else did_you_mean(name, known))
-            )
-    if seed is not None and options.get("generator") is not None:
-        raise ValueError("seed and generator both say what the noise is: give one of the two")
-    tensors = options.get("callback_on_step_end_tensor_inputs", STEP_TENSORS)
-    if isinstance(tensors, str) or not set(tensors) <= set(STEP_TENSORS):
-        raise ValueError(f"callback_on_step_end_tensor_inputs may list {', '.join(STEP_TENSORS)}, not {tensors!r}")
-    if options.get("num_inference_steps") is not None:
-        positive_integer(options["num_inference_steps"], "num_inference_steps")
-    if options.get("guidance_interval") is not None:
-        check_interval(options["guidance_interval"])
-    for name in SCALES:
-        if (scale := options.get(f"{name}_scale")) is not None and not isfinite(scale):
-            raise ValueError(f"{name}_scale must be a finite number, not {scale}")
-    if options.get("generator") is not None:
-        one_each(options["generator"], count, Generator, "generators")
-    if (output_type := options.get("output_type", "pil")) not in OUTPUT_TYPES:
-        raise ValueError(f"output_type must be 'pil', 'pt', 'np' or 'latent', not {output_type!r}")
-
 
 FAR = 2.0
 """A side more than this many times longer or shorter than in training is far from it."""
@@ -337,7 +253,7 @@ class GoTPipeline:
         """
         number = positive_integer(num_images_per_prompt, "num_images_per_prompt")
         prompts = [text for text in prompt_list(prompt) for _ in range(number)]
-        check_options(options, len(prompts), seed, (*_PLANNING, "num_images_per_prompt"))
+        check_options(options, len(prompts), seed, (*PLANNING, "num_images_per_prompt"))
         self._check_latents(options, len(prompts), self._pixels(height, width))
         plans = self.plan(prompts, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed)
         return self.generate(plans, seed=seed, **options)
@@ -365,7 +281,7 @@ class GoTPipeline:
         if image is None:
             raise ValueError("an edit needs an image")
         count = len(prompt_list(instruction))
-        check_options(options, count, seed, _PLANNING)
+        check_options(options, count, seed, PLANNING)
         self._check_latents(options, count, self._pixels(height, width))
         plans = self.plan(
             instruction, image, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed

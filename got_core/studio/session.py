@@ -17,7 +17,8 @@ from got_core.paths import LARGEST_SEED
 from got_core.pipelines.calls import GoTPipelineOutput
 from got_core.pipelines.conversation import Conversation, Turn
 from got_core.pipelines.inpainting import PreviousImages
-from got_core.pipelines.pipeline import GoTPipeline, StepCallback
+from got_core.pipelines.options import StepCallback
+from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.check import PlanProblem, plan_problems, repairable, repaired
 from got_core.planning.plan import Plan
 from got_core.studio.files import Saved
