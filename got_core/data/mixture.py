@@ -114,7 +114,8 @@ class Mixture(Dataset[Sample]):
         weights = [Fraction(source.weight) for source in sources]
         left = list(accumulate(reversed(weights)))[::-1]
         self._block: tuple[int, ndarray, ndarray] | None = None
-        self._groups: dict[int, tuple[int, _Windows]] = {}
+        self._sizes: list[Sequence[int] | None] = [getattr(source.dataset, "groups", None) for source in sources]
+        self._windows: dict[int, tuple[int, _Windows]] = {}
         self._fractions = [(w / rest).limit_denominator(1_000_000) for w, rest in zip(weights, left, strict=True)]
 
     def __len__(self) -> int:
@@ -138,12 +139,11 @@ class Mixture(Dataset[Sample]):
         _, sources, visits = self._block
         source, visit = int(sources[position]), int(visits[position])
         turn, step = divmod(visit, self._lengths[source])
-        groups = getattr(self.sources[source].dataset, "groups", None)
-        if groups is None:
+        if (groups := self._sizes[source]) is None:
             return source, permuted(step, self._lengths[source], self.seed, source, turn)
-        if self._groups.get(source, (None,))[0] != turn:
-            self._groups[source] = turn, _Windows(groups, self.seed, source, turn)
-        return source, self._groups[source][1].sample(step)
+        if self._windows.get(source, (None,))[0] != turn:
+            self._windows[source] = turn, _Windows(groups, self.seed, source, turn)
+        return source, self._windows[source][1].sample(step)
 
     def _schedule(self, block: int) -> tuple[ndarray, ndarray]:
         """The source of each sample of a block, and how often it was visited before."""
