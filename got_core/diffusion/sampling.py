@@ -263,7 +263,8 @@ def sample(
         generators: One for each sample, for schedulers that add noise; torch's own generator if None.
         guidance_interval: See `Sampling`.
     """
-    guide, alone = (guided_predict(backbone, encoder, guidance, each) for each in (scales, CONDITIONED))
+    guide = guided_predict(backbone, encoder, guidance, scales)
+    alone = guide if guidance_interval is None else guided_predict(backbone, encoder, guidance, CONDITIONED)
     scheduler.set_timesteps(steps, device=noise.device)
     scale_input = getattr(scheduler, "scale_model_input", lambda x, time: x)
     take_step = seeded_step(scheduler, generators)

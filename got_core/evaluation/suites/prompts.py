@@ -78,7 +78,8 @@ def scene_prompts(number: int, seed: int) -> list[dict[str, Any]]:
     """Return prompts of drawn scenes held out from training, GenEval's categories in turn; the same for a seed."""
     tasks = dict.fromkeys(GENERATION_TAGS, 1.0)
     scenes = ScenesDataset(length=number, seed=seed, split="test", tasks=tasks, balanced=True)
-    return [{**scenes[index].meta, "prompt": scenes[index].prompt} for index in range(number)]
+    samples = (scenes[index] for index in range(number))
+    return [{**sample.meta, "prompt": sample.prompt} for sample in samples]
 
 
 def prompts_of(options: Namespace, check: Callable[[Any], dict[str, Any]], plain: bool = False) -> list[dict[str, Any]]:
