@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path, PurePath
 from pickle import UnpicklingError
 from typing import Any
@@ -74,10 +75,20 @@ METADATA_CLASSES = frozenset(
 """What the `.metadata` of a distributed checkpoint may name, beside torch's types of numbers."""
 
 
+def _member(*arguments: Any) -> Enum:
+    """Return a member of an enumeration by its name: Python 3.11.0 to 3.11.3 pickle members as a call of `getattr`."""
+    match arguments:
+        case (type() as kind, str(name)) if issubclass(kind, Enum) and name in kind.__members__:
+            return kind[name]
+    raise UnpicklingError("builtins.getattr is no part of torch's metadata")
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     """Reads the `.metadata` of a distributed checkpoint; nothing else than it consists of can be named in it."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if module == "torch" and isinstance(named := getattr(torch, name, None), torch.dtype):
             return named
         if (module, name) not in METADATA_CLASSES:

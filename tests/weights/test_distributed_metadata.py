@@ -1,12 +1,15 @@
 """The pickles in a distributed checkpoint are read by an allow-list: fifty attacks are one line each, none runs."""
 
+import io
 import pickle
 from dataclasses import replace
+from enum import Enum
 
 import pytest
 import torch
 from pickles import Touch
 from torch.distributed import checkpoint as distributed_checkpoint
+from torch.distributed.checkpoint.metadata import Metadata
 
 from got_core.errors import UserError
 from got_core.weights.checkpoints import MetadataReader, check_values, distributed_shapes, read_metadata
@@ -69,6 +72,46 @@ def test_what_is_no_metadata_is_refused_in_one_line_and_not_called(tmp_path, pat
         assert "\n" not in str(error.value)
         assert "is no part of torch's metadata" in str(error.value.__cause__)
     assert not marker.exists()
+
+
+class ByGetattr(pickle.Pickler):
+    """Pickles members of enumerations as Python 3.11.0 to 3.11.3 do."""
+
+    def reducer_override(self, value):
+        return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
+
+
+def by_getattr(value) -> bytes:
+    content = io.BytesIO()
+    ByGetattr(content).dump(value)
+    assert b"getattr" in content.getvalue()
+    return content.getvalue()
+
+
+class Calls:
+    """Pickled as a call of `getattr`."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return getattr, self.arguments
+
+
+def test_metadata_of_older_pythons_is_read(whole, tmp_path):
+    known = read_metadata(whole)
+    (tmp_path / ".metadata").write_bytes(by_getattr(known))
+    assert read_metadata(tmp_path) == known
+
+
+@pytest.mark.parametrize(
+    "arguments", [(Metadata, "__init__"), (dict, "fromkeys"), (Metadata, "state_dict_metadata", None), (1, "real")]
+)
+def test_nothing_else_is_looked_up(tmp_path, arguments):
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Calls(*arguments)))
+    with pytest.raises(UserError, match="not a readable checkpoint") as error:
+        read_metadata(tmp_path)
+    assert "is no part of torch's metadata" in str(error.value.__cause__)
 
 
 def changed(whole, **values):
