@@ -279,7 +279,7 @@ def efficiency(
         config: A recipe in place of a checkpoint; of several, the later ones win.
         output: Folder that gets results.json.
         size: Of the image as HEIGHTxWIDTH in pixels; by default as trained.
-        steps: Denoising steps.
+        steps: Denoising steps, each guided; by default those of the full procedure.
         repeats: Runs that times are the median of.
         warm_up: Runs before that are not timed.
         accelerator: Such as cuda or cpu; by default the best there is.

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import signal
+import stat
 import threading
 import time
 from contextlib import suppress
@@ -77,8 +78,11 @@ def step_of(folder):
 
 
 def full_disk(monkeypatch):
-    def refuse(*arguments, **values):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    """From now on no file's content can be written; a folder's names can, such as that of a file written before."""
+
+    def refuse(descriptor):
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", refuse)
 
