@@ -26,7 +26,7 @@ PHRASES = (
 )
 """Of texts; "asked" is only wrong as a noun, which names are."""
 
-PLOTS = {"got_core/studies/report.py", "got_core/studies/study.py"}
+PLOTS = {"got_core/studies/report.py", "got_core/studies/runner.py"}
 """Files in which a figure is one of matplotlib's."""
 
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")

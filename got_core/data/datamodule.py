@@ -11,8 +11,8 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from got_core.chain.parser import parse, spliced
-from got_core.data.chain_check import Chains, bad_chains
 from got_core.data.mixture import Mixture, Source
+from got_core.data.records import Chains, bad_chains
 from got_core.interfaces import Processor
 from got_core.model import GoTModel
 from got_core.types import Batch, Sample

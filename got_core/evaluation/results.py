@@ -71,6 +71,17 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, object]:
+    """Describe this machine as results do."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"system": platform.platform(), "processor": processor(), "cores": cores(), "gpus": gpus}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of `PACKAGES` that are installed."""
     return {name: version(name) for name in PACKAGES}

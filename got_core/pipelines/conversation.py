@@ -12,7 +12,7 @@ from warnings import warn
 from PIL import Image
 
 from got_core.data.images import ImageLike, image_tensor
-from got_core.pipelines.options import GenerationOptions
+from got_core.pipelines.calls import GenerationOptions
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.plan import Plan
 from got_core.types import to_pil

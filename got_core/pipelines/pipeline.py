@@ -24,10 +24,15 @@ from got_core.model import PARTS, GoTModel
 from got_core.paths import BUNDLED_MODEL
 from got_core.pipelines.calls import (
     LATENT,
+    PLANNING,
+    SCALES,
+    STEP_TENSORS,
+    GenerationOptions,
     GoTPipelineOutput,
     OutputImages,
     Returned,
     Seed,
+    check_options,
     one_each,
     one_image_each,
     one_seed_each,
@@ -36,7 +41,6 @@ from got_core.pipelines.calls import (
     to_output_type,
 )
 from got_core.pipelines.inpainting import LatentBlending, inpainting_inputs
-from got_core.pipelines.options import PLANNING, SCALES, STEP_TENSORS, GenerationOptions, check_options
 from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
 from got_core.planning.check import SAMPLED_AT, choose_plans
 from got_core.planning.plan import Plan, check_chain, check_prompt

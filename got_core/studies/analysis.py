@@ -11,9 +11,7 @@ import yaml
 from got_core.evaluation.callbacks import ANSWERS, read_scores
 from got_core.evaluation.statistics import SIGNIFICANT, Estimate, estimate, holm
 from got_core.paths import Run, locate
-from got_core.studies.identity import State, made_by, made_with
-from got_core.studies.runner import machine
-from got_core.studies.runs import TrainedRun
+from got_core.studies.runs import State, TrainedRun, made_by, made_with
 from got_core.studies.spec import Study
 from got_core.weights.files import checksum
 

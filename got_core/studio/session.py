@@ -14,10 +14,9 @@ from got_core.data.images import image_tensor
 from got_core.errors import one_line
 from got_core.interfaces import ChainListener
 from got_core.paths import LARGEST_SEED
-from got_core.pipelines.calls import GoTPipelineOutput
+from got_core.pipelines.calls import GoTPipelineOutput, StepCallback
 from got_core.pipelines.conversation import Conversation, Turn
 from got_core.pipelines.inpainting import PreviousImages
-from got_core.pipelines.options import StepCallback
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.check import PlanProblem, plan_problems, repairable, repaired
 from got_core.planning.plan import Plan

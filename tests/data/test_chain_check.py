@@ -6,10 +6,9 @@ import pytest
 from lightning import Trainer
 from PIL import Image
 
-from got_core.data.chain_check import bad_chains
 from got_core.data.datamodule import GoTDataModule
 from got_core.data.mixture import Source
-from got_core.data.records import RecordsDataset
+from got_core.data.records import RecordsDataset, bad_chains
 
 GOOD = "a car (100,300),(700,900)"
 

@@ -11,21 +11,20 @@ import pytest
 from rich.console import Console
 
 from got_core.errors import UserError
+from got_core.evaluation.results import cores, machine
 from got_core.studies.runner import (
     LOG,
     VISIBLE,
     Display,
     Job,
     Slot,
-    cores,
     crowded,
     last_error,
     locked,
-    machine,
-    printed_step,
     run_jobs,
     slots,
 )
+from got_core.studies.runs import printed_step
 
 
 class Recorded(Display):

@@ -13,8 +13,16 @@ from tiny_study import TINY, study_file
 from got_core.config import OWN_PACKAGES
 from got_core.evaluation.results import versions
 from got_core.paths import ROOT
-from got_core.studies.identity import CODE, DIGITS, class_paths, essentials, git_commit, made_with, without_defaults
-from got_core.studies.runs import plan_runs
+from got_core.studies.runs import (
+    CODE,
+    DIGITS,
+    class_paths,
+    essentials,
+    git_commit,
+    made_with,
+    plan_runs,
+    without_defaults,
+)
 from got_core.studies.spec import options_of, read_study
 from got_core.training.recipe import ResolvedRecipe
 from got_core.weights.files import checksum
@@ -137,11 +145,11 @@ def test_a_run_is_identified_by_the_meaning_of_its_recipe(tmp_path):
         assert essentials(ResolvedRecipe(TINY, [other])) != plain
 
 
-@pytest.mark.parametrize("first", ["got_core.studies.study", "got_core.cli.train"])
+@pytest.mark.parametrize("first", ["got_core.studies.runner", "got_core.cli.train"])
 def test_a_run_has_the_same_name_whatever_was_imported_before(first):
     """Lightning's `int | float` is read in the order in which some module first wrote it."""
     script = "import sys, json, importlib; importlib.import_module(sys.argv[1])\n"
-    script += "from got_core.studies.identity import essentials\n"
+    script += "from got_core.studies.runs import essentials\n"
     script += "from got_core.training.recipe import ResolvedRecipe\n"
     script += "print(json.dumps(essentials(ResolvedRecipe(sys.argv[2:]))))"
     command = [sys.executable, "-c", script, first, *TINY]

@@ -10,7 +10,6 @@ from rich.console import Console
 from scipy.stats import t
 
 from got_core.studies.analysis import Arm, Results, collect, error_splits, score
-from got_core.studies.identity import Identity
 from got_core.studies.report import (
     DOTS,
     MARGIN,
@@ -26,7 +25,7 @@ from got_core.studies.report import (
     terminal_tables,
     words,
 )
-from got_core.studies.runs import TrainedRun
+from got_core.studies.runs import Identity, TrainedRun
 from got_core.studies.spec import Axis, Grid, Split, Study, point_name
 
 T_TWO = 4.302652730

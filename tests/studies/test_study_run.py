@@ -13,8 +13,8 @@ from got_core.cli.main import main
 from got_core.errors import UserError
 from got_core.evaluation.results import versions
 from got_core.paths import ROOT
-from got_core.studies.identity import RECORD, Identity, State, made_by
 from got_core.studies.runner import LOG, cores, locked
+from got_core.studies.runs import RECORD, Identity, State, made_by
 from got_core.weights.files import checksum
 
 VERSIONS = {"torch": "2"}
