@@ -160,6 +160,18 @@ class LatentCodec(Component, ABC):
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Decode scaled latents to images in [-1, 1]."""
 
+    def enable_tiling(self) -> None:
+        """Encode and decode large images in overlapping tiles, so that memory does not grow with their size.
+
+        Raises:
+            ValueError: This codec cannot.
+        """
+        raise ValueError(f"{type(self).__name__} has no tiles")
+
+    def enable_slicing(self) -> None:
+        """Encode and decode the images of a batch one by one (ValueError: this codec cannot)."""
+        raise ValueError(f"{type(self).__name__} does not divide batches")
+
 
 class GuidanceEncoder(Component, ABC):
     """Turns reasoning, boxes and reference image into guidance (GoT, section 4.2).

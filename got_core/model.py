@@ -33,6 +33,7 @@ from got_core.interfaces import (
 )
 from got_core.types import Batch, Generation, Reasoning
 from got_core.weights.loading import convert, keep_all, leave_out_origins
+from got_core.weights.quantization import check_bits, is_quantized, quantize
 
 COMPONENTS = ("reasoner", "guidance", "backbone")
 """The attributes of a model that are trained, in the order samples pass them."""
@@ -86,6 +87,7 @@ class GoTModel(nn.Module):
         self.sampling_steps = sampling_steps
         self.fast = fast
         self.max_chain_tokens = max_chain_tokens
+        self.execution_device: torch.device | None = None
         leave_out_origins(self)
 
     @property
@@ -100,8 +102,8 @@ class GoTModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the weights."""
-        return next(self.parameters()).device
+        """Return the device that computes: that of the weights, unless these wait elsewhere (`execution_device`)."""
+        return self.execution_device or next(self.parameters()).device
 
     def sampling(self, exact: bool = False) -> Sampling:
         """Return how images are denoised unless a call says otherwise; `exact` asks for the full procedure."""
@@ -118,12 +120,24 @@ class GoTModel(nn.Module):
             contents: Whether the weights have values already that matter.
 
         Raises:
-            ValueError: It is no floating-point type.
+            ValueError: It is no floating-point type, or weights are in 8 or 4 bits.
         """
+        if is_quantized(self):
+            raise ValueError("weights in 8 or 4 bits have no other precision: open the model again")
         if not dtype.is_floating_point:
             raise ValueError(f"weights have a floating-point type, such as torch.bfloat16, not {dtype}")
         for component in self.components:
             convert(component.parameters(), dtype, contents)
+
+    def quantize(self, bits: int) -> None:
+        """Convert the linear layers of reasoner and backbone to 8 or 4 bits; see `got_core.weights.quantization`.
+
+        Raises:
+            ValueError, UserError: There is no such precision, or no library for it.
+        """
+        check_bits(bits)
+        for component in (self.reasoner, self.backbone):
+            quantize(component, bits)
 
     def merge_adapters(self) -> None:
         """Merge the components' adapters into their weights, for inference."""

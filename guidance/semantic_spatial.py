@@ -41,7 +41,7 @@ BoxEdges = Literal["inclusive", "nearest"]
 Canvas = tuple[tuple[int, int, int, int], str]
 """An image with one box: its corners (x1, y1, x2, y2) in thousandths, and its CSS colour."""
 
-PIXELS_AT_ONCE_ON_CPU, PIXELS_AT_ONCE = 2**16, 2**22
+PIXELS_AT_ONCE_ON_CPU, PIXELS_AT_ONCE = 2**16, 2**20
 """Images that the codec encodes at a time have so many pixels together: more need more memory and are no faster."""
 
 

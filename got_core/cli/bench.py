@@ -15,18 +15,27 @@ Backbone = Literal["unet", "dit"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
-    """How it is measured.
+class Where:
+    """Where it is measured, and written.
 
     Attributes:
-        repeats: Turns that are counted.
         device: Such as cuda or cpu; by default the best available.
         json: File that gets every number.
     """
 
-    repeats: Count = 8
     device: str | None = None
     json: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class How(Where):
+    """How it is measured.
+
+    Attributes:
+        repeats: Turns that are counted.
+    """
+
+    repeats: Count = 8
 
 
 def inference(
@@ -193,13 +202,43 @@ def reading(how: How, *, rows: Count = 2000) -> None:
     _write(how, device, {"rows": rows, **timings.as_json()})
 
 
-def _device(how: How) -> "torch.device":
+def memory(where: Where, *, backbone: Backbone | None = None, edit: bool | None = None, side: Count = 256) -> None:
+    """Measure the memory of an image, beside what `got inspect --inference` predicts.
+
+    Args:
+        where: Where it is measured.
+        backbone: One of the two; both by default.
+        edit: Whether it edits an image; both by default.
+        side: Of the image in pixels.
+
+    Example:
+        got bench memory --side 512
+    """
+    device = _device(where)
+    from dataclasses import asdict
+
+    from got_core.benchmarks.inference import Request
+    from got_core.benchmarks.memory import memory_table, peak_memory
+    from got_core.benchmarks.models import BACKBONES
+    from got_core.evaluation.results import print_table
+
+    measured = []
+    for name in BACKBONES if backbone is None else (backbone,):
+        for task in (False, True) if edit is None else (edit,):
+            request = Request((side, side), task)
+            found = peak_memory(name, request, device)
+            print_table(memory_table(found, request))
+            measured += [asdict(each) for each in found]
+    _write(where, device, measured)
+
+
+def _device(how: Where) -> "torch.device":
     from got_core.paths import importing
 
     with importing():
         import torch
 
-        from got_core.pipelines.pipeline import default_device
+        from got_core.pipelines.calls import default_device
     try:
         device = default_device() if how.device is None else torch.device(how.device)
         torch.empty(1, device=device)
@@ -208,7 +247,7 @@ def _device(how: How) -> "torch.device":
     return device
 
 
-def _write(how: How, device: "torch.device", measured: Any) -> None:
+def _write(how: Where, device: "torch.device", measured: Any) -> None:
     """Print what it ran on, and write every number if a file is named."""
     import json
 
@@ -216,8 +255,10 @@ def _write(how: How, device: "torch.device", measured: Any) -> None:
     from got_core.weights.files import write_whole
 
     ran_on = machine(device)
-    print(f"{ran_on['machine']}, {ran_on['threads']} of {ran_on['cores']} threads; {how.repeats} repeats")
+    repeats = {"repeats": how.repeats} if isinstance(how, How) else {}
+    words = "".join(f"; {number} {name}" for name, number in repeats.items())
+    print(f"{ran_on['machine']}, {ran_on['threads']} of {ran_on['cores']} threads{words}")
     if how.json is not None:
-        content = {**ran_on, "repeats": how.repeats, "measured": measured}
+        content = {**ran_on, **repeats, "measured": measured}
         write_whole(Path(how.json), json.dumps(content, indent=1) + "\n")
         print(f"written: {how.json}")

@@ -33,6 +33,10 @@ class Model:
         size: Of images as HEIGHTxWIDTH in pixels; by default as trained.
         device: Such as cuda or cpu; by default the best available.
         dtype: Precision of the weights; by default the recipe's.
+        bits: 8 or 4, of the weights of linear layers, which then take less memory; images differ a little.
+        offload: Keep weights in host memory, and on the device those of the component that computes (model), or of the
+            layer (layer), which is slow.
+        tiling: Decode large images in tiles, which takes less memory.
         trust_code: A folder of Python files that the model's classes may be in, beside installed packages; it runs.
     """
 
@@ -40,6 +44,9 @@ class Model:
     size: Size | None = None
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    bits: Literal[8, 4] | None = None
+    offload: Literal["model", "layer"] | None = None
+    tiling: bool = False
     trust_code: str | None = None
 
 
@@ -312,13 +319,21 @@ def open_pipeline(model: Model) -> "GoTPipeline":
         from got_core.pipelines.pipeline import GoTPipeline
     try:
         with as_user_error(FileNotFoundError, ValueError):
-            return GoTPipeline.from_pretrained(
+            pipe = GoTPipeline.from_pretrained(
                 model.checkpoint,
-                model.device,
+                "cpu" if model.offload else model.device,
                 model.size,
                 dtype=model.dtype and getattr(torch, model.dtype),
+                bits=model.bits,
                 trust_code=model.trust_code,
             )
+            if model.offload == "model":
+                pipe.enable_model_cpu_offload(model.device)
+            elif model.offload == "layer":
+                pipe.enable_sequential_cpu_offload(model.device)
+            if model.tiling:
+                pipe.enable_vae_tiling()
+            return pipe
     except RuntimeError as error:
         if model.device is None:
             raise

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from got_core.cli.parsing import Count, Memory, Rate, Size
 from got_core.errors import UserError, as_user_error, hide_expected
@@ -188,8 +188,10 @@ def inspect(
     price: Rate | None = None,
     size: Size | None = None,
     text_to_image: bool = False,
+    inference: bool = False,
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
 ) -> None:
-    """Print what training a recipe costs, without weights or data.
+    """Print what training a recipe costs, or what its images take, without weights or data.
 
     Args:
         overrides: Options of the recipe.
@@ -202,6 +204,8 @@ def inspect(
         price: Of a device-hour, to predict the cost of the whole run.
         size: Of images as HEIGHTxWIDTH in pixels; by default the recipe's.
         text_to_image: Take samples without a source image instead of edits.
+        inference: Print the memory that generating an image takes, and what fits on devices of 8 to 80 GB.
+        dtype: Precision of the weights in inference.
 
     Raises:
         UserError: What is wrong with the recipe, or what is missing for a prediction.
@@ -213,9 +217,11 @@ def inspect(
         raise UserError("got inspect needs a recipe: --config FILE")
     if price is not None and not tflops:
         raise UserError("--price predicts a whole run, which needs --tflops, the rate it is computed at")
+    import torch
     from rich.console import Console
 
-    from got_core.inspection.report import Setup, report
+    from got_core.inspection.inference import inference_report
+    from got_core.inspection.report import Setup, report, system_in_shape
     from got_core.pipelines.saving import trained_size
     from got_core.training.recipe import ResolvedRecipe
 
@@ -226,10 +232,16 @@ def inspect(
     size = size or trained_size(recipe.as_dict())
     if size is None:
         raise UserError("the recipe does not say how large its images are: give --size HEIGHTxWIDTH")
-    setup = Setup.of(recipe, nodes * devices, size, edits=not text_to_image, tflops=tflops, bandwidth=bandwidth)
+    if inference:
+        model = system_in_shape(recipe).model
+        parts = inference_report(model, size, getattr(torch, dtype), edit=not text_to_image)
+    else:
+        setup = Setup.of(recipe, nodes * devices, size, edits=not text_to_image, tflops=tflops, bandwidth=bandwidth)
+        parts = report(recipe, setup, memory, price)
     console = Console()
-    for part in report(recipe, setup, memory, price):
-        console.print(part, highlight=False)
+    with as_user_error(ValueError):
+        for part in parts:
+            console.print(part, highlight=False)
 
 
 def study(file: str, *, jobs: Count | None = None, output: str = "runs") -> None:

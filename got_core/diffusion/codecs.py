@@ -17,6 +17,9 @@ from got_core.weights.loading import build_diffusers
 Level = float | Sequence[float]
 """One number for all latent channels, or one for each."""
 
+TILE = 512
+"""Side of a tile in pixels, as diffusers has it for most autoencoders."""
+
 Frozen = TypeVar("Frozen", bound="_NormalisedCodec")
 
 
@@ -122,6 +125,26 @@ class AutoencoderCodec(_NormalisedCodec):
             return {}
         self.autoencoder.save_config(folder)
         return {"pretrained": folder, "subfolder": None}
+
+    def enable_tiling(self) -> None:
+        """Encode and decode large images in overlapping tiles of at most `TILE` pixels a side, which are blended.
+
+        A tile knows nothing of the others, so large areas may differ a little in brightness.
+
+        Raises:
+            ValueError: This kind of autoencoder cannot.
+        """
+        try:
+            self.autoencoder.enable_tiling()
+        except (AttributeError, NotImplementedError):
+            raise ValueError(f"{type(self.autoencoder).__name__} has no tiles") from None
+        if getattr(self.autoencoder, "tile_sample_min_size", 0) > TILE:  # SDXL's own would be a whole image.
+            self.autoencoder.tile_sample_min_size = TILE
+            self.autoencoder.tile_latent_min_size = TILE // self.downsample
+
+    def enable_slicing(self) -> None:
+        """Encode and decode images one by one."""
+        self.images_at_once = 1
 
     def _own_levels(self) -> tuple[Level, Level]:
         """Return (mean, std) such that (raw - mean) / std is what diffusers' pipelines make of raw latents."""

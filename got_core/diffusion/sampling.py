@@ -216,7 +216,9 @@ def guided_predict(
     parts = branches(scales, size, device, guidance.spatial is not None, guidance.reference is not None)
     weights = torch.cat([branch.weight for branch in parts])
     rows = weights.nonzero().squeeze(1)
-    dtype = next((weight.dtype for weight in backbone.parameters()), guidance.tokens.dtype)
+    dtype = next(
+        (weight.dtype for weight in backbone.parameters() if weight.is_floating_point()), guidance.tokens.dtype
+    )
     kept = _rows(Guidance.cat([_keep(encoder, guidance, branch) for branch in parts]), rows)
     stacked = kept.map(lambda value: value.to(dtype))
 

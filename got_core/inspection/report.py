@@ -93,11 +93,7 @@ def report(config: Namespace, setup: Setup, memory: int | None, price: float | N
     Raises:
         UserError: The recipe's model is not a `GoTSystem`.
     """
-    with without_weights():
-        system = build_model(config.model.as_dict())
-    if not isinstance(system, GoTSystem):
-        raise UserError(f"{type(system).__name__} is not a GoTSystem, so the costs of its parts are not known")
-    system.train()
+    system = system_in_shape(config).train()
     yield _parameter_table({name: parameters(getattr(system, name)) for name in PARTS})
     system.configure_model()
     with in_shape(system, setup.precision.computed):
@@ -116,6 +112,15 @@ def report(config: Namespace, setup: Setup, memory: int | None, price: float | N
     if memory:
         for name, use in uses.items():
             yield f"{name}: {_fit(use, memory)}"
+
+
+def system_in_shape(config: Namespace) -> GoTSystem:
+    """Build the system of a resolved recipe without weights (UserError: its model is not a `GoTSystem`)."""
+    with without_weights():
+        system = build_model(config.model.as_dict())
+    if not isinstance(system, GoTSystem):
+        raise UserError(f"{type(system).__name__} is not a GoTSystem, so the costs of its parts are not known")
+    return system
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from math import isfinite
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict
+from warnings import warn
 
 import numpy as np
+import torch
 from diffusers.utils import BaseOutput
 from einops import rearrange
 from jaxtyping import Float
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 
 Seed = SupportsIndex | Sequence[SupportsIndex] | None
 """One seed for all images, from which each image gets its own, or a sequence with one for each image; None is 0."""
+
+
+def default_device() -> torch.device:
+    """Choose the accelerator if this machine has one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def positive_integer(value: Any, name: str) -> int:
@@ -220,3 +227,24 @@ def check_options(options: Mapping[str, Any], count: int, seed: Seed = None, oth
         one_each(options["generator"], count, Generator, "generators")
     if (output_type := options.get("output_type", "pil")) not in OUTPUT_TYPES:
         raise ValueError(f"output_type must be 'pil', 'pt', 'np' or 'latent', not {output_type!r}")
+
+
+def check_latents(options: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+    """Check the shape of latents, if the options have any (ValueError: it is another one)."""
+    latents = options.get("latents")
+    if latents is not None and tuple(latents.shape) != shape:
+        raise ValueError(f"latents of shape {tuple(latents.shape)} were given; {shape} is needed here")
+
+
+FAR = 2.0
+"""A side more than this many times longer or shorter than in training is far from it."""
+
+
+def warn_if_far(size: tuple[int, int], trained: tuple[int, int]) -> None:
+    """Warn of a size (height, width) of which hardly any image was trained."""
+    if not all(1 / FAR <= side / own <= FAR for side, own in zip(size, trained, strict=True)):
+        warn(
+            f"this model was trained for images of {trained[0]}x{trained[1]} pixels; "
+            f"at {size[0]}x{size[1]} expect objects that are missing, repeated or out of place",
+            stacklevel=4,
+        )

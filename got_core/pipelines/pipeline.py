@@ -7,10 +7,8 @@ from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack, cast
-from warnings import warn
 
 import torch
-from huggingface_hub import HfApi
 from jaxtyping import Float
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
@@ -18,7 +16,7 @@ from tqdm.auto import tqdm
 from got_core.data.images import ImageLike, ImagesLike, image_tensor
 from got_core.diffusion.sampling import GuidanceScales, sample_seeds, seeded, starting_noise
 from got_core.diffusion.schedulers import check_scheduler, read_scheduler
-from got_core.errors import UserError, check_text, one_line
+from got_core.errors import UserError, check_text
 from got_core.interfaces import ChainListener, Scheduler
 from got_core.model import PARTS, GoTModel
 from got_core.paths import BUNDLED_MODEL
@@ -32,27 +30,23 @@ from got_core.pipelines.calls import (
     OutputImages,
     Returned,
     Seed,
+    check_latents,
     check_options,
+    default_device,
     one_each,
     one_image_each,
     one_seed_each,
     positive_integer,
     prompt_list,
     to_output_type,
+    warn_if_far,
 )
 from got_core.pipelines.inpainting import LatentBlending, inpainting_inputs
-from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline
+from got_core.pipelines.offloading import ComponentOffload, LayerOffload
+from got_core.pipelines.saving import OpenedModel, local_path, open_model, save_pipeline, upload
 from got_core.planning.check import SAMPLED_AT, choose_plans
 from got_core.planning.plan import Plan, check_chain, check_prompt
 from got_core.types import Batch, Reasoning, Step
-
-FAR = 2.0
-"""A side more than this many times longer or shorter than in training is far from it."""
-
-
-def default_device() -> torch.device:
-    """Choose the accelerator if this machine has one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 class GoTPipeline:
@@ -78,6 +72,7 @@ class GoTPipeline:
         self._trained_size = size
         self._progress_bar: dict[str, Any] = {}
         self._reader = object()
+        self._offload: ComponentOffload | LayerOffload | None = None
 
     def __repr__(self) -> str:
         kinds = (f"  {name}={type(part).__name__}," for name, part in self.components.items())
@@ -95,13 +90,13 @@ class GoTPipeline:
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
+        """The device that computes."""
         return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the backbone's weights."""
-        return next(self.model.backbone.parameters()).dtype
+        """The type of the backbone's weights that are not in 8 or 4 bits."""
+        return next(weight.dtype for weight in self.model.backbone.parameters() if weight.is_floating_point())
 
     def set_progress_bar_config(self, **settings: Any) -> None:
         """Set arguments of the bar of denoising steps, which is tqdm's; `disable=True` shows none."""
@@ -130,6 +125,7 @@ class GoTPipeline:
         *,
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
+        bits: int | None = None,
         trust_code: str | Path | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -148,6 +144,8 @@ class GoTPipeline:
             dtype: Precision of the weights, such as `torch.bfloat16`; by default the recipe's. The codec keeps its own,
                 since some autoencoders overflow in half precision.
             torch_dtype: The same under the name that diffusers has for it.
+            bits: 8 or 4: linear layers of reasoner and backbone take less memory, and images differ a little. Needs
+                `pip install "got-framework[quantized]"`.
             trust_code: A folder of Python files that component classes may be in, beside installed packages. Its code
                 runs; a model's folder cannot ask for this.
             revision, token, cache_dir, local_files_only: Of the hub, as in `huggingface_hub.snapshot_download`.
@@ -156,13 +154,13 @@ class GoTPipeline:
             FileNotFoundError: There is no such run or checkpoint, here or on the hub.
             UserError: The recipe or the checkpoint is not of a GoTModel, names something that models are not opened
                 with, or does not fit.
-            ValueError: Two precisions, or one that is no floating-point type.
+            ValueError: Two precisions, one that is no floating-point type, or other bits than 8 or 4.
         """
         if None not in (dtype, torch_dtype):
             raise ValueError("dtype and torch_dtype are two names of one argument: give one of the two")
         hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         folder, downloaded = local_path(path, **hub)
-        opened = open_model(folder, downloaded, trust_code, dtype or torch_dtype)
+        opened = open_model(folder, downloaded, trust_code, dtype or torch_dtype, bits)
         trained_size = opened.size or size
         if trained_size is None:
             raise UserError(f"{path} does not say how large its images are: give a size")
@@ -199,25 +197,19 @@ class GoTPipeline:
         Raises:
             UserError: As `save_pretrained`; or the hub refuses or cannot be reached.
         """
-        api = HfApi(token=token)
         with TemporaryDirectory() as parent:
             folder = Path(parent) / repo_id.split("/")[-1]
             self._save(folder, None, repo_id)
-            try:
-                created = api.create_repo(repo_id, private=private, exist_ok=True)
-                return str(
-                    api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message=commit_message)
-                )
-            except Exception as error:  # The network's errors are those of an HTTP library that changes with the hub's.
-                raise UserError(f"{repo_id}: the upload to the hub failed ({one_line(error)})") from error
+            return upload(folder, repo_id, private, token, commit_message)
 
     def to(
         self, device: torch.device | torch.dtype | str | None = None, dtype: torch.dtype | None = None
     ) -> "GoTPipeline":
         """Move to another device, or to another precision as in `from_pretrained`, or both; returns the pipeline.
 
-        As in diffusers the precision may also be the only argument: `pipe.to(torch.bfloat16)`.
+        As in diffusers the precision may also be the only argument: `pipe.to(torch.bfloat16)`. Offloading ends.
         """
+        self._end_offload()
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         if dtype is not None:
@@ -226,7 +218,47 @@ class GoTPipeline:
         self._reader = object()  # States that plans have are those of before.
         return self
 
+    def enable_model_cpu_offload(self, device: torch.device | str | None = None) -> None:
+        """Keep all weights in host memory, and on a device only those of the component that computes.
+
+        Open the model with `device="cpu"` for this, so that it is never on the device as a whole, and not in 8 or 4
+        bits (ValueError). Results are the same. `to` and `save_pretrained` end it.
+
+        Args:
+            device: Computes; by default the accelerator.
+        """
+        self._end_offload()
+        self._offload = ComponentOffload(self.model, torch.device(device or default_device()))
+
+    def enable_sequential_cpu_offload(
+        self, device: torch.device | str | None = None, folder: str | Path | None = None
+    ) -> None:
+        """Keep all weights in host memory or on disk, and on a device only those of the layer that computes.
+
+        Much slower than `enable_model_cpu_offload`, and with the least memory on the device; otherwise like it.
+
+        Args:
+            device: Computes; by default the accelerator.
+            folder: Gets the weights, as files that are read layer by layer; by default they stay in host memory.
+        """
+        self._end_offload()
+        self._offload = LayerOffload(self.model, torch.device(device or default_device()), folder)
+
+    def enable_vae_tiling(self) -> None:
+        """Encode and decode large images in tiles, so that memory hardly grows with them (ValueError: it cannot)."""
+        self.model.codec.enable_tiling()
+
+    def enable_vae_slicing(self) -> None:
+        """Encode and decode the images of a batch one by one (ValueError: the codec cannot)."""
+        self.model.codec.enable_slicing()
+
+    def _end_offload(self) -> None:
+        if self._offload is not None:
+            self._offload.remove()
+        self._offload = None
+
     def _save(self, folder: str | Path, dtype: torch.dtype | None, address: str | None = None) -> None:
+        self._end_offload()
         if self._settings is None:
             raise UserError("this pipeline was made without `settings`, from which its model could be built again")
         save_pipeline(OpenedModel(self.model, self._settings, self.size), folder, dtype, address, self._set_scheduler)
@@ -258,7 +290,7 @@ class GoTPipeline:
         number = positive_integer(num_images_per_prompt, "num_images_per_prompt")
         prompts = [text for text in prompt_list(prompt) for _ in range(number)]
         check_options(options, len(prompts), seed, (*PLANNING, "num_images_per_prompt"))
-        self._check_latents(options, len(prompts), self._pixels(height, width))
+        check_latents(options, (len(prompts), *self.model.latent_shape(self._pixels(height, width))))
         plans = self.plan(prompts, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed)
         return self.generate(plans, seed=seed, **options)
 
@@ -286,7 +318,7 @@ class GoTPipeline:
             raise ValueError("an edit needs an image")
         count = len(prompt_list(instruction))
         check_options(options, count, seed, PLANNING)
-        self._check_latents(options, count, self._pixels(height, width))
+        check_latents(options, (count, *self.model.latent_shape(self._pixels(height, width))))
         plans = self.plan(
             instruction, image, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed
         )
@@ -444,7 +476,7 @@ class GoTPipeline:
             self.model.check_size(each.size)
             check_chain(each.chain)
         if plans:
-            self._check_latents(options, len(plans), plans[0].size)
+            check_latents(options, (len(plans), *self.model.latent_shape(plans[0].size)))
         batch = Batch.collate([plan.sample() for plan in plans]).to(self.device)
         generator, keep = options.get("generator"), options.get("keep")
         seeds = tuple(one_seed_each(seed, len(plans))) if generator is None else None
@@ -537,19 +569,7 @@ class GoTPipeline:
     def _check_size(self, size: tuple[int, int]) -> None:
         """Check that images of a size can be generated; warn if one of that size was hardly trained."""
         self.model.check_size(size)
-        trained = self._trained_size
-        if not all(1 / FAR <= side / own <= FAR for side, own in zip(size, trained, strict=True)):
-            warn(
-                f"this model was trained for images of {trained[0]}x{trained[1]} pixels; "
-                f"at {size[0]}x{size[1]} expect objects that are missing, repeated or out of place",
-                stacklevel=3,
-            )
-
-    def _check_latents(self, options: Mapping[str, Any], count: int, size: tuple[int, int]) -> None:
-        """Check the shape of given latents (ValueError), for `count` images of a size."""
-        latents, wanted = options.get("latents"), (count, *self.model.latent_shape(size))
-        if latents is not None and tuple(latents.shape) != wanted:
-            raise ValueError(f"latents of shape {tuple(latents.shape)} were given; {wanted} is needed here")
+        warn_if_far(size, self._trained_size)
 
     def _scales(self, batch: Batch, options: Mapping[str, Any]) -> GuidanceScales:
         """Choose the model's guidance scales for each sample, replaced by those in the options."""

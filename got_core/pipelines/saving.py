@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import ModelCardData, snapshot_download
+from huggingface_hub import HfApi, ModelCardData, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
 from got_core.config import ModelSettings, read_recipe
 from got_core.diffusion.schedulers import save_scheduler
-from got_core.errors import UserError
+from got_core.errors import UserError, one_line
 from got_core.interfaces import Scheduler
 from got_core.model import PARTS, GoTModel
 from got_core.paths import Run, find_checkpoint, locate
 from got_core.weights.checkpoints import SAFETENSORS, SystemWeights, left_to_bases, load_weights, write_system_weights
 from got_core.weights.files import new_folder
 from got_core.weights.loading import all_weights, weights_to_follow
+from got_core.weights.quantization import check_bits, is_quantized
 
 IN_FOLDER = "folder://"
 """Prefix of paths that are relative to the saved folder whose `config.yaml` contains them."""
@@ -140,6 +141,7 @@ def open_model(
     downloaded: bool = False,
     trust_code: str | Path | None = None,
     dtype: torch.dtype | None = None,
+    bits: int | None = None,
 ) -> OpenedModel:
     """Open the model of a run's folder (its newest checkpoint), a checkpoint in it, or an imported or saved folder.
 
@@ -149,12 +151,15 @@ def open_model(
     Args:
         path, downloaded, trust_code: As in `find_model`.
         dtype: Of all weights but the codec's; those of a saved model are never in memory in another precision.
+        bits: 8 or 4, of the linear layers of reasoner and backbone; None keeps the precision.
 
     Raises:
         FileNotFoundError: There is no such run or checkpoint.
         UserError: The recipe or the checkpoint is not of a GoTModel, names something that models are not opened with,
             or does not fit.
     """
+    if bits is not None:
+        check_bits(bits)
     files = find_model(path, downloaded, trust_code)
     settings = files.settings()
     complete = files.weights.suffix == SAFETENSORS and not left_to_bases(files.weights)
@@ -164,6 +169,8 @@ def open_model(
         model.convert(dtype, contents=not complete)
     load_weights(model, files.weights)
     model.merge_adapters()
+    if bits is not None:
+        model.quantize(bits)
     return OpenedModel(model, settings.as_plain(), trained_size(files.recipe))
 
 
@@ -236,6 +243,8 @@ def save_pipeline(
         UserError: The folder already exists or cannot be written to, or the scheduler is not one of diffusers.
         ValueError: The type is not a floating-point type.
     """
+    if is_quantized(opened.model):
+        raise UserError("weights in 8 or 4 bits are not saved: save the model as it was, and open it in bits")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"weights are saved in a floating-point type, not in {dtype}")
     with new_folder(path) as folder:
@@ -271,6 +280,20 @@ def _without_aliases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype) if weight.numel() else name
         names.setdefault(key, name)
     return {name: weights[name] for name in names.values()}
+
+
+def upload(folder: Path, repo_id: str, private: bool, token: str | None, commit_message: str) -> str:
+    """Upload a saved folder into a repository of the hub, created if necessary; returns the address of the commit.
+
+    Raises:
+        UserError: The hub refuses or cannot be reached.
+    """
+    api = HfApi(token=token)
+    try:
+        created = api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message=commit_message))
+    except Exception as error:  # The network's errors are those of an HTTP library that changes with the hub's.
+        raise UserError(f"{repo_id}: the upload to the hub failed ({one_line(error)})") from error
 
 
 CARD = """---

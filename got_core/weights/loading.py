@@ -162,15 +162,19 @@ FILLING = frozenset(
 
 
 class _Unfilled(TorchFunctionMode):
-    """Inside, filling a parameter does nothing."""
+    """Inside, filling a parameter does nothing, and converting one copies nothing: no page of its memory is used."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         filled = args[0] if args else kwargs.get("tensor")
-        if isinstance(filled, nn.Parameter) and getattr(function, "__name__", "") in FILLING:
+        name = getattr(function, "__name__", "")
+        if isinstance(filled, nn.Parameter) and name in FILLING:
             return filled
+        if isinstance(filled, nn.Parameter) and name == "to":
+            like = filled.new_empty(0).to(*args[1:], **kwargs)
+            return torch.empty_like(filled, dtype=like.dtype, device=like.device)
         return function(*args, **kwargs)
 
 

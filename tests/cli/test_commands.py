@@ -148,6 +148,18 @@ def test_a_chain_and_a_seed_make_the_same_image_again(run, tmp_path, capsys):
     assert Image.open(tmp_path / "first" / "layout.png").width == 512
 
 
+def test_less_memory_gives_the_same_image(run, tmp_path, capsys):
+    images = []
+    for name, options in {"whole": (), "model": ("--offload", "model"), "layer": ("--offload", "layer")}.items():
+        common = ("--checkpoint", str(run), "--device", "cpu", "--output", str(tmp_path / name))
+        main(["generate", "a circle", *common, *options])
+        images.append((tmp_path / name / "image.png").read_bytes())
+    assert images[0] == images[1] == images[2]
+    said = refused(capsys, "generate", "a circle", *common, "--overwrite", "--offload", "model", "--bits", "8")
+    assert "are not offloaded" in said
+    assert "PixelCodec has no tiles" in refused(capsys, "generate", "a circle", *common, "--overwrite", "--tiling")
+
+
 def test_several_prompts_and_seeds_are_those_of_single_calls(run, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("\ufeffa circle\r\n\n  two squares \n", encoding="utf-8")
     model = ["--checkpoint", str(run), "--steps", "2"]

@@ -14,7 +14,6 @@ from small_system import small_settings, stirred_system
 from got_core.cli.main import main
 from got_core.diffusion.schedulers import scheduler_named
 from got_core.errors import UserError
-from got_core.pipelines import pipeline as pipeline_module
 from got_core.pipelines import saving
 from got_core.pipelines.pipeline import GoTPipeline
 
@@ -172,14 +171,14 @@ def test_a_hub_out_of_reach_is_one_line(pipe, monkeypatch):
         def create_repo(self, repository, **settings):
             raise RuntimeError("no network\nat all")
 
-    monkeypatch.setattr(pipeline_module, "HfApi", Broken)
+    monkeypatch.setattr(saving, "HfApi", Broken)
     with pytest.raises(UserError, match="mine: the upload to the hub failed"):
         pipe.push_to_hub("mine")
 
 
 def test_a_pipeline_is_pushed_to_the_hub_and_opened_from_it(pipe, tmp_path, monkeypatch):
     Hub.folder = tmp_path / "hub"
-    monkeypatch.setattr(pipeline_module, "HfApi", Hub)
+    monkeypatch.setattr(saving, "HfApi", Hub)
     assert pipe.push_to_hub("mine", private=True, token="secret") == "the commit"
     assert Hub.calls == [
         {"token": "secret"}, {"repository": "mine", "private": True, "exist_ok": True}, {"repo_id": "owner/mine"},

@@ -21,7 +21,7 @@ from got_core.evaluation.efficiency.references import REFERENCES, Reference, Ref
 from got_core.evaluation.generation import find_run
 from got_core.evaluation.results import RESULTS, check_writable, print_table, processor, versions, write_results
 from got_core.inspection.shapes import META
-from got_core.pipelines.pipeline import default_device
+from got_core.pipelines.calls import default_device
 from got_core.pipelines.saving import open_model, trained_size
 from got_core.training.recipe import ResolvedRecipe, build_model
 from got_core.training.system import GoTSystem
