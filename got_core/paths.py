@@ -1,6 +1,7 @@
 """Paths: of modules to import, those written in recipes, and the files of a run's folder."""
 
 import gc
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,12 @@ _FILE_SUFFIXES = {
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Inside, Python's collector of cycles is off: it would search what imports make again and again, and free none."""
+    """Inside, Python's collector of cycles is off: it would search what imports make again and again, and free none.
+
+    bitsandbytes, which diffusers imports where it is installed, warns of nothing from then on: on CPUs it would, of a
+    kernel that is missing and of each cast.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -203,7 +203,7 @@ def reading(how: How, *, rows: Count = 2000) -> None:
 
 
 def memory(where: Where, *, backbone: Backbone | None = None, edit: bool | None = None, side: Count = 256) -> None:
-    """Measure the memory of an image, beside what `got inspect --inference` predicts.
+    """Measure the memory of an image, beside what is predicted.
 
     Args:
         where: Where it is measured.

@@ -313,6 +313,8 @@ def open_pipeline(model: Model) -> "GoTPipeline":
     Raises:
         UserError: There is no such model, or its device or size cannot be used.
     """
+    if model.bits and model.offload:
+        raise UserError("--bits and --offload: weights in 8 or 4 bits are not offloaded; give one of the two")
     with importing():
         import torch
 

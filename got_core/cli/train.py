@@ -191,7 +191,9 @@ def inspect(
     inference: bool = False,
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
 ) -> None:
-    """Print what training a recipe costs, or what its images take, without weights or data.
+    """Print what training a recipe costs, or what its images take in memory.
+
+    No weights or data are needed.
 
     Args:
         overrides: Options of the recipe.

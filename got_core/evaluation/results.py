@@ -78,6 +78,8 @@ def cores() -> int:
 
 def machine() -> dict[str, object]:
     """Describe this machine as results do."""
+    import torch  # `got compare` reads results without it.
+
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {"system": platform.platform(), "processor": processor(), "cores": cores(), "gpus": gpus}
 

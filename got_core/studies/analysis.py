@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from got_core.evaluation.callbacks import ANSWERS, read_scores
+from got_core.evaluation.results import machine
 from got_core.evaluation.statistics import SIGNIFICANT, Estimate, estimate, holm
 from got_core.paths import Run, locate
 from got_core.studies.runs import State, TrainedRun, made_by, made_with

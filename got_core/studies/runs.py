@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import yaml
+from lightning import Callback, LightningModule, Trainer
 
 from got_core.config import OWN_PACKAGES
 from got_core.errors import UserError, parse_json

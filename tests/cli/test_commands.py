@@ -155,6 +155,7 @@ def test_less_memory_gives_the_same_image(run, tmp_path, capsys):
         main(["generate", "a circle", *common, *options])
         images.append((tmp_path / name / "image.png").read_bytes())
     assert images[0] == images[1] == images[2]
+    capsys.readouterr()
     said = refused(capsys, "generate", "a circle", *common, "--overwrite", "--offload", "model", "--bits", "8")
     assert "are not offloaded" in said
     assert "PixelCodec has no tiles" in refused(capsys, "generate", "a circle", *common, "--overwrite", "--tiling")
