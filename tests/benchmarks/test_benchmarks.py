@@ -23,17 +23,17 @@ RECIPE = ("recipes/scenes_dit.yaml", "tests/fixtures/tiny_scenes.yaml")
 
 
 def test_images_are_compared_on_the_command_line(tmp_path, capsys):
-    small = ("--side", "64", "--tokens", "60", "--steps", "3", "--measured-steps", "1", "--repeats", "1")
+    small = ("--side", "32", "--tokens", "20", "--steps", "2", "--measured-steps", "1", "--repeats", "1")
     file = tmp_path / "images.json"
     main(["bench", "inference", "--backbone", "unet", "--edit", "true", *small, "--device", "cpu", "--json", str(file)])
-    assert "unet: an edit of 64x64, 3 steps" in capsys.readouterr().out
+    assert "unet: an edit of 32x32, 2 steps" in capsys.readouterr().out
     (found,) = json.loads(file.read_text())["measured"]
     assert found["difference"] < 1e-3
     assert found["seconds"].keys() == {RELEASED, BATCHED, OURS, FAST}
 
 
 def test_the_released_algorithm_gives_the_same_latents():
-    request = Request((64, 64), False, tokens=60, steps=3, measured_steps=1)
+    request = Request((32, 32), False, tokens=20, steps=2, measured_steps=1)
     found = compare_images("dit", request, 1, CPU)
     assert found.difference < 1e-3
     assert found.timings.runs.keys() == {RELEASED, BATCHED, OURS, FAST}
