@@ -160,6 +160,30 @@ def scaling(
     _write(how, device, {name: as_json(points) for name, points in curves.items()})
 
 
+def ranks(how: How, *, recipe: Sequence[str] = (), steps: Count = 10) -> None:
+    """Time a training step on two ranks, over one rank.
+
+    Args:
+        how: How it is measured; always on CPUs.
+        recipe: Recipe file, recipes/scenes_dit.yaml by default; may be given several times.
+        steps: Steps of a run.
+
+    Raises:
+        UserError: A run failed.
+
+    Example:
+        got bench ranks --repeats 4
+    """
+    device = _device(How(repeats=how.repeats, device="cpu", json=how.json))
+    from got_core.benchmarks.ranks import ranks_table, step_costs
+    from got_core.evaluation.results import print_table
+
+    files = list(recipe) or ["recipes/scenes_dit.yaml"]
+    measured = step_costs(files, steps, how.repeats)
+    print_table(ranks_table(measured, files))
+    _write(how, device, {"recipe": files, "steps": steps, "ranks": measured})
+
+
 def limits(how: How, *, backbone: Backbone | None = None) -> None:
     """Hold each stage against what the machine can do.
 

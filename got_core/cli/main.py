@@ -49,6 +49,7 @@ COMMANDS = {
     "bench limits": Command("bench", "limits", "Hold each stage against what the machine can do."),
     "bench reading": Command("bench", "reading", "Time image records in Parquet, shuffled over in order."),
     "bench memory": Command("bench", "memory", "Measure the memory of an image, beside what is predicted."),
+    "bench ranks": Command("bench", "ranks", "Time a training step on two ranks, over one rank."),
     "bench scaling": Command("bench", "scaling", "Measure how time and memory grow with what is asked for."),
     "compare": Command("evaluate", "compare", "Say whether one results.json is better than another, item by item."),
     "import-official": Command("weights", "import_official", "Turn the released GoT checkpoint into a folder of ours."),

@@ -83,8 +83,9 @@ def fit(
             elif recipe.checkpoint and not progress.begun:
                 print("training had reached its end; the checkpoint is scored")
                 _score(recipe)
+        logs = trainer.log_dir  # The first rank sends it to all.
         if trainer.is_global_zero:
-            _print_results(recipe.run_files, trainer.log_dir)
+            _print_results(recipe.run_files, logs)
 
 
 def validate(

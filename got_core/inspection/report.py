@@ -95,15 +95,8 @@ def report(config: Namespace, setup: Setup, memory: int | None, price: float | N
     """
     system = system_in_shape(config).train()
     yield _parameter_table({name: parameters(getattr(system, name)) for name in PARTS})
-    system.configure_model()
-    with in_shape(system, setup.precision.computed):
-        samples = typical_samples(setup.size, setup.batch_size, setup.edits)
-        cost = step_cost(system, shape_batch(system, samples, setup.precision.computed))
+    cost, uses = _traced(system, setup)
     yield _flop_table(cost, setup)
-    uses = {
-        name: device_memory(system, cost, setup.precision, setup.devices, sharded)
-        for name, sharded in setup.strategies.items()
-    }
     yield _memory_table(uses, setup)
     if setup.tflops:
         yield _time_table(system, cost, setup)
@@ -112,6 +105,8 @@ def report(config: Namespace, setup: Setup, memory: int | None, price: float | N
     if memory:
         for name, use in uses.items():
             yield f"{name}: {_fit(use, memory)}"
+        if (proposal := _proposal(config, setup, system.activation_checkpointing, cost, uses, memory)) is not None:
+            yield proposal
 
 
 def system_in_shape(config: Namespace) -> GoTSystem:
@@ -121,6 +116,51 @@ def system_in_shape(config: Namespace) -> GoTSystem:
     if not isinstance(system, GoTSystem):
         raise UserError(f"{type(system).__name__} is not a GoTSystem, so the costs of its parts are not known")
     return system
+
+
+def _traced(system: GoTSystem, setup: Setup) -> tuple[StepCost, dict[str, DeviceMemory]]:
+    """Return the cost of a training step, and by strategy the memory of a device."""
+    system.configure_model()
+    with in_shape(system, setup.precision.computed):
+        samples = typical_samples(setup.size, setup.batch_size, setup.edits)
+        cost = step_cost(system, shape_batch(system, samples, setup.precision.computed))
+    return cost, {
+        name: device_memory(system, cost, setup.precision, setup.devices, sharded)
+        for name, sharded in setup.strategies.items()
+    }
+
+
+def _proposal(
+    config: Namespace,
+    setup: Setup,
+    checkpointing: bool,
+    cost: StepCost,
+    uses: Mapping[str, DeviceMemory],
+    memory: int,
+) -> str | None:
+    """Return a setting of activation checkpointing that is better for devices of so much memory; None if this one is.
+
+    It is better to compute nothing twice where that fits, and to compute it twice where nothing fits without.
+
+    Args:
+        config, setup, memory: See `report`.
+        checkpointing: The recipe's setting.
+        cost, uses: With this setting.
+    """
+    fits = any(use.peak <= ROOM * memory for use in uses.values())
+    if fits != checkpointing:
+        return None
+    other = config.clone()
+    other["model.init_args.activation_checkpointing"] = not checkpointing
+    spent, taken = _traced(system_in_shape(other).train(), setup)
+    fitting = [name for name, use in taken.items() if use.peak <= ROOM * memory]
+    if not fitting:
+        return None
+    now, then = (each.total / setup.batch_size / TERA for each in (cost, spent))
+    return (
+        f"--model.activation_checkpointing {str(not checkpointing).lower()} fits under {' and '.join(fitting)}, and "
+        f"takes {then:.3g} instead of {now:.3g} TFLOP a sample"
+    )
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:

@@ -131,6 +131,18 @@ def test_reading_is_timed(tmp_path, capsys):
     assert {name: len(runs) for name, runs in seconds.items()} == {IN_ORDER: 2, SHUFFLED: 2, RANDOM: 2}
 
 
+@pytest.mark.distributed
+def test_a_run_of_two_ranks_ends_and_its_steps_are_timed(tmp_path, capsys):
+    """Each run is a `got fit` that must end without an error on all ranks."""
+    file = tmp_path / "ranks.json"
+    recipe = [part for name in RECIPE for part in ("--recipe", str(ROOT / name))]
+    main(["bench", "ranks", *recipe, "--steps", "3", "--repeats", "1", "--json", str(file)])
+    assert "2 ranks" in capsys.readouterr().out
+    measured = json.loads(file.read_text())["measured"]["ranks"]
+    for runs in (measured["1"], measured["2"]):
+        assert all(run[name] > 0 for run in runs for name in ("wall", "cpu", "memory"))
+
+
 def test_startup_is_timed_in_processes_of_their_own(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(startup, "IMPORTS", "pass")
     monkeypatch.setattr(startup, "IMAGE", "sum(range(3_000_000))")

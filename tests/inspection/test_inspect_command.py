@@ -91,3 +91,11 @@ def test_recipes_of_full_size_are_counted_without_weights(
     assert counted[2].strip() == backbone
     assert spent[2].strip() == forward
     assert fits in printed
+
+
+def test_a_better_setting_of_activation_checkpointing_is_proposed(capsys):
+    small = ("--config", SCENES, "--size", "64x64", "--memory")
+    wasteful = inspected(capsys, *small, "1GB", "--model.activation_checkpointing", "true")
+    assert "--model.activation_checkpointing false fits under one device, and takes" in wasteful.replace("\n", " ")
+    assert "--model.activation_checkpointing" not in inspected(capsys, *small, "1GB")
+    assert "--model.activation_checkpointing true fits" in inspected(capsys, *small, "0.7GB").replace("\n", " ")
