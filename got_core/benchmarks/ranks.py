@@ -1,7 +1,6 @@
 """A training step on one rank and on two of one machine: what exchanging gradients adds to each rank's step."""
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -45,6 +44,8 @@ class StepClock(Callback):
             wall, cpu = (
                 (end - start) / (trainer.max_steps - WARM_UP) for end, start in zip(now, self._started, strict=True)
             )
+            import resource  # Windows has none.
+
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             self.file.write_text(json.dumps({"wall": wall, "cpu": cpu, "memory": memory}))
 
