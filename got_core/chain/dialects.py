@@ -1,4 +1,4 @@
-"""Forms of boxes besides the parser's: columns of coordinates (OmniEdit-GoT), and readable chains."""
+"""Forms of boxes besides the parser's: columns of coordinates (OmniEdit-GoT), Qwen's JSON, and readable chains."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +15,7 @@ _CORNERS = r"\s*,\s*".join([r"\(\s*-?[\d.]+\s*,\s*-?[\d.]+\s*\)"] * 2)
 _WRITTEN = re.compile(
     rf"{re.escape(PHRASE_START)}([^<>\[\]]*){re.escape(PHRASE_END)}{re.escape(BOX_START)}({_CORNERS}){re.escape(BOX_END)}"
 )
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _READABLE = re.compile(rf"\[([^<>\[\]]*)\]({_CORNERS})")
 
 
@@ -25,8 +26,32 @@ def readable(chain: str) -> str:
 
 
 def from_readable(text: str) -> str:
-    """Convert a readable text back to a chain; other text, and chains in any form, stay as they are."""
-    return _READABLE.sub(rf"{PHRASE_START}\1{PHRASE_END}{BOX_START}\2{BOX_END}", text)
+    """Convert a readable text, or Qwen's JSON, to a chain; other text, and chains in any form, stay as they are."""
+    return _READABLE.sub(rf"{PHRASE_START}\1{PHRASE_END}{BOX_START}\2{BOX_END}", from_json(text))
+
+
+def from_json(text: str) -> str:
+    """Convert Qwen's JSON of grounded objects, `[{"bbox_2d": [x1, y1, x2, y2], "label": "a dog"}, ...]`, to a chain.
+
+    Coordinates are taken as they are, though Qwen2.5-VL writes pixels of its input. Other text stays as it is.
+    """
+    fenced = _FENCE.fullmatch(text.strip())
+    try:
+        objects = parse_json(fenced[1] if fenced else text)
+    except ValueError:
+        return text
+    regions = []
+    for each in [objects] if isinstance(objects, Mapping) else objects if isinstance(objects, list) else []:
+        match each:
+            case {
+                "bbox_2d": [int() | float(), int() | float(), int() | float(), int() | float()] as box,
+                "label": str(label),
+            }:
+                x1, y1, x2, y2 = (f"{corner:g}" for corner in box)
+                regions.append(f"{PHRASE_START}{label}{PHRASE_END}{BOX_START}({x1},{y1}),({x2},{y2}){BOX_END}")
+            case _:
+                return text
+    return ", ".join(regions) if regions else text
 
 
 def fill_coordinates(text: str, coordinates: str | Mapping[str, Any]) -> str:

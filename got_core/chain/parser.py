@@ -23,11 +23,14 @@ _KINDS = {
 }
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 NUMBERS = re.compile(_NUMBER)
+_OPEN, _COMMA, _CLOSE = "[(（]", "[,，]", "[)）]"
+"""Brackets and comma, also as wide as Chinese text has them."""
+
 _BOX_AFTER_BRACKET = (
-    *(r"\s*", f"(?P<number>{_NUMBER})", r"\s*", ",", r"\s*", _NUMBER, r"\s*", r"\)", r"\s*", ",", r"\s*"),
-    *(r"(?P<second>\()", r"\s*", _NUMBER, r"\s*", ",", r"\s*", _NUMBER, r"\s*", r"(?P<whole>\))"),
+    *(r"\s*", f"(?P<number>{_NUMBER})", r"\s*", _COMMA, r"\s*", _NUMBER, r"\s*", _CLOSE, r"\s*", _COMMA, r"\s*"),
+    *(f"(?P<second>{_OPEN})", r"\s*", _NUMBER, r"\s*", _COMMA, r"\s*", _NUMBER, r"\s*", f"(?P<whole>{_CLOSE})"),
 )
-_BRACKETS = (("(", ")"), ("**", "**"))
+_BRACKETS = (("(", ")"), ("（", "）"), ("**", "**"))
 
 
 def _any_beginning(parts: Sequence[str]) -> str:
@@ -43,7 +46,7 @@ _PATTERN = re.compile(
         (
             f"(?P<marker>{'|'.join(map(re.escape, _KINDS))})",
             r"(?P<cut><\|[a-z_]*+\|?+\Z)",
-            r"\(" + _any_beginning(_BOX_AFTER_BRACKET),
+            _OPEN + _any_beginning(_BOX_AFTER_BRACKET),
         )
     )
 )
@@ -237,7 +240,7 @@ def check_colour(colour: str) -> str:
     return colour.lower()
 
 
-_SUFFIX = re.compile(r"[^\S\n]*+(\(([A-Za-z]++)\))")
+_SUFFIX = re.compile(rf"[^\S\n]*+({_OPEN}([A-Za-z]++){_CLOSE})")
 
 
 def parse(text: str) -> Chain:

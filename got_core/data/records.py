@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from got_core.chain.dialects import fill_coordinates
+from got_core.chain.dialects import fill_coordinates, from_json
 from got_core.chain.parser import NUMBERS, SIDE, lexemes, parse
 from got_core.data.images import load_image, stored_size
 from got_core.data.tables import missing_column, open_tables
@@ -133,7 +133,7 @@ class RecordsDataset(Dataset[Sample]):
     def _chain(self, record: Mapping[str, Any], where: str) -> str:
         chain = _text(_value(record, self.chain_column, where), self.chain_column, where)
         if self.coordinates_column is None:
-            return chain
+            return from_json(chain)
         try:
             return check_text(fill_coordinates(chain, _value(record, self.coordinates_column, where)))
         except ValueError as error:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
+from got_core.chain.dialects import from_json
 from got_core.data.images import ImageLike, ImagesLike, image_tensor
 from got_core.diffusion.sampling import GuidanceScales, sample_seeds, seeded, starting_noise
 from got_core.diffusion.schedulers import check_scheduler, read_scheduler
@@ -424,20 +425,19 @@ class GoTPipeline:
         """Make a plan of a given chain instead of one that the reasoner writes.
 
         Args:
-            chain: In any form that `got_core.chain.parser` reads.
+            chain: In any form that `got_core.chain` reads.
             prompt: Caption or instruction.
             image: The image to edit, of any size.
             size: (height, width) in pixels; the pipeline's by default.
 
         Raises:
-            ValueError: Chain or prompt is not a text (a NUL, or half of a character) or longer than
-                `got_core.planning.plan` allows, or the model cannot generate images of the size.
+            ValueError: Chain or prompt is no text (a NUL, half of a character) or too long, or the size is impossible.
         """
         size = size or self.size
         self._check_size(size)
         check_prompt(check_text(prompt))
         check_chain(check_text(chain))
-        return Plan(prompt, chain, size, None if image is None else image_tensor(image))
+        return Plan(prompt, from_json(chain), size, None if image is None else image_tensor(image))
 
     def generate(
         self, plan: Plan | Sequence[Plan], *, seed: Seed = None, **options: Unpack[GenerationOptions]

@@ -1,10 +1,12 @@
-"""Coordinates that stand beside the chain are read by type, in thousandths."""
+"""Coordinates beside the chain, and chains in JSON, are read by type."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from got_core.chain.dialects import fill_coordinates
+from got_core.chain.dialects import fill_coordinates, from_json, from_readable
+from got_core.chain.parser import Region, parse
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,32 @@ def test_a_value_of_any_type_is_read(value, box):
 def test_what_makes_no_box_is_refused(value, message):
     with pytest.raises(ValueError, match=message):
         fill_coordinates("a dog <b>.", {"<b>": value})
+
+
+FAULTS = Path(__file__).parents[1] / "fixtures" / "faults"
+
+
+def test_the_json_of_qwen_is_a_chain():
+    text = (FAULTS / "qwen_json_chain.txt").read_text(encoding="utf-8")
+    expected = (Region("a red circle", (100, 100, 400, 400)), Region("a blue square", (600, 600, 900, 900)))
+    one, both = text.strip()[1:].split("}, {")[0] + "}", (text, f"```json\n{text}\n```\n")
+    for written in both:
+        assert parse(from_json(written)).regions == expected
+        assert parse(from_readable(written)).regions == expected
+    assert parse(from_json(one)).regions == expected[:1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a dog (1,2),(3,4)", "[]", "{}", "3", "null", "", '[{"bbox_2d": [1, 2, 3], "label": "a dog"}]', '["a dog"]',
+        '[{"bbox_2d": [1, 2, 3, 4]}]', '[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, 7]', '{"label": "a dog"}', "[" * 9999,
+    ],
+)  # fmt: skip
+def test_other_json_stays_as_it_is(text):
+    assert from_json(text) == text
+
+
+def test_brackets_as_wide_as_chinese_text_has_them_are_read():
+    chain = (FAULTS / "fullwidth_chain.txt").read_text(encoding="utf-8").strip()
+    assert parse(chain).regions == (Region("一个红色的圆", (100, 100, 400, 400)),)

@@ -28,6 +28,8 @@ FORMS = {
     "stars": "{phrase} **({0},{1}),({2},{3})**",
     "double": "{phrase} (({0}, {1}), ({2}, {3}))",
     "stars_double": "{phrase}: **(({0}, {1}), ({2}, {3}))**",
+    "wide": "{phrase}（{0}，{1}），（{2}， {3}）",
+    "wide_double": "{phrase}（({0}, {1}), ({2}, {3})）",
 }
 MARKED = ("qwen", "scenes", "got_r1")
 CHAINS = 10_000
@@ -39,7 +41,9 @@ boxes = st.tuples(
 colours = st.sampled_from(sorted(COLOURS))
 nouns = st.sampled_from(["dog", "red circle", "glass of water", "light blue car", "cat's tail", "half-timbered house"])
 bare_phrases = st.builds("{} {}".format, st.sampled_from(["a", "The", "two", "her"]), nouns)
-marked_phrases = st.text(st.characters(codec="utf-8", exclude_characters="<("), min_size=1).map(str.strip).filter(bool)
+marked_phrases = (
+    st.text(st.characters(codec="utf-8", exclude_characters="<(（"), min_size=1).map(str.strip).filter(bool)
+)
 
 
 def written(form: str, phrase: str, box: tuple[int, ...], colour: str) -> str:

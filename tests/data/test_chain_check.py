@@ -31,9 +31,9 @@ def records(tmp_path):
     [
         ("a car (1200,300),(1800,900)", "(1200,300),(1800,900)", "pixels"),
         ("a car (0.1,0.2),(0.5,0.9)", "(0.1,0.2),(0.5,0.9)", "fractions of width and height"),
-        ('[{"bbox_2d": [1, 2, 3, 4], "label": "a car"}]', 'bbox_2d": [1, 2, 3, 4]', "JSON or a list"),
+        ('[{"bbox": [1, 2, 3, 4], "label": "a car"}]', 'bbox": [1, 2, 3, 4]', "JSON or a list"),
+        ('[{"bbox_2d": [10, 20, 1300, 40], "label": "a car"}]', "(10,20),(1300,40)", "pixels"),
         ("a car [100, 100, 400, 400]", "100, 100, 400, 4", "JSON or a list"),
-        ("a car （100，100），（400，400）", "100，100），（400，4", "JSON or a list"),
         ("a car (100,100),(100,900)", "(100,100),(100,900)", "no area"),
     ],
 )
@@ -45,7 +45,18 @@ def test_a_chain_that_loses_boxes_is_named_with_its_unit(records, chain, box, un
     assert bad.unit == unit
 
 
-@pytest.mark.parametrize("chain", [GOOD, "a plain field", "two cars (0,0),(1000,1000)", "four: 1, 2 and 3", ""])
+@pytest.mark.parametrize(
+    "chain",
+    [
+        GOOD,
+        "a plain field",
+        "two cars (0,0),(1000,1000)",
+        "four: 1, 2 and 3",
+        "",
+        "a car （100，100），（400，400）",
+        '[{"bbox_2d": [1, 2, 3, 4], "label": "a car"}]',
+    ],
+)
 def test_chains_that_lose_nothing_pass(records, chain):
     assert bad_chains(records(chain, GOOD)) == ([], 2)
 
