@@ -33,7 +33,7 @@ from got_core.interfaces import (
 )
 from got_core.types import Batch, Generation, Reasoning
 from got_core.weights.loading import convert, keep_all, leave_out_origins
-from got_core.weights.quantization import check_bits, is_quantized, quantize
+from got_core.weights.quantization import check_bits, follow_weights, is_quantized, quantize
 
 COMPONENTS = ("reasoner", "guidance", "backbone")
 """The attributes of a model that are trained, in the order samples pass them."""
@@ -138,6 +138,12 @@ class GoTModel(nn.Module):
         check_bits(bits)
         for component in (self.reasoner, self.backbone):
             quantize(component, bits)
+
+    def to(self, *arguments: Any, **options: Any) -> "GoTModel":
+        """Move or convert as modules do; what belongs to weights in 8 bits goes with them."""
+        super().to(*arguments, **options)
+        follow_weights(self)
+        return self
 
     def merge_adapters(self) -> None:
         """Merge the components' adapters into their weights, for inference."""

@@ -35,14 +35,15 @@ _FILE_SUFFIXES = {
 }
 
 
+def quiet() -> None:
+    """Silence warnings of bitsandbytes, which diffusers imports where it is installed: of kernels, and of each cast."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
 @contextmanager
 def importing() -> Iterator[None]:
-    """Inside, Python's collector of cycles is off: it would search what imports make again and again, and free none.
-
-    bitsandbytes, which diffusers imports where it is installed, warns of nothing from then on: on CPUs it would, of a
-    kernel that is missing and of each cast.
-    """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    """Inside, Python's collector of cycles is off: it would search what imports make again and again, and free none."""
+    quiet()
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -37,7 +37,7 @@ class PeakMemory:
     measured: int
 
 
-def peak_memory(backbone: str, request: Request, device: torch.device) -> list[PeakMemory]:
+def compare_memory(backbone: str, request: Request, device: torch.device) -> list[PeakMemory]:
     """Measure the memory of an image in every way; on a CPU, where nothing is offloaded from, in those without."""
     found = []
     for tiling in (False, True):

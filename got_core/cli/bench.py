@@ -242,7 +242,7 @@ def memory(where: Where, *, backbone: Backbone | None = None, edit: bool | None 
     from dataclasses import asdict
 
     from got_core.benchmarks.inference import Request
-    from got_core.benchmarks.memory import memory_table, peak_memory
+    from got_core.benchmarks.memory import compare_memory, memory_table
     from got_core.benchmarks.models import BACKBONES
     from got_core.evaluation.results import print_table
 
@@ -250,7 +250,7 @@ def memory(where: Where, *, backbone: Backbone | None = None, edit: bool | None 
     for name in BACKBONES if backbone is None else (backbone,):
         for task in (False, True) if edit is None else (edit,):
             request = Request((side, side), task)
-            found = peak_memory(name, request, device)
+            found = compare_memory(name, request, device)
             print_table(memory_table(found, request))
             measured += [asdict(each) for each in found]
     _write(where, device, measured)

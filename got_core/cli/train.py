@@ -190,7 +190,7 @@ def inspect(
     size: Size | None = None,
     text_to_image: bool = False,
     inference: bool = False,
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> None:
     """Print what training a recipe costs, or what its images take in memory.
 
@@ -208,7 +208,7 @@ def inspect(
         size: Of images as HEIGHTxWIDTH in pixels; by default the recipe's.
         text_to_image: Take samples without a source image instead of edits.
         inference: Print the memory that generating an image takes, and what fits on devices of 8 to 80 GB.
-        dtype: Precision of the weights in inference.
+        dtype: Precision of the weights in inference, bfloat16 by default.
 
     Raises:
         UserError: What is wrong with the recipe, or what is missing for a prediction.
@@ -218,6 +218,12 @@ def inspect(
     """
     if not config:
         raise UserError("got inspect needs a recipe: --config FILE")
+    if inference and (memory or tflops or price is not None or nodes * devices > 1):
+        raise UserError(
+            "--inference is of an image on one device: nodes, devices, memory, rates and prices are of training"
+        )
+    if dtype and not inference:
+        raise UserError("--dtype is of --inference: training has trainer.precision")
     if price is not None and not tflops:
         raise UserError("--price predicts a whole run, which needs --tflops, the rate it is computed at")
     import torch
@@ -237,7 +243,7 @@ def inspect(
         raise UserError("the recipe does not say how large its images are: give --size HEIGHTxWIDTH")
     if inference:
         model = system_in_shape(recipe).model
-        parts = inference_report(model, size, getattr(torch, dtype), edit=not text_to_image)
+        parts = inference_report(model, size, getattr(torch, dtype or "bfloat16"), edit=not text_to_image)
     else:
         setup = Setup.of(recipe, nodes * devices, size, edits=not text_to_image, tflops=tflops, bandwidth=bandwidth)
         parts = report(recipe, setup, memory, price)

@@ -10,17 +10,14 @@ from got_core.data.datamodule import accumulated_batches
 from got_core.errors import UserError, as_user_error
 from got_core.inspection.costs import Flops, Parameters, StepCost, parameters, shape_batch, step_cost, typical_samples
 from got_core.inspection.fit import DeviceMemory, Precision, communicated, device_memory
+from got_core.inspection.inference import GIGA, ROOM
 from got_core.inspection.shapes import in_shape
 from got_core.model import PARTS
 from got_core.training.recipe import build_model
 from got_core.training.system import GoTSystem
 from got_core.weights.loading import without_weights
 
-GIGA = 1e9
 TERA = 1e12
-
-ROOM = 0.92
-"""Fraction of a device's memory that tensors may take; the rest goes to the runtime and to fragments."""
 
 
 @dataclass(frozen=True)
@@ -147,18 +144,17 @@ def _proposal(
         checkpointing: The recipe's setting.
         cost, uses: With this setting.
     """
-    fits = any(use.peak <= ROOM * memory for use in uses.values())
-    if fits != checkpointing:
+    if bool(_fitting(uses, memory)) != checkpointing:
         return None
     other = config.clone()
     other["model.init_args.activation_checkpointing"] = not checkpointing
     spent, taken = _traced(system_in_shape(other).train(), setup)
-    fitting = [name for name, use in taken.items() if use.peak <= ROOM * memory]
-    if not fitting:
+    if not (fitting := _fitting(taken, memory)):
         return None
     now, then = (each.total / setup.batch_size / TERA for each in (cost, spent))
+    where = f" under {' and '.join(fitting)}" if setup.devices > 1 else ""
     return (
-        f"--model.activation_checkpointing {str(not checkpointing).lower()} fits under {' and '.join(fitting)}, and "
+        f"--model.activation_checkpointing {str(not checkpointing).lower()} fits{where}, and "
         f"takes {then:.3g} instead of {now:.3g} TFLOP a sample"
     )
 
@@ -241,6 +237,10 @@ def _run_table(system: GoTSystem, cost: StepCost, setup: Setup, steps: int, pric
             f"{devices}", f"{samples * devices}", *numbers, f"{device_hours:,.0f}", f"{device_hours * price:,.0f}"
         )
     return table
+
+
+def _fitting(uses: Mapping[str, DeviceMemory], memory: int) -> list[str]:
+    return [name for name, use in uses.items() if use.peak <= ROOM * memory]
 
 
 def _fit(use: DeviceMemory, memory: int) -> str:

@@ -216,7 +216,6 @@ class GoTPipeline:
         if dtype is not None:
             self.model.convert(dtype)
         self.model.to(device)
-        self._reader = object()  # States that plans have are those of before.
         return self
 
     def enable_model_cpu_offload(self, device: torch.device | str | None = None) -> None:
@@ -257,11 +256,12 @@ class GoTPipeline:
         if self._offload is not None:
             self._offload.remove()
         self._offload = None
+        self._reader = object()  # States that plans have are those of before.
 
     def _save(self, folder: str | Path, dtype: torch.dtype | None, address: str | None = None) -> None:
-        self._end_offload()
         if self._settings is None:
             raise UserError("this pipeline was made without `settings`, from which its model could be built again")
+        self._end_offload()
         save_pipeline(OpenedModel(self.model, self._settings, self.size), folder, dtype, address, self._set_scheduler)
 
     def __call__(

@@ -256,6 +256,16 @@ def save_pipeline(
 
 
 def _save_model(opened: OpenedModel, folder: Path, dtype: torch.dtype | None) -> None:
+    write_settings(opened, folder)
+    with all_weights():
+        weights = _without_aliases(opened.model.state_dict())
+    if dtype is not None:
+        weights = {name: w.to(dtype) if w.is_floating_point() else w for name, w in weights.items()}
+    write_system_weights(Run(folder).weights, SystemWeights(weights, frozenset(), {}))
+
+
+def write_settings(opened: OpenedModel, folder: Path) -> None:
+    """Write all of a saved folder but its weights: `config.yaml`, and what its components need beside it."""
     # The settings of training are left out, and the rest is copied through JSON, as it is changed below.
     settings = json.loads(json.dumps(ModelSettings.read(dict(opened.settings), folder, None).as_plain()))
     for part in PARTS:
@@ -266,11 +276,6 @@ def _save_model(opened: OpenedModel, folder: Path, dtype: torch.dtype | None) ->
     size = {} if opened.size is None else {IMAGE_SIZE: list(opened.size)}
     recipe = {FORMAT: VERSION, "model": settings, **size}
     Run(folder).recipe.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    with all_weights():
-        weights = _without_aliases(opened.model.state_dict())
-    if dtype is not None:
-        weights = {name: w.to(dtype) if w.is_floating_point() else w for name, w in weights.items()}
-    write_system_weights(Run(folder).weights, SystemWeights(weights, frozenset(), {}))
 
 
 def _without_aliases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -175,7 +175,7 @@ class Handlers:
                 plan = session.pipeline.given_plan(progress.chain)
                 canvas = canvas_value(session, plan=plan, busy=True, note="Planning …")
                 yield {page.canvas: canvas, page.chain: readable(plan.chain)}
-            elif progress.image is None:
+            elif not progress.step:
                 yield {page.canvas: canvas_value(session, busy=True, note="Generating …"), page.chain: session.chain}
             else:
                 note = f"Generating: step {progress.step} of {settings.steps}"

@@ -72,11 +72,12 @@ class Reporter:
         self._send(Progress())
 
     def on_step(self, pipeline: GoTPipeline, step: int, time_of_step: Tensor, tensors: dict[str, Any]) -> None:
-        """Report a preview of the first image after a denoising step."""
+        """Report a preview of the first image after a denoising step; no image where it would unload the backbone."""
         self._check()
         begun = time.monotonic()
         if begun >= self._next:
-            (image,) = pipeline.preview(tensors["latents"][:1].clamp(-1e4, 1e4))
+            offloaded = pipeline.model.execution_device is not None
+            image = None if offloaded else pipeline.preview(tensors["latents"][:1].clamp(-1e4, 1e4))[0]
             self._send(Progress(image=image, step=step + 1))
             self._next = time.monotonic() + max(INTERVAL, PREVIEW_PAUSE * (time.monotonic() - begun))
 

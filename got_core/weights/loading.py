@@ -158,7 +158,7 @@ def weights_to_follow() -> Iterator[None]:
 FILLING = frozenset(
     {"constant_", "fill_", "kaiming_normal_", "kaiming_uniform_", "mul_", "normal_", "uniform_", "zero_"}
 )
-"""The functions and methods by which parameters are initialised."""
+"""The functions and methods by which torch, transformers and diffusers initialise parameters of these models."""
 
 
 class _Unfilled(TorchFunctionMode):

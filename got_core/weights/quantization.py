@@ -7,12 +7,16 @@ from typing import Any
 from torch import nn
 
 from got_core.errors import UserError
+from got_core.paths import quiet
 
 BITS = (8, 4)
 """Precisions that there are, in bits."""
 
 BLOCK = 64
 """Weights that share a scale in 4 bits; layers whose inputs do not divide into blocks keep their precision."""
+
+OUTLIERS = 6.0
+"""Inputs beyond it are multiplied in 16 bits, as in LLM.int8."""
 
 SMALLEST = 4096
 """Weights of a layer below which nothing is gained."""
@@ -40,11 +44,22 @@ def quantize(module: nn.Module, bits: int) -> None:
         module: With its weights; those of each layer are converted where they lie.
         bits: Of `BITS`.
     """
+    quiet()
     shared = Counter(id(weight) for layer in module.modules() for weight in layer.parameters(recurse=False))
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Linear and shared[id(layer.weight)] == 1 and _is_large(layer):
                 setattr(parent, name, _quantized(layer, bits))
+
+
+def follow_weights(module: nn.Module) -> None:
+    """Move what layers in 8 bits keep beside their weights to the device that `Module.to` has moved these to."""
+    for layer in module.modules():
+        if type(layer).__name__ == "Linear8bitLt":
+            own: Any = layer
+            if own.weight.CB is not None:
+                own.init_8bit_state()
+            own.state.CB, own.state.SCB = own.weight.data, own.state.SCB.to(own.weight.device)
 
 
 def is_quantized(module: nn.Module) -> bool:
@@ -66,7 +81,7 @@ def _quantized(layer: nn.Linear, bits: int) -> nn.Module:
         "device": "meta",
     }
     if bits == 8:
-        new: Any = Linear8bitLt(**shape, has_fp16_weights=False)
+        new: Any = Linear8bitLt(**shape, has_fp16_weights=False, threshold=OUTLIERS)
         new.weight = Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
     else:
         new = Linear4bit(**shape, compute_dtype=layer.weight.dtype, quant_type="nf4")

@@ -232,3 +232,12 @@ def test_commands_open_change_and_export_a_saved_pipeline(pipe, tmp_path, capsys
     whole, half = (Path(tmp_path / name / "model.safetensors").stat().st_size for name in ("saved", "half"))
     assert half < 0.6 * whole
     assert json.loads((tmp_path / "half" / "reasoner" / "tokenizer.json").read_text())["version"]
+
+
+def test_other_bits_and_a_missing_library_are_refused_before_weights_are_read(monkeypatch):
+    monkeypatch.setattr("got_core.pipelines.saving.find_model", None)
+    with pytest.raises(ValueError, match="8 or 4 bits, not 3"):
+        GoTPipeline.from_pretrained(bits=3)
+    monkeypatch.setattr("got_core.weights.quantization.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"got-framework\[quantized\]"):
+        GoTPipeline.from_pretrained(bits=8)
