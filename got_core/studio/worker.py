@@ -76,8 +76,9 @@ class Reporter:
         self._check()
         begun = time.monotonic()
         if begun >= self._next:
-            offloaded = pipeline.model.execution_device is not None
-            image = None if offloaded else pipeline.preview(tensors["latents"][:1].clamp(-1e4, 1e4))[0]
+            image = None
+            if pipeline.model.execution_device is None:
+                (image,) = pipeline.preview(tensors["latents"][:1].clamp(-1e4, 1e4))
             self._send(Progress(image=image, step=step + 1))
             self._next = time.monotonic() + max(INTERVAL, PREVIEW_PAUSE * (time.monotonic() - begun))
 
