@@ -96,6 +96,8 @@ def test_recipes_of_full_size_are_counted_without_weights(
 def test_a_better_setting_of_activation_checkpointing_is_proposed(capsys):
     small = ("--config", SCENES, "--size", "64x64", "--memory")
     wasteful = inspected(capsys, *small, "1GB", "--model.activation_checkpointing", "true")
-    assert "--model.activation_checkpointing false fits under one device, and takes" in wasteful.replace("\n", " ")
+    assert "--model.activation_checkpointing false fits, and takes" in wasteful.replace("\n", " ")
+    of_two = inspected(capsys, *small, "1GB", "--devices", "2", "--model.activation_checkpointing", "true")
+    assert "--model.activation_checkpointing false fits under DDP and FSDP2, and takes" in of_two.replace("\n", " ")
     assert "--model.activation_checkpointing" not in inspected(capsys, *small, "1GB")
     assert "--model.activation_checkpointing true fits" in inspected(capsys, *small, "0.7GB").replace("\n", " ")
