@@ -6,7 +6,7 @@ b batch, l or n tokens, d width, c channels, h w latent size, H W image size. Ti
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,6 +47,9 @@ Generators = Generator | Sequence[Generator]
 ChainListener = Callable[[tuple[str, ...]], None]
 """Is called with the chains of a batch while they are written, one text for each sample."""
 
+Precomputed = Mapping[str, Sequence[Tensor]]
+"""Tensors by name, one for each sample of a batch."""
+
 
 class Component(nn.Module):
     """A module that names its repeated blocks once, for sharding, activation checkpointing and compilation."""
@@ -54,6 +57,13 @@ class Component(nn.Module):
     def blocks(self) -> Iterable[nn.Module]:
         """Return the repeated blocks, in order; empty if the module is too small for sharding."""
         return ()
+
+    def precomputed_by(self) -> dict[str, Any]:
+        """Return what precomputed tensors depend on (settings, fingerprints of weights), by readable names.
+
+        A cache that was made with other values is refused.
+        """
+        return {}
 
     def merge_adapters(self) -> None:
         """Merge adapters, if there are any, into the weights: the outputs stay as they are, and training ends."""
@@ -109,6 +119,13 @@ class Reasoner(Component, ABC):
             NotImplementedError: The reasoner gives no likelihoods.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how likely a text is")
+
+    def precompute(self, batch: Batch) -> Precomputed:
+        """Compute what of the forward pass depends on no trained weight, for a cache; nothing unless a class says more.
+
+        Its processor must then take it from `Sample.precomputed`.
+        """
+        return {}
 
     def continues(self, batch: Batch, chains: Sequence[str]) -> list[bool]:
         """Say of each sample whether, after the image of its chain, another one follows for the same request.
@@ -193,6 +210,13 @@ class GuidanceEncoder(Component, ABC):
     @abstractmethod
     def forward(self, reasoning: Reasoning, batch: Batch, codec: LatentCodec) -> Guidance:
         """Make guidance for `batch.size`; boxes are read from `reasoning.chains`."""
+
+    def precompute(self, batch: Batch, codec: LatentCodec) -> Precomputed:
+        """Compute what of the guidance depends on no trained weight, for a cache; nothing unless a class says more.
+
+        Its `forward` must then take it from `batch.precomputed`.
+        """
+        return {}
 
     @abstractmethod
     def drop(

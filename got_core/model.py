@@ -26,13 +26,14 @@ from got_core.interfaces import (
     GuidanceEncoder,
     LatentCodec,
     NoiseObjective,
+    Precomputed,
     Processor,
     Reasoner,
     Scheduler,
     check_widths,
 )
-from got_core.types import Batch, Generation, Reasoning
-from got_core.weights.loading import convert, keep_all, leave_out_origins
+from got_core.types import TARGET, Batch, Generation, Reasoning
+from got_core.weights.loading import convert, fingerprint, keep_all, leave_out_origins
 from got_core.weights.quantization import check_bits, follow_weights, is_quantized, quantize
 
 COMPONENTS = ("reasoner", "guidance", "backbone")
@@ -128,6 +129,25 @@ class GoTModel(nn.Module):
             raise ValueError(f"weights have a floating-point type, such as torch.bfloat16, not {dtype}")
         for component in self.components:
             convert(component.parameters(), dtype, contents)
+
+    @torch.no_grad()
+    def precompute(self, batch: Batch) -> Precomputed:
+        """Compute the latents of a batch that training needs and that depend on no trained weight, for a cache.
+
+        Samples with these as `Sample.precomputed` are trained on without their targets.
+
+        Raises:
+            ValueError: The batch has no targets.
+        """
+        if batch.target is None:
+            raise ValueError("a sample without a target image is not for training")
+        return {TARGET: self.codec.encode(batch.target).unbind(), **self.guidance.precompute(batch, self.codec)}
+
+    def precomputed_by(self) -> dict[str, Any]:
+        """Return what precomputed tensors depend on besides the samples, by readable names."""
+        codec = {"codec": type(self.codec).__name__, "weights of the codec": fingerprint(self.codec)}
+        parts = (self.codec, self.guidance, self.reasoner)
+        return codec | {name: value for part in parts for name, value in part.precomputed_by().items()}
 
     def quantize(self, bits: int) -> None:
         """Convert the linear layers of reasoner and backbone to 8 or 4 bits; see `got_core.weights.quantization`.

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
 BLACK = -1.0
 """The pixel value of black in images that run from -1 to 1."""
+
+TARGET, SPATIAL, REFERENCE = "target", "spatial", "reference"
+"""Names of latents in `Sample.precomputed`: of the target image, and of two parts of the guidance."""
 
 
 def to_pil(image: Float[Tensor, "3 H W"]) -> Image.Image:
@@ -65,6 +68,8 @@ class Sample:
         meta: Data for metrics and reports; never read by a model.
         earlier: The requests of earlier turns, the first one first, where the sample continues a conversation.
         steps: Where a request takes several images, those before this one; the last of them is edited next.
+        precomputed: What training would compute from the images without trained weights (`GoTModel.precompute`). With
+            these a sample has no target, and its source is read by a reasoner only.
     """
 
     prompt: str
@@ -75,6 +80,7 @@ class Sample:
     meta: Mapping[str, Any] = field(default_factory=dict)
     earlier: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
+    precomputed: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def edited(self) -> Float[Tensor, "3 h w"] | None:
@@ -92,6 +98,7 @@ class Batch:
         source: Images to be edited, resized to the output size; black where a sample has none. Never None.
         has_source: True where there is an image to be edited.
         inputs: Tensors for the reasoner only, made by its processor.
+        precomputed: What all samples have precomputed, stacked. The source is black then.
     """
 
     prompts: tuple[str, ...]
@@ -102,13 +109,14 @@ class Batch:
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     meta: tuple[Mapping[str, Any], ...] = ()
     earlier: tuple[tuple[str, ...], ...] = ()
+    precomputed: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def collate(cls, samples: Sequence[Sample]) -> "Batch":
         """Stack samples of one size, their sources resized to it; the reasoner's processor adds `inputs`.
 
         Raises:
-            ValueError: No samples, sizes that differ, or targets in only some of the samples.
+            ValueError: No samples, sizes that differ, or targets or precomputed tensors in only some of the samples.
         """
         if not samples:
             raise ValueError("a batch needs at least one sample")
@@ -118,13 +126,21 @@ class Batch:
         with_target = [sample.target for sample in samples if sample.target is not None]
         if len(with_target) not in (0, len(samples)):
             raise ValueError(f"{len(with_target)} of {len(samples)} samples have a target; it must be all or none")
-        black = torch.full((3, *samples[0].size), BLACK)
+        precomputed = [sample for sample in samples if sample.precomputed]
+        if len(precomputed) not in (0, len(samples)):
+            raise ValueError(f"{len(precomputed)} of {len(samples)} samples are precomputed; it must be all or none")
+        black = torch.full((1, 1, 1), BLACK).expand(3, *samples[0].size)
+        if precomputed:
+            # A view of one number: nothing is made of pixels that no one reads.
+            source = repeat(black[:, :1, :1], "c 1 1 -> b c 1 1", b=len(samples)).expand(-1, -1, *samples[0].size)
+        else:
+            source = torch.stack([black if s.edited is None else resized(s.edited, s.size) for s in samples])
+        common = set.intersection(*(set(sample.precomputed) for sample in samples))
         return cls(
             prompts=tuple(sample.prompt for sample in samples),
             chains=tuple(sample.chain for sample in samples),
-            source=torch.stack(
-                [black if sample.edited is None else resized(sample.edited, sample.size) for sample in samples]
-            ),
+            source=source,
+            precomputed={name: torch.stack([s.precomputed[name] for s in samples]) for name in sorted(common)},
             has_source=torch.tensor([sample.edited is not None for sample in samples]),
             target=torch.stack(with_target) if with_target else None,
             earlier=tuple(sample.earlier for sample in samples),
@@ -156,6 +172,7 @@ class Batch:
             has_source=function(self.has_source),
             target=None if self.target is None else function(self.target),
             inputs={name: function(tensor) for name, tensor in self.inputs.items()},
+            precomputed={name: function(tensor) for name, tensor in self.precomputed.items()},
         )
 
 

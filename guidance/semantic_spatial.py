@@ -1,7 +1,7 @@
 """The semantic-spatial guidance module of GoT (section 4.2), with its colour-coded box masks."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange, reduce
@@ -10,8 +10,8 @@ from PIL import ImageColor
 from torch import Tensor, nn
 
 from got_core.chain.parser import SIDE, Region, colour_of, parse
-from got_core.interfaces import GuidanceEncoder, LatentCodec
-from got_core.types import BLACK, Batch, Guidance, Reasoning
+from got_core.interfaces import GuidanceEncoder, LatentCodec, Precomputed
+from got_core.types import BLACK, REFERENCE, SPATIAL, Batch, Guidance, Reasoning
 
 PALETTE = (
     "red",
@@ -168,8 +168,21 @@ class SemanticSpatialGuidance(GuidanceEncoder):
         pooled = None
         if self.pooled_projector is not None:
             pooled = reduce(self.pooled_projector(states), "b n d -> b d", "mean")
-        spatial, reference = self._maps(reasoning.chains, batch, codec)
+        if batch.precomputed and reasoning.chains == batch.chains:
+            spatial, reference = (batch.precomputed.get(name) for name in (SPATIAL, REFERENCE))
+        else:
+            spatial, reference = self._maps(reasoning.chains, batch, codec)
         return Guidance(self.projector(states), pooled, spatial, reference)
+
+    def precompute(self, batch: Batch, codec: LatentCodec) -> Precomputed:
+        """Compute the latents of each sample's boxes and of its source image."""
+        maps = zip((SPATIAL, REFERENCE), self._maps(batch.chains, batch, codec), strict=True)
+        return {name: latents.unbind() for name, latents in maps if latents is not None}
+
+    def precomputed_by(self) -> dict[str, Any]:
+        """Return what the boxes' pixels and the latents' scale depend on, and which latents are made."""
+        made = {"spatial latents": self.spatial_channels, "reference latents": self.reference_channels}
+        return {"palette": self.palette, "box_edges": self.box_edges, "scaled": self.scaled, **made}
 
     def drop(
         self,

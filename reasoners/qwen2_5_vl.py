@@ -1,5 +1,6 @@
 """Qwen2.5-VL as a reasoner: chain of thought and semantic summary (GoT, section 4.1)."""
 
+import hashlib
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,19 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from got_core.interfaces import ChainListener, Generators, Reasoner
+from got_core.interfaces import ChainListener, Generators, Precomputed, Reasoner
 from got_core.paths import locate
 from got_core.types import Batch, Reasoning
-from got_core.weights.loading import build, load_whole, mark_changed
+from got_core.weights.loading import build, fingerprint, load_whole, mark_changed
 from reasoners import qwen2_5_vl_network as net
-from reasoners.qwen2_5_vl_processor import CHAT, EDITING_TEMPLATE, GENERATION_TEMPLATE, PatchLayout, Qwen2_5_VLProcessor
+from reasoners.qwen2_5_vl_processor import (
+    CHAT,
+    EDITING_TEMPLATE,
+    FEATURES,
+    GENERATION_TEMPLATE,
+    PatchLayout,
+    Qwen2_5_VLProcessor,
+)
 from reasoners.tokenizer import Vocabulary, copy_files, model_file, read_tokenizer
 
 
@@ -242,6 +250,35 @@ class Qwen2_5_VLReasoner(Reasoner):
         rows = words.nonzero()[:, 0]
         return -torch.zeros(len(ids), device=spent.device).index_add(0, rows, spent), words.sum(dim=1)
 
+    @torch.no_grad()
+    def precompute(self, batch: Batch) -> Precomputed:
+        """Compute the vision tower's output for each source image, if the tower is frozen; no rows without a source."""
+        if not self._sees_alike:
+            return {}
+        features = self._see(batch.inputs)
+        images = iter(features.split(self.processor.layout.side**2))
+        return {FEATURES: [next(images) if given else features[:0] for given in batch.has_source.tolist()]}
+
+    def precomputed_by(self) -> dict[str, Any]:
+        """Return what the tower's output depends on, and where long chains, and with them boxes, are cut."""
+        vocabulary, layout = self.processor.vocabulary, self.processor.layout
+        tower = {
+            "weights of the vision tower": fingerprint(self.qwen.model.visual),
+            "image_size": layout.image_size,
+            "coordinates": layout.coordinates,
+        }
+        words = vocabulary.tokenizer.to_str().encode()
+        return {
+            "max_chain_tokens": self.processor.max_chain_tokens,
+            "tokenizer": hashlib.blake2b(words, digest_size=8).hexdigest(),
+            **(tower if self._sees_alike else {"weights of the vision tower": "trained"}),
+        }
+
+    @property
+    def _sees_alike(self) -> bool:
+        """Whether training leaves the vision tower as it is."""
+        return not any(parameter.requires_grad for parameter in self.qwen.model.visual.parameters())
+
     def summarize(self, batch: Batch, chains: Sequence[str]) -> Reasoning:
         """Return the states after given chains, one for each sample.
 
@@ -360,11 +397,21 @@ class Qwen2_5_VLReasoner(Reasoner):
         """
         embeddings = self.qwen.get_input_embeddings()(ids)
         visible = rearrange(ids == self.processor.vocabulary.image_pad, "b l -> b l 1")
-        if not (torch.is_grad_enabled() or visible.any()):
+        if FEATURES in inputs:
+            features = inputs[FEATURES]
+        elif torch.is_grad_enabled() or visible.any():
+            features = self._see(inputs)
+        else:
             return embeddings
-        visual = self.qwen.model.visual
-        features = visual(inputs["pixel_values"].to(visual.dtype), grid_thw=inputs["image_grid_thw"]).pooler_output
         return embeddings.masked_scatter(visible, features.to(embeddings.dtype))
+
+    def _see(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "v d"]:
+        """Return the vision tower's output for all images, one row a visual token."""
+        visual = self.qwen.model.visual
+        features: Tensor = visual(
+            inputs["pixel_values"].to(visual.dtype), grid_thw=inputs["image_grid_thw"]
+        ).pooler_output
+        return features
 
     def _decode(
         self,

@@ -15,6 +15,9 @@ from got_core.chain.parser import parse
 from got_core.types import Batch, Sample, resized
 from reasoners.tokenizer import IMAGE_PAD, VISION_END, VISION_START, Vocabulary
 
+FEATURES = "vision_features"
+"""The name in `Sample.precomputed` and `Batch.inputs` of what the vision tower makes of a source image."""
+
 MOST_TOKENS_A_SIDE = 256
 """Visual tokens along a side of an image: all of a long context."""
 
@@ -145,6 +148,7 @@ class Qwen2_5_VLProcessor:
         summary_mask: (b, l), True at the N image tokens of each row.
         pixel_values, image_grid_thw: Patches of the source images in batch order. Without any image they hold one blank
             visual token that no sequence reads, so the vision tower runs on every rank at every step.
+        vision_features: In their stead, what the tower has made of the images of precomputed samples, in batch order.
 
     Args:
         vocabulary: Tokenizer and ids.
@@ -179,16 +183,21 @@ class Qwen2_5_VLProcessor:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Make a batch with sequences and patches; samples with and without a source image may be mixed."""
-        batch = Batch.collate(samples)
-        sources = [image for sample in samples for image in (sample.source, *(step.image for step in sample.steps))]
-        sources = [image for image in sources if image is not None]
-        patches = self.layout.patches(sources) if sources else self.layout.blank()
-        grids = self.layout.grids(len(sources)) if sources else self.layout.blank_grid()
+        features = [sample.precomputed[FEATURES] for sample in samples if FEATURES in sample.precomputed]
+        images = {FEATURES: torch.cat(features)} if features else self._patches(samples)
+        batch = Batch.collate([replace(each, precomputed=_without_features(each)) for each in samples])
         prompts = [
             [*self.prompt_ids(sample.prompt, sample.source is not None, sample.earlier), *self.step_ids(sample)]
             for sample in samples
         ]
-        return self._filled(replace(batch, inputs={"pixel_values": patches, "image_grid_thw": grids}), prompts)
+        return self._filled(replace(batch, inputs=images), prompts)
+
+    def _patches(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        sources = [image for sample in samples for image in (sample.source, *(step.image for step in sample.steps))]
+        sources = [image for image in sources if image is not None]
+        patches = self.layout.patches(sources) if sources else self.layout.blank()
+        grids = self.layout.grids(len(sources)) if sources else self.layout.blank_grid()
+        return {"pixel_values": patches, "image_grid_thw": grids}
 
     def with_chains(self, batch: Batch, chains: Sequence[str]) -> Batch:
         """Return a batch with other chains; it keeps its patches, which are of the sources as they were given."""
@@ -259,3 +268,8 @@ class Qwen2_5_VLProcessor:
             "chain_mask": (index >= rearrange(prompt_length, "b -> b 1")) & (index < summary_start),
             "summary_mask": (index >= summary_start) & (index < summary_stop),
         }
+
+
+def _without_features(sample: Sample) -> dict[str, Tensor]:
+    """What a batch stacks: features of images are as many as there are images."""
+    return {name: tensor for name, tensor in sample.precomputed.items() if name != FEATURES}

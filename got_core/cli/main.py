@@ -11,7 +11,12 @@ from typing import NamedTuple
 from got_core.errors import Terminated, UserError, did_you_mean, hide_expected, one_line
 from got_core.paths import importing
 
-KINDS = {"": "command of got", "evaluate ": "suite of got evaluate", "bench ": "benchmark of got bench"}
+KINDS = {
+    "": "command of got",
+    "evaluate ": "suite of got evaluate",
+    "bench ": "benchmark of got bench",
+    "data ": "command of got data",
+}
 """What follows the words of a group of commands."""
 
 HELP = ("--help", "-h")
@@ -51,6 +56,7 @@ COMMANDS = {
     "bench memory": Command("bench", "memory", "Measure the memory of an image, beside what is predicted."),
     "bench ranks": Command("bench", "ranks", "Time a training step on two ranks, over one rank."),
     "bench scaling": Command("bench", "scaling", "Measure how time and memory grow with what is asked for."),
+    "data cache": Command("data", "cache", "Compute once what training would compute of each image at every step."),
     "compare": Command("evaluate", "compare", "Say whether one results.json is better than another, item by item."),
     "import-official": Command("weights", "import_official", "Turn the released GoT checkpoint into a folder of ours."),
     "export": Command("weights", "export", "Write a run's components in the layouts of transformers and diffusers."),

@@ -11,6 +11,7 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from got_core.chain.parser import parse, spliced
+from got_core.data.caches import open_cache
 from got_core.data.mixture import Mixture, Source
 from got_core.data.records import Chains, bad_chains
 from got_core.interfaces import Processor
@@ -186,6 +187,7 @@ class GoTDataModule(LightningDataModule):
         chains: The part of the samples' chains that is used, in training and validation: "whole"; "words", without
             boxes, as a rewritten prompt; or "none", an empty chain for every prompt.
         max_bad_chains: Fraction of a source's chains, of 1,000 that are checked before training, that may lose boxes.
+        cache: Folder of what `got data cache` has precomputed of the sources; training then encodes no image.
 
     Raises:
         ValueError: Sizes that are not positive or, when the trainer is known, a global batch that the ranks' batches do
@@ -204,6 +206,7 @@ class GoTDataModule(LightningDataModule):
         global_batch_size: int | None = None,
         chains: ChainForm = "whole",
         max_bad_chains: float = 0.05,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         if min(batch_size, validation_batch_size or 1) < 1 or num_workers < 0:
@@ -218,6 +221,7 @@ class GoTDataModule(LightningDataModule):
         self.global_batch_size = global_batch_size
         self.chains: ChainForm = chains
         self.max_bad_chains = max_bad_chains
+        self.cache = cache
 
     def setup(self, stage: str) -> None:
         """Check the samples' sizes, and before fitting the sources' chains; set how many batches make a global batch.
@@ -225,10 +229,13 @@ class GoTDataModule(LightningDataModule):
         Raises:
             ValueError: The model cannot generate images of a sample's size, more chains of a source than
                 `max_bad_chains` lose boxes, or a global batch is impossible.
+            UserError: The cache is not one of these sources by this model.
         """
         self._check_sizes()
         if stage == "fit" and self.chains == "whole":
             self._check_chains()
+        if stage == "fit" and self.cache is not None:
+            self._open_cache(self.cache)
         if stage != "fit" or self.global_batch_size is None:
             return
         trainer = self._trainer()
@@ -246,6 +253,20 @@ class GoTDataModule(LightningDataModule):
         if isinstance(model, GoTModel):
             for dataset in (*(source.dataset for source in self.mixture.sources), *self.validation):
                 model.check_size(dataset[0].size)
+
+    def cached_by(self, model: GoTModel) -> dict[str, Any]:
+        """Return what a cache of the sources for a model depends on, by readable names."""
+        return {**model.precomputed_by(), "chains": self.chains}
+
+    def _open_cache(self, folder: str) -> None:
+        module: Any = self._trainer().lightning_module
+        sources = self.mixture.sources
+        cached = open_cache(folder, [source.dataset for source in sources], self.cached_by(module.model))
+        self.mixture = Mixture(
+            [replace(source, dataset=dataset) for source, dataset in zip(sources, cached, strict=True)],
+            len(self.mixture),
+            self.seed,
+        )
 
     def _check_chains(self) -> None:
         for source in self.mixture.sources:

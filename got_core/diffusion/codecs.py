@@ -42,6 +42,11 @@ class _NormalisedCodec(LatentCodec):
         """Stay in eval mode: a codec is never trained here."""
         return super().train(False)
 
+    def precomputed_by(self) -> dict[str, Any]:
+        """Return what latents depend on besides the weights."""
+        mean, std = (rearrange(level, "c 1 1 -> c").tolist() for level in (self.mean, self.std))
+        return {"pixels of a latent": self.downsample, "mean of latents": mean, "std of latents": std}
+
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"], scaled: bool = True) -> Float[Tensor, "b c h w"]:
         """Encode images into latents, the posterior's mode if there is one; `scaled=False` leaves out mean and std.

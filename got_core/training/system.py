@@ -27,7 +27,7 @@ from got_core.interfaces import (
 )
 from got_core.model import COMPONENTS, GoTModel
 from got_core.training.parallel import configure, gathered, whole
-from got_core.types import Batch, Generation, Guidance
+from got_core.types import TARGET, Batch, Generation, Guidance
 from got_core.weights.checkpoints import load_left_out
 from got_core.weights.loading import ORIGINS, check_origins, leave_out_origins, left_out, origins
 
@@ -196,11 +196,12 @@ class GoTSystem(LightningModule):
             generator: Of noise and levels; torch's default generator when None.
 
         Raises:
-            ValueError: The batch has no targets.
+            ValueError: The batch has no targets, and no latents of them.
         """
-        if batch.target is None:
-            raise ValueError("training needs samples with a target image")
-        latents = self.codec.encode(batch.target)
+        if (latents := batch.precomputed.get(TARGET)) is None:
+            if batch.target is None:
+                raise ValueError("training needs samples with a target image")
+            latents = self.codec.encode(batch.target)
         latents = torch.cat([latents] * self.noise_draws)
         guidance = Guidance.cat([guidance] * self.noise_draws)
         t = self.objective.sample_t(len(latents), latents.device, generator)
