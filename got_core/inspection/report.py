@@ -8,7 +8,16 @@ from rich.table import Table
 
 from got_core.data.datamodule import accumulated_batches
 from got_core.errors import UserError, as_user_error
-from got_core.inspection.costs import Flops, Parameters, StepCost, parameters, shape_batch, step_cost, typical_samples
+from got_core.inspection.costs import (
+    Flops,
+    Parameters,
+    StepCost,
+    cached_samples,
+    parameters,
+    shape_batch,
+    step_cost,
+    typical_samples,
+)
 from got_core.inspection.fit import DeviceMemory, Precision, communicated, device_memory
 from got_core.inspection.inference import GIGA, ROOM
 from got_core.inspection.shapes import in_shape
@@ -33,6 +42,7 @@ class Setup:
         edits: Whether samples are edits, which take the most, or text-to-image.
         tflops: What a device computes, in TFLOP/s; None if times are not predicted.
         bandwidth: GB/s of a device to the others.
+        cached: Whether training reads what `got data cache` has computed.
     """
 
     devices: int
@@ -43,6 +53,7 @@ class Setup:
     edits: bool
     tflops: float | None
     bandwidth: float
+    cached: bool = False
 
     @classmethod
     def of(
@@ -65,7 +76,8 @@ class Setup:
             with as_user_error(ValueError):
                 batches = accumulated_batches(data["global_batch_size"], batch_size, devices)
         precision = Precision.named(config.trainer.precision or "32-true")
-        return cls(devices, batch_size, batches, size, precision, edits, tflops, bandwidth)
+        cached = data.get("cache") is not None
+        return cls(devices, batch_size, batches, size, precision, edits, tflops, bandwidth, cached)
 
     @property
     def samples(self) -> int:
@@ -120,6 +132,8 @@ def _traced(system: GoTSystem, setup: Setup) -> tuple[StepCost, dict[str, Device
     system.configure_model()
     with in_shape(system, setup.precision.computed):
         samples = typical_samples(setup.size, setup.batch_size, setup.edits)
+        if setup.cached:
+            samples = cached_samples(system, samples, setup.precision.computed)
         cost = step_cost(system, shape_batch(system, samples, setup.precision.computed))
     return cost, {
         name: device_memory(system, cost, setup.precision, setup.devices, sharded)

@@ -101,3 +101,12 @@ def test_a_better_setting_of_activation_checkpointing_is_proposed(capsys):
     assert "--model.activation_checkpointing false fits under DDP and FSDP2, and takes" in of_two.replace("\n", " ")
     assert "--model.activation_checkpointing" not in inspected(capsys, *small, "1GB")
     assert "--model.activation_checkpointing true fits" in inspected(capsys, *small, "0.7GB").replace("\n", " ")
+
+
+def test_a_cache_leaves_no_encoding(capsys):
+    def codec(*options):
+        printed = inspected(capsys, "--config", SCENES, "--size", "64x64", *options)
+        return [line.split("│")[2].strip() for line in printed.splitlines() if "codec" in line][-1]
+
+    assert float(codec()) > 0
+    assert float(codec("--data.cache", "mine")) == 0
