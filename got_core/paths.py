@@ -22,14 +22,17 @@ BUNDLED_MODEL = "recipes/assets/scenes_model"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIXES = {
     ".ckpt",
+    ".csv",
     ".jpeg",
     ".jpg",
     ".json",
     ".jsonl",
+    ".ndjson",
     ".parquet",
     ".png",
     ".pt",
     ".safetensors",
+    ".tsv",
     ".txt",
     ".yaml",
 }
@@ -82,10 +85,16 @@ def locate(path: str | Path) -> str:
     for candidate in (Path(path).expanduser(), ROOT / path):
         if candidate.exists():
             return str(candidate)
-    text = str(path)
-    if _HUB_ID.fullmatch(text) and Path(text).suffix not in _FILE_SUFFIXES and not _is_folder(text.split("/")[0]):
-        return text
+    if is_hub_id(str(path)):
+        return str(path)
     raise FileNotFoundError(f"{path}: no such file or folder (looked in {Path.cwd()} and {ROOT})")
+
+
+def is_hub_id(text: str) -> bool:
+    """Say whether a path that does not exist looks like a hub id: `org/name`, of which `org` is no folder."""
+    return bool(
+        _HUB_ID.fullmatch(text) and Path(text).suffix not in _FILE_SUFFIXES and not _is_folder(text.split("/")[0])
+    )
 
 
 def _is_folder(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""`got data cache`."""
+"""`got data peek` and `got data cache`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,6 +8,28 @@ from typing import Literal
 from got_core.cli.parsing import Whole
 from got_core.errors import UserError, as_user_error, hide_expected
 from got_core.paths import importing
+
+
+def peek(path: str, *, split: str = "train", subset: str | None = None) -> None:
+    """Print a source's columns, three of its records, and how a recipe could name them.
+
+    Args:
+        path: A file or folder of records, a folder of `save_to_disk`, or a hub id, of which only the beginning is read.
+        split: Of a Hugging Face dataset.
+        subset: Of a hub id that has several.
+
+    Raises:
+        UserError: It cannot be read.
+
+    Example:
+        got data peek records/train.jsonl
+    """
+    with importing():
+        from got_core.data.peek import peek as lines_about
+
+    with as_user_error(ValueError, OSError):
+        for line in lines_about(path, split, subset):
+            print(line)
 
 
 def cache(

@@ -56,6 +56,9 @@ COMMANDS = {
     "bench memory": Command("bench", "memory", "Measure the memory of an image, beside what is predicted."),
     "bench ranks": Command("bench", "ranks", "Time a training step on two ranks, over one rank."),
     "bench scaling": Command("bench", "scaling", "Measure how time and memory grow with what is asked for."),
+    "data peek": Command(
+        "data", "peek", "Print a source's columns, three of its records, and how a recipe could name them."
+    ),
     "data cache": Command("data", "cache", "Compute once what training would compute of each image at every step."),
     "compare": Command("evaluate", "compare", "Say whether one results.json is better than another, item by item."),
     "import-official": Command("weights", "import_official", "Turn the released GoT checkpoint into a folder of ours."),

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from got_core.chain.dialects import fill_coordinates, from_json
 from got_core.chain.parser import NUMBERS, SIDE, lexemes, parse
 from got_core.data.images import load_image, stored_size
-from got_core.data.tables import Table, missing_column, open_tables
+from got_core.data.sources import Joined, open_joined, open_source
+from got_core.data.tables import Table, missing_column
 from got_core.errors import check_text, one_line, parse_json
 from got_core.planning.plan import check_chain, check_prompt
 from got_core.types import Sample
@@ -77,15 +78,21 @@ class Entry:
         )
 
 
+FIRST = 10
+"""Records of which one must be readable."""
+
+
 class RecordsDataset(Dataset[Sample]):
-    """Samples from JSON lines, a JSON array, CSV or Parquet, by index. An image is read only when its sample is.
+    """Samples of records by index, from JSON lines, a JSON array, CSV, Parquet or a Hugging Face dataset.
+
+    An image is read only when its sample is.
 
     An image column holds a path, the bytes of an image file, or Hugging Face's struct {"bytes", "path"}. Targets are
     resized to `size` without a crop, so that the chain's boxes, which are relative to the image, stay right; sources
     keep their size (see `Sample`).
 
     Args:
-        path: A file, or a folder of them (read in the order of their names).
+        path: A file, a folder of them (read in the order of their names), a folder of `save_to_disk`, or a hub id.
         size: (height, width) of the samples in pixels, or one number for both.
         prompt_column: The caption or instruction. Of a list of wordings, record i takes number i modulo their count.
         chain_column: The reasoning chain, in any form that `got_core.chain.parser` reads.
@@ -93,15 +100,19 @@ class RecordsDataset(Dataset[Sample]):
         source_column: The image to be edited, or None without edits; a record in which it is missing or empty is
             text-to-image.
         coordinates_column: Boxes of the chain's placeholders, as in OmniEdit-GoT; None when the chain has its own.
-        image_root: Folder of relative paths of images; by default the folder of the records.
+        image_root: Folder of relative paths of images; by default the folder of the records, or of `join`.
         allow_outside: Whether images may be outside of `image_root`, by absolute paths, `..` or links.
         earlier_column: The requests of earlier turns, a list of texts (in CSV, in JSON); None without conversations.
         id_column: What names a record in its source; by default its file and line.
-        check_first: Whether the first record is read at once.
+        check_first: Whether the first record is read at once, or the next of `FIRST` if it is bad.
+        join: A second table, such as one of images: a path like `path`. It has the columns that the records lack.
+        join_column: Ids in `join`, which `id_column` names in the records; by default of the same name.
+        split: Of a Hugging Face dataset that has several.
+        subset: Of a hub id that has several.
 
     Raises:
         FileNotFoundError: The records or an image do not exist.
-        ValueError: A missing column, a bad line or an unreadable image.
+        ValueError: A missing column, a bad line or an unreadable image; the package `datasets` is missing.
     """
 
     def __init__(
@@ -118,8 +129,11 @@ class RecordsDataset(Dataset[Sample]):
         earlier_column: str | None = None,
         id_column: str | None = None,
         check_first: bool = True,
+        join: str | None = None,
+        join_column: str | None = None,
+        split: str = "train",
+        subset: str | None = None,
     ) -> None:
-        records = Path(path)
         self.path = path
         self.size = (size, size) if isinstance(size, int) else size
         self.prompt_column = prompt_column
@@ -129,17 +143,32 @@ class RecordsDataset(Dataset[Sample]):
         self.coordinates_column = coordinates_column
         self.earlier_column = earlier_column
         self.id_column = id_column
-        columns = (
-            *(prompt_column, chain_column, image_column, source_column, coordinates_column, earlier_column, id_column),
+        named = (
+            prompt_column,
+            chain_column,
+            image_column,
+            source_column,
+            coordinates_column,
+            earlier_column,
+            id_column,
         )
-        self._tables = open_tables(records, [column for column in columns if column is not None])
+        columns = [column for column in named if column is not None]
+        self._joined: Joined | None = None
+        if join is None:
+            self._tables = open_source(path, columns, split, subset)
+        elif id_column is None:
+            raise ValueError(f"{path}: join needs id_column, the column of the records whose values are ids in {join}")
+        else:
+            on = join_column or id_column
+            self._tables, self._joined = open_joined(path, columns, id_column, join, on, split, subset)
         self._ends = list(accumulate(len(table) for table in self._tables))
         self.allow_outside = allow_outside
-        self._image_root = Path(image_root) if image_root else records if records.is_dir() else records.parent
+        beside = Path(path if join is None else join)
+        self._image_root = Path(image_root) if image_root else beside if beside.is_dir() else beside.parent
         if not len(self):
             raise ValueError(f"{path}: no records")
         if check_first:
-            self[0]
+            self._check_first()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -153,7 +182,7 @@ class RecordsDataset(Dataset[Sample]):
     @property
     def files(self) -> list[Path]:
         """The files of the records, in order."""
-        return [table.path for table in self._tables]
+        return [file for table in self._tables for file in table.files]
 
     def name(self, index: int) -> str:
         """Return the name of a record, file:line."""
@@ -187,7 +216,24 @@ class RecordsDataset(Dataset[Sample]):
 
     def _record(self, index: int) -> tuple[Mapping[str, Any], str]:
         table, row = self._located(index)
-        return table.row(row), table.name(row)
+        record, where = table.row(row), table.name(row)
+        if self._joined is None or self.id_column is None:
+            return record, where
+        try:
+            return {**self._joined.row(_id(record, self.id_column, where)), **record}, where
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+    def _check_first(self) -> None:
+        """Read a record, so that errors of columns and folders, which all records have, are raised at once."""
+        errors = []
+        for index in range(min(FIRST, len(self))):
+            try:
+                self[index]
+                return
+            except (ValueError, FileNotFoundError) as error:
+                errors.append(error)
+        raise errors[0]
 
     def _located(self, index: int) -> tuple[Table, int]:
         if not 0 <= index < len(self):

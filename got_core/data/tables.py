@@ -9,6 +9,7 @@ from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ ENDINGS = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
 
 GROUPS_HELD = 8
 """Row groups of a Parquet file that are held decoded; shuffled reading stays within as many for a while."""
+
+KEYS_FROM = 100
+"""Objects of JSON whose keys are its columns; of all others they are known."""
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _BEGINNING = 4096
@@ -52,6 +56,28 @@ class Table(ABC):
     @abstractmethod
     def row(self, index: int) -> Mapping[str, Any]:
         """Read a row (ValueError: it cannot be read; the message begins with its name)."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the rows."""
+        return [self.path]
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, also those that are not read; of JSON, the keys of its first `KEYS_FROM` objects."""
+        names: dict[str, None] = {}
+        for index in range(min(KEYS_FROM, len(self))):
+            with suppress(ValueError):
+                names |= dict.fromkeys(self.row(index))
+        return list(names)
+
+    def values(self, column: str) -> Iterator[Any]:
+        """Yield the values of a column in the order of the rows, None where there is none or a row cannot be read."""
+        for index in range(len(self)):
+            try:
+                yield self.row(index).get(column)
+            except ValueError:
+                yield None
 
     def name(self, index: int) -> str:
         """Return the name of a row in error messages: file:number."""
@@ -102,7 +128,7 @@ class JsonLines(Table):
             file.seek(self._starts[index])
             line = file.readline()
         name = self.name(index)
-        return _record(_parsed(_text(line, name), name), name)
+        return record(_parsed(_text(line, name), name), name)
 
 
 class RowsInMemory(Table):
@@ -126,7 +152,7 @@ class RowsInMemory(Table):
 
     def row(self, index: int) -> Mapping[str, Any]:
         """Return the values of a row."""
-        return _record(self._rows[index][1], self.name(index))
+        return record(self._rows[index][1], self.name(index))
 
 
 class Parquet(Table):
@@ -136,20 +162,21 @@ class Parquet(Table):
 
     Args:
         path: The file.
-        columns: The columns to read.
+        columns: The columns to read; None reads all.
 
     Raises:
         ValueError: Not a Parquet file, a column that it does not have, or a damaged row group.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] | None) -> None:
         self.path = path
-        self.columns = list(columns)
         self._footer: parquet.FileMetaData | None = None  # Read once: it is long where there are many row groups.
         with self._open() as file:
-            for column in columns:
-                if column not in file.schema_arrow.names:
-                    raise missing_column(path, column, file.schema_arrow.names)
+            self._names: list[str] = file.schema_arrow.names
+            self.columns = self._names if columns is None else list(columns)
+            for column in self.columns:
+                if column not in self._names:
+                    raise missing_column(path, column, self._names)
             self._footer = file.metadata
             self.groups = [self._footer.row_group(group).num_rows for group in range(file.num_row_groups)]
         self._ends = list(accumulate(self.groups))
@@ -161,9 +188,23 @@ class Parquet(Table):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_held": OrderedDict()}
 
+    @property
+    def names(self) -> list[str]:
+        """The columns, also those that are not read."""
+        return self._names
+
     def number(self, index: int) -> int:
         """Return the number of a row, from 0."""
         return index
+
+    def values(self, column: str) -> Iterator[Any]:
+        """Yield the values of a column, of which alone the pages are read (ValueError: one is damaged)."""
+        with self._open() as file:
+            try:
+                for batch in file.iter_batches(columns=[column], use_threads=False):
+                    yield from batch.column(0).to_pylist()
+            except Exception as error:  # Decoders of damaged pages raise errors of every kind.
+                raise ValueError(f"{self.path}: column '{column}' is damaged ({one_line(error)})") from None
 
     def row(self, index: int) -> Mapping[str, Any]:
         """Read the values of a row by column."""
@@ -179,7 +220,7 @@ class Parquet(Table):
             self._held.popitem(last=False)
         start = self._ends[group - 1] if group else 0
         try:
-            return _record(self._held[group].slice(index - start, 1).to_pylist()[0], self.name(index))
+            return record(self._held[group].slice(index - start, 1).to_pylist()[0], self.name(index))
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.name(index)}: not UTF-8 ({error})") from None
 
@@ -190,8 +231,12 @@ class Parquet(Table):
             raise ValueError(f"{self.path}: not a Parquet file ({one_line(error)})") from None
 
 
-def open_table(path: Path, columns: Sequence[str]) -> Table:
+def open_table(path: Path, columns: Sequence[str] | None) -> Table:
     """Open the table of a file. What it holds decides how it is read; only CSV has to be named `.csv` or `.tsv`.
+
+    Args:
+        path: The file.
+        columns: Those that are needed; None reads all that there are.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -202,13 +247,14 @@ def open_table(path: Path, columns: Sequence[str]) -> Table:
     form = _form(path)
     if form == "parquet":
         return Parquet(path, columns)
+    columns = columns or ()
     if form in _DELIMITERS:
         return RowsInMemory(path, _csv_rows(path, columns, _DELIMITERS[form]))
     if form == "array":
         rows = list(_array_rows(path))
         for column in columns if rows else ():
             if not any(isinstance(row, Mapping) and column in row for _, row in rows):
-                raise missing_column(path, column, _record(rows[0][1], f"{path}:{rows[0][0]}"))
+                raise missing_column(path, column, record(rows[0][1], f"{path}:{rows[0][0]}"))
         return RowsInMemory(path, rows)
     if form == "lines":
         return JsonLines(path, columns)
@@ -231,8 +277,12 @@ def open_texts(path: Path, column: str) -> Table:
     return open_table(path, ())
 
 
-def open_tables(path: Path, columns: Sequence[str]) -> list[Table]:
+def open_tables(path: Path, columns: Sequence[str] | None) -> list[Table]:
     """Open the table of a file, or of a folder's files in the order of their names. Hidden files are left out.
+
+    Args:
+        path: The file or folder.
+        columns: Those that are needed; None reads all that there are.
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -332,7 +382,8 @@ def _constant(name: str) -> float | None:
     return None if name == "NaN" else float(name)
 
 
-def _record(row: Any, name: str) -> Mapping[str, Any]:
+def record(row: Any, name: str) -> Mapping[str, Any]:
+    """Return a row whose NaNs are None (ValueError: it is no mapping of columns to values)."""
     if not isinstance(row, Mapping):
         raise ValueError(f"{name}: not a JSON object but a {type(row).__name__}")
     return {column: None if isinstance(value, float) and value != value else value for column, value in row.items()}
