@@ -128,6 +128,11 @@ class Run:
         return self.folder / "metrics.json"
 
     @property
+    def bad_records(self) -> Path:
+        """Records that training has replaced because they cannot be read, one JSON object a line."""
+        return self.folder / "bad_records.jsonl"
+
+    @property
     def logs(self) -> Path:
         """TensorBoard's files."""
         return self.folder / "tensorboard"

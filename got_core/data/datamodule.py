@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning import LightningDataModule, Trainer
@@ -13,9 +14,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from got_core.chain.parser import parse, spliced
 from got_core.data.caches import open_cache
 from got_core.data.mixture import Mixture, Source
+from got_core.data.quarantine import Quarantine, Tolerant
 from got_core.data.records import Chains, bad_chains
 from got_core.interfaces import Processor
 from got_core.model import GoTModel
+from got_core.paths import Run
 from got_core.types import Batch, Sample
 
 ChainForm = Literal["whole", "words", "none"]
@@ -188,6 +191,10 @@ class GoTDataModule(LightningDataModule):
             boxes, as a rewritten prompt; or "none", an empty chain for every prompt.
         max_bad_chains: Fraction of a source's chains, of 1,000 that are checked before training, that may lose boxes.
         cache: Folder of what `got data cache` has precomputed of the sources; training then encodes no image.
+        on_bad_record: What becomes of a record that cannot be read, in training and validation. "replace" takes another
+            of its source in its place, the same whenever that sample is read, and lists it in the run's folder in
+            `bad_records.jsonl`; "raise" ends the run.
+        max_bad_records: Fraction of a rank's training samples that may be replaced before the run ends, once 20 were.
 
     Raises:
         ValueError: Sizes that are not positive or, when the trainer is known, a global batch that the ranks' batches do
@@ -207,12 +214,15 @@ class GoTDataModule(LightningDataModule):
         chains: ChainForm = "whole",
         max_bad_chains: float = 0.05,
         cache: str | None = None,
+        on_bad_record: Literal["replace", "raise"] = "replace",
+        max_bad_records: float = 0.05,
     ) -> None:
         super().__init__()
         if min(batch_size, validation_batch_size or 1) < 1 or num_workers < 0:
             raise ValueError("batch_size and validation_batch_size must be at least 1, num_workers at least 0")
-        length = sum(len(source.dataset) for source in train) if samples_per_epoch is None else samples_per_epoch  # type: ignore[arg-type]
-        self.mixture = Mixture(train, length, seed)
+        self.tolerant = on_bad_record == "replace"
+        self.quarantine = Quarantine(max_bad_records)
+        self.mixture = Mixture(train, samples_per_epoch, seed, self.tolerant)
         self.validation = validation if isinstance(validation, list) else [validation] if validation else []
         self.batch_size = batch_size
         self.validation_batch_size = validation_batch_size or batch_size
@@ -252,7 +262,7 @@ class GoTDataModule(LightningDataModule):
         model = getattr(module, "model", None)
         if isinstance(model, GoTModel):
             for dataset in (*(source.dataset for source in self.mixture.sources), *self.validation):
-                model.check_size(dataset[0].size)
+                model.check_size(self._read(dataset)[0].size)
 
     def cached_by(self, model: GoTModel) -> dict[str, Any]:
         """Return what a cache of the sources for a model depends on, by readable names."""
@@ -266,13 +276,14 @@ class GoTDataModule(LightningDataModule):
             [replace(source, dataset=dataset) for source, dataset in zip(sources, cached, strict=True)],
             len(self.mixture),
             self.seed,
+            self.tolerant,
         )
 
     def _check_chains(self) -> None:
         for source in self.mixture.sources:
             if not isinstance(source.dataset, Chains):
                 continue
-            bad, checked = bad_chains(source.dataset)
+            bad, checked = bad_chains(source.dataset, self.tolerant)
             if not bad:
                 continue
             first = "; ".join(f"{chain.record}: {chain.box} ({chain.unit})" for chain in bad[:3])
@@ -287,6 +298,8 @@ class GoTDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Make the loader of training: whole batches from the mixture, each rank its own."""
         trainer = self._trainer()
+        if trainer.is_global_zero and trainer.ckpt_path is None:
+            self.quarantine.begin(self._bad_records)
         return ResumableLoader(self.mixture, self.batch_size, trainer.world_size, trainer.global_rank, **self._common())
 
     def val_dataloader(self) -> list[DataLoader]:
@@ -295,13 +308,35 @@ class GoTDataModule(LightningDataModule):
         ranks, rank = trainer.world_size, trainer.global_rank
         return [
             DataLoader(
-                dataset,
+                self._read(dataset),
                 self.validation_batch_size,
                 sampler=DistributedSampler(dataset, ranks, rank, shuffle=False) if ranks > 1 else None,
                 **self._common(),
             )
             for dataset in self.validation
         ]
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Count the samples of a batch (UserError: too many were replaced)."""
+        if self.tolerant and isinstance(batch, Batch):
+            handle = self.quarantine.count if self._trainer().training else self.quarantine.add
+            handle(batch.meta, self._bad_records)
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many samples were read and replaced."""
+        return {"read": self.quarantine.read, "replaced": self.quarantine.replaced}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on counting."""
+        self.quarantine.read, self.quarantine.replaced = state_dict["read"], state_dict["replaced"]
+
+    @property
+    def _bad_records(self) -> Path:
+        return Run(Path(self._trainer().default_root_dir)).bad_records
+
+    def _read(self, dataset: Dataset[Sample]) -> Dataset[Sample]:
+        return Tolerant(dataset) if self.tolerant else dataset
 
     def _trainer(self) -> Trainer:
         if self.trainer is None:

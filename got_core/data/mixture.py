@@ -9,8 +9,9 @@ from itertools import accumulate
 
 import numpy as np
 from numpy import ndarray
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
+from got_core.data.quarantine import Tolerant
 from got_core.data.tables import GROUPS_HELD
 from got_core.types import Sample
 
@@ -90,27 +91,35 @@ class Mixture(Dataset[Sample]):
 
     Args:
         sources: Datasets and their weights.
-        length: Samples of one epoch.
+        length: Samples of one epoch; by default the sum of the sources' lengths.
         seed: Seed of every order.
+        tolerant: Whether another sample takes the place of one that cannot be read (see `Tolerant`).
 
     Raises:
-        ValueError: No sources, an empty one, or a weight that is not above zero.
-
+        ValueError: No sources, an empty one or one without an order by index, or a weight that is not above zero.
     """
 
-    def __init__(self, sources: Sequence[Source], length: int, seed: int = 0) -> None:
+    def __init__(
+        self, sources: Sequence[Source], length: int | None = None, seed: int = 0, tolerant: bool = False
+    ) -> None:
         if not sources:
             raise ValueError("a mixture needs at least one source")
         for number, source in enumerate(sources):
             kind = type(source.dataset).__name__
             if not source.weight > 0 or math.isinf(source.weight):
                 raise ValueError(f"source {number} ({kind}) has weight {source.weight}; a weight is above zero")
-            if not len(source.dataset):  # type: ignore[arg-type]
+            if isinstance(source.dataset, IterableDataset) or not hasattr(source.dataset, "__len__"):
+                raise ValueError(
+                    f"source {number} ({kind}) can only be streamed, but training needs sample i by its index, or it "
+                    "could not be resumed exactly: download it whole, or build shards of it by got data build"
+                )
+            if not len(source.dataset):
                 raise ValueError(f"source {number} ({kind}) is empty")
         self.sources = tuple(sources)
-        self.length = length
         self.seed = seed
+        self._datasets = [Tolerant(source.dataset) if tolerant else source.dataset for source in sources]
         self._lengths = [len(source.dataset) for source in sources]  # type: ignore[arg-type]
+        self.length = sum(self._lengths) if length is None else length
         weights = [Fraction(source.weight) for source in sources]
         left = list(accumulate(reversed(weights)))[::-1]
         self._block: tuple[int, ndarray, ndarray] | None = None
@@ -126,7 +135,7 @@ class Mixture(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         source, inner = self.locate(index)
-        sample: Sample = self.sources[source].dataset[inner]
+        sample: Sample = self._datasets[source][inner]
         return sample
 
     def locate(self, index: int) -> tuple[int, int]:

@@ -355,23 +355,31 @@ class BadChain:
     unit: str
 
 
-def bad_chains(source: Chains) -> tuple[list[BadChain], int]:
+def bad_chains(source: Chains, tolerant: bool = False) -> tuple[list[BadChain], int]:
     """Return the bad chains among records of a source, and the number of records that were checked.
 
+    Args:
+        source: The records.
+        tolerant: Whether records that cannot be read are left out.
+
     Raises:
-        ValueError: A record cannot be read.
+        FileNotFoundError, ValueError: A record cannot be read.
     """
     indices = range(0, len(source), max(1, len(source) // CHECKED))[:CHECKED]
+    left_out = (ValueError, FileNotFoundError) if tolerant else ()
     bad, largest = [], {}
     for index in indices:
-        record, chain = source.chain(index)
+        try:
+            record, chain = source.chain(index)
+        except left_out:
+            continue
         boxes = [chain[each.start : each.end] for each in lexemes(chain) if each.kind == "box"]
         fault = _fault(chain, boxes)
         if fault is not None:
             bad.append(BadChain(record, *fault))
         elif boxes:
             largest[index] = max(boxes, key=lambda box: max(map(float, NUMBERS.findall(box))))
-    pixels = list(_in_pixels(source, largest))
+    pixels = list(_in_pixels(source, largest, left_out))
     return (pixels if pixels else bad), len(indices)
 
 
@@ -391,11 +399,14 @@ def _fault(chain: str, boxes: list[str]) -> tuple[str, str] | None:
     return None
 
 
-def _in_pixels(source: Chains, largest: dict[int, str]) -> Iterator[BadChain]:
+def _in_pixels(source: Chains, largest: dict[int, str], left_out: tuple[type[Exception], ...]) -> Iterator[BadChain]:
     """All records with boxes, if they fit into their images' pixels and reach the border of some: none fits others."""
     reach = []
     for index, box in largest.items():
-        height, width = source.image_size(index)
+        try:
+            height, width = source.image_size(index)
+        except left_out:
+            continue
         x1, y1, x2, y2 = map(float, NUMBERS.findall(box))
         if max(height, width) > _SMALL or max(x1, x2) > width or max(y1, y2) > height:
             return

@@ -34,6 +34,7 @@ HARMLESS = (
     "model.validation_seed", "model.validation_chains", "model.generation_scales", "model.editing_scales",
     "model.sampling_steps", "model.fast", "model.max_chain_tokens", "model.max_nonfinite_steps",
     "data.validation", "data.validation_batch_size", "data.num_workers", "data.max_bad_chains",
+    "data.on_bad_record", "data.max_bad_records",
 )  # fmt: skip
 """Settings that change no step of training; those below them too."""
 

@@ -198,7 +198,7 @@ def replacing(run: Run) -> Iterator[None]:
     aside = run.folder / REPLACED
     if is_first_rank():
         aside.mkdir(parents=True)
-        for path in (run.last.parent, run.logs, run.metrics, run.samples, run.recipe):
+        for path in (run.last.parent, run.logs, run.metrics, run.samples, run.bad_records, run.recipe):
             if os.path.lexists(path):
                 path.rename(aside / path.name)
     try:

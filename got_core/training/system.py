@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from got_core.data.datamodule import CUT, PROBLEMS
+from got_core.data.quarantine import BAD
 from got_core.diffusion.sampling import batch_seed, dropped_conditions
 from got_core.interfaces import (
     DenoisingBackbone,
@@ -185,6 +186,8 @@ class GoTSystem(LightningModule):
         for name in (PROBLEMS, CUT):
             if count := sum(meta.get(name, 0) for meta in batch.meta):
                 self.log(name, float(count), batch_size=len(batch))
+        if count := sum(len(meta.get(BAD, ())) for meta in batch.meta):
+            self.log(BAD, float(count), batch_size=len(batch))
         return loss
 
     def denoising_loss(self, batch: Batch, guidance: Guidance, generator: Generator | None = None) -> Float[Tensor, ""]:

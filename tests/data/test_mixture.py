@@ -2,11 +2,12 @@
 
 from collections import Counter
 
+import datasets as hub
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from got_core.data.datamodule import MixtureSampler, ResumableLoader
 from got_core.data.mixture import BLOCK, Mixture, Source, permuted
@@ -41,6 +42,16 @@ def test_a_shuffled_order_is_spread_out_and_depends_on_its_key():
         steps = torch.corrcoef(torch.tensor([order[:-1], order[1:]]).float())
         assert abs(pairs[0, 1]) < 0.1
         assert abs(steps[0, 1]) < 0.1
+
+
+class Streamed(IterableDataset):
+    """Samples without indices."""
+
+    def __iter__(self):
+        return iter(Numbered(3))
+
+    def __len__(self) -> int:
+        return 3
 
 
 class Grouped(Numbered):
@@ -144,6 +155,14 @@ def test_iterating_gives_one_epoch():
         ([Source(Numbered(3)), Source(Numbered(0))], r"source 1 \(Numbered\) is empty"),
         ([Source(Numbered(3), 0.0)], r"source 0 \(Numbered\) has weight 0.0"),
         ([Source(Numbered(3), float("nan"))], "has weight nan"),
+        (
+            [Source(Numbered(3)), Source(Streamed())],
+            r"source 1 \(Streamed\) can only be streamed, but training needs sample",
+        ),
+        (
+            [Source(hub.Dataset.from_dict({"a": [1]}).to_iterable_dataset())],
+            r"\(IterableDataset\) can only be streamed",
+        ),
     ],
 )
 def test_impossible_mixtures_are_refused(sources, message):
