@@ -80,7 +80,7 @@ def cache(
     with as_user_error(ValueError):
         unread = build_cache(
             Path(output),
-            [source.dataset for source in data.mixture.sources],
+            data.bucketed,
             model,
             partial(batch_in_form, model.processor, data.chains),
             data.cached_by(model),

@@ -74,6 +74,17 @@ class CachedDataset(Dataset[Sample]):
             precomputed={name: tensor.float() for name, tensor in tensors.items()},
         )
 
+    def at_size(self, index: int, size: tuple[int, int]) -> Sample:
+        """Return a sample that was cached in a size (ValueError: it was cached in another)."""
+        sample = self[index]
+        if sample.size != size:
+            raise ValueError(f"{self.folder}: sample {index} was cached in {sample.size}, not in {size}")
+        return sample
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of a sample's image in its file."""
+        return self.dataset.image_size(index)  # type: ignore[attr-defined]
+
     @property
     def groups(self) -> Sequence[int] | None:
         """The dataset's own: its samples have the same order."""

@@ -1,8 +1,8 @@
 """The DataModule: a weighted mixture for training, datasets for validation, and loaders that resume exactly."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from got_core.chain.parser import parse, spliced
+from got_core.data.buckets import Bucketed, Buckets, BucketSampler
 from got_core.data.caches import open_cache
 from got_core.data.mixture import Mixture, Source
 from got_core.data.quarantine import Quarantine, Tolerant
@@ -88,6 +89,7 @@ class MixtureSampler(DistributedSampler[int]):
 
     def __init__(self, mixture: Mixture, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(mixture, num_replicas, rank, shuffle=False)
+        self.mixture = mixture
         self.epoch = 0
         self.taken = 0
         self.batch_size = batch_size
@@ -120,6 +122,18 @@ class MixtureSampler(DistributedSampler[int]):
         if epoch > self.epoch:
             self.epoch, self.taken = epoch, 0
 
+    def advance(self) -> None:
+        """Count a batch that has been returned."""
+        self.taken += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position after the last batch that was returned."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a position, of any number of ranks."""
+        self.position = state["position"]
+
 
 class ResumableLoader(DataLoader):
     """A loader whose state is its position in a mixture.
@@ -128,30 +142,31 @@ class ResumableLoader(DataLoader):
     when it is loaded.
 
     Args:
-        mixture: The samples.
-        batch_size: Samples of a batch on this rank.
-        num_replicas, rank: Number of ranks, and this one.
+        order: What gives the mixture's samples: one by one, or in batches of one size.
         options: Of `torch.utils.data.DataLoader`.
     """
 
-    def __init__(self, mixture: Mixture, batch_size: int, num_replicas: int, rank: int, **options: Any) -> None:
-        self.order = MixtureSampler(mixture, batch_size, num_replicas, rank)
-        super().__init__(mixture, batch_size, sampler=self.order, **options)
+    def __init__(self, order: MixtureSampler | BucketSampler, **options: Any) -> None:
+        self.order = order
+        if isinstance(order, BucketSampler):
+            super().__init__(order.mixture, batch_sampler=order, **options)
+        else:
+            super().__init__(order.mixture, order.batch_size, sampler=order, **options)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         if self.order.taken == self.order.batches:
             self.order.set_epoch(self.order.epoch + 1)
         for batch in super().__iter__():
-            self.order.taken += 1
+            self.order.advance()
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the position after the last batch that was returned."""
-        return {"position": self.order.position}
+        return self.order.state_dict()
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a position."""
-        self.order.position = state["position"]
+        self.order.load_state_dict(state)
 
 
 def accumulated_batches(global_batch_size: int, batch_size: int, devices: int) -> int:
@@ -195,6 +210,9 @@ class GoTDataModule(LightningDataModule):
             of its source in its place, the same whenever that sample is read, and lists it in the run's folder in
             `bad_records.jsonl`; "raise" ends the run.
         max_bad_records: Fraction of a rank's training samples that may be replaced before the run ends, once 20 were.
+        buckets: Sizes of training images, in place of their datasets' one size; each image has that of the nearest
+            aspect ratio, and an optimizer step's images have one. The headers of all images are read on every rank, but
+            those of a built stream are in its index.
 
     Raises:
         ValueError: Sizes that are not positive or, when the trainer is known, a global batch that the ranks' batches do
@@ -216,6 +234,7 @@ class GoTDataModule(LightningDataModule):
         cache: str | None = None,
         on_bad_record: Literal["replace", "raise"] = "replace",
         max_bad_records: float = 0.05,
+        buckets: Buckets | None = None,
     ) -> None:
         super().__init__()
         if min(batch_size, validation_batch_size or 1) < 1 or num_workers < 0:
@@ -232,6 +251,7 @@ class GoTDataModule(LightningDataModule):
         self.chains: ChainForm = chains
         self.max_bad_chains = max_bad_chains
         self.cache = cache
+        self.buckets = buckets
 
     def setup(self, stage: str) -> None:
         """Check the samples' sizes, and before fitting the sources' chains; set how many batches make a global batch.
@@ -263,15 +283,24 @@ class GoTDataModule(LightningDataModule):
         if isinstance(model, GoTModel):
             for dataset in (*(source.dataset for source in self.mixture.sources), *self.validation):
                 model.check_size(self._read(dataset)[0].size)
+            for size in () if self.buckets is None else self.buckets.sizes:
+                model.check_size(size)
 
     def cached_by(self, model: GoTModel) -> dict[str, Any]:
         """Return what a cache of the sources for a model depends on, by readable names."""
-        return {**model.precomputed_by(), "chains": self.chains}
+        buckets = None if self.buckets is None else asdict(self.buckets)
+        return {**model.precomputed_by(), "chains": self.chains, "buckets": buckets}
+
+    @property
+    def bucketed(self) -> list[Dataset[Sample]]:
+        """The sources' datasets, each sample in the size that training takes it in."""
+        datasets = [source.dataset for source in self.mixture.sources]
+        return datasets if self.buckets is None else [Bucketed(dataset, self.buckets) for dataset in datasets]
 
     def _open_cache(self, folder: str) -> None:
         module: Any = self._trainer().lightning_module
         sources = self.mixture.sources
-        cached = open_cache(folder, [source.dataset for source in sources], self.cached_by(module.model))
+        cached = open_cache(folder, self.bucketed, self.cached_by(module.model))
         self.mixture = Mixture(
             [replace(source, dataset=dataset) for source, dataset in zip(sources, cached, strict=True)],
             len(self.mixture),
@@ -300,7 +329,13 @@ class GoTDataModule(LightningDataModule):
         trainer = self._trainer()
         if trainer.is_global_zero and trainer.ckpt_path is None:
             self.quarantine.begin(self._bad_records)
-        return ResumableLoader(self.mixture, self.batch_size, trainer.world_size, trainer.global_rank, **self._common())
+        ranks = (trainer.world_size, trainer.global_rank)
+        if self.buckets is None:
+            return ResumableLoader(MixtureSampler(self.mixture, self.batch_size, *ranks), **self._common())
+        whole = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        return ResumableLoader(
+            BucketSampler(self.mixture, self.buckets, self.batch_size, whole, *ranks), **self._common()
+        )
 
     def val_dataloader(self) -> list[DataLoader]:
         """Make one loader for each dataset of validation, in order."""

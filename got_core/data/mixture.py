@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import blake2b
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -133,9 +134,17 @@ class Mixture(Dataset[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(self.length))
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, key: int | tuple[int, tuple[int, int]]) -> Sample:
+        """Return sample i, in its source's size or in that of a bucket, (i, (height, width))."""
+        index, size = key if isinstance(key, tuple) else (key, None)
         source, inner = self.locate(index)
-        sample: Sample = self._datasets[source][inner]
+        dataset: Any = self._datasets[source]
+        sample: Sample = dataset.at_size(inner, size) if size and hasattr(dataset, "at_size") else dataset[inner]
+        return sample
+
+    def first(self, source: int) -> Sample:
+        """Return the first sample of a source."""
+        sample: Sample = self._datasets[source][0]
         return sample
 
     def locate(self, index: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Records that cannot be read while training goes on: replaced, counted, and listed once in the run's folder."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,19 @@ class Tolerant(Dataset[Sample]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Sample:
+        return self._first(index, self.dataset.__getitem__)
+
+    def at_size(self, index: int, size: tuple[int, int]) -> Sample:
+        """Return a sample in a size, if the dataset makes its samples in any."""
+        dataset: Any = self.dataset
+        return self._first(index, lambda i: dataset.at_size(i, size) if hasattr(dataset, "at_size") else dataset[i])
+
+    def _first(self, index: int, read: Callable[[int], Sample]) -> Sample:
         bad: list[tuple[str, str]] = []
         for offset in (0, *(1 << bit for bit in range((len(self) - 1).bit_length()))):
             number = (index + offset) % len(self)
             try:
-                sample = self.dataset[number]
+                sample = read(number)
             except (ValueError, FileNotFoundError) as error:
                 bad.append((record_name(self.dataset, number), one_line(error)))
             else:

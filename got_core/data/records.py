@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from got_core.chain.dialects import fill_coordinates, from_json
 from got_core.chain.parser import NUMBERS, SIDE, lexemes, parse
-from got_core.data.images import load_image, stored_size
+from got_core.data.framing import OBJECTS_CUT, Fit, frame, in_window, window
+from got_core.data.images import open_image, stored_size
 from got_core.data.sources import Joined, open_joined, open_source
 from got_core.data.tables import Table, missing_column
 from got_core.errors import check_text, one_line, parse_json
@@ -65,15 +66,25 @@ class Entry:
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
 
-    def sample(self, size: tuple[int, int]) -> Sample:
-        """Decode the images, the target to `size` (height, width); errors are those of `load_image`."""
+    def sample(self, size: tuple[int, int], fit: Fit = "cover") -> Sample:
+        """Decode the images; errors are those of `load_image`.
+
+        Args:
+            size: (height, width) of the target. The source keeps its scale, and is cropped or padded alike.
+            fit: How images of other proportions fill the frame. The chain's boxes are of the frame.
+        """
+        target = open_image(self.image.content, self.image.name, size)
+        shown = window((target.height, target.width), size, fit)
+        chain, cut = in_window(self.chain, shown)
+        source = None if self.source is None else open_image(self.source.content, self.source.name)
+        meta: dict[str, Any] = {"kind": "t2i" if source is None else "edit", "record": self.name}
         return Sample(
             prompt=self.prompt,
-            chain=self.chain,
+            chain=chain,
             size=size,
-            target=load_image(self.image.content, size, self.image.name),
-            source=None if self.source is None else load_image(self.source.content, None, self.source.name),
-            meta={"kind": "t2i" if self.source is None else "edit", "record": self.name},
+            target=frame(target, shown, size),
+            source=None if source is None else frame(source, window((source.height, source.width), size, fit), None),
+            meta=meta | ({OBJECTS_CUT: cut} if cut else {}),
             earlier=self.earlier,
         )
 
@@ -88,8 +99,8 @@ class RecordsDataset(Dataset[Sample]):
     An image is read only when its sample is.
 
     An image column holds a path, the bytes of an image file, or Hugging Face's struct {"bytes", "path"}. Targets are
-    resized to `size` without a crop, so that the chain's boxes, which are relative to the image, stay right; sources
-    keep their size (see `Sample`).
+    resized to `size`; those of other proportions are cropped around their centre, and the chain's boxes with them: an
+    object of which less than a quarter is left leaves the chain. Sources keep their scale (see `Sample`).
 
     Args:
         path: A file, a folder of them (read in the order of their names), a folder of `save_to_disk`, or a hub id.
@@ -109,6 +120,7 @@ class RecordsDataset(Dataset[Sample]):
         join_column: Ids in `join`, which `id_column` names in the records; by default of the same name.
         split: Of a Hugging Face dataset that has several.
         subset: Of a hub id that has several.
+        fit: How images of other proportions fill `size`: "cover" crops, "pad" adds black, "squash" distorts.
 
     Raises:
         FileNotFoundError: The records or an image do not exist.
@@ -133,8 +145,9 @@ class RecordsDataset(Dataset[Sample]):
         join_column: str | None = None,
         split: str = "train",
         subset: str | None = None,
+        fit: Fit = "cover",
     ) -> None:
-        self.path = path
+        self.path, self.fit = path, fit
         self.size = (size, size) if isinstance(size, int) else size
         self.prompt_column = prompt_column
         self.chain_column = chain_column
@@ -190,7 +203,11 @@ class RecordsDataset(Dataset[Sample]):
         return table.name(row)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.entry(index).sample(self.size)
+        return self.at_size(index, self.size)
+
+    def at_size(self, index: int, size: tuple[int, int]) -> Sample:
+        """Read a record with its images in a frame of (height, width)."""
+        return self.entry(index).sample(size, self.fit)
 
     def entry(self, index: int) -> Entry:
         """Read a record, but decode no image (ValueError: it cannot be read)."""

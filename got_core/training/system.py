@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from got_core.data.datamodule import CUT, PROBLEMS
+from got_core.data.framing import OBJECTS_CUT
 from got_core.data.quarantine import BAD
 from got_core.diffusion.sampling import batch_seed, dropped_conditions
 from got_core.interfaces import (
@@ -183,7 +184,7 @@ class GoTSystem(LightningModule):
         for name, (_, value) in losses.items():
             self.log(name, value, prog_bar=True, batch_size=len(batch))
         self.log("loss", loss, batch_size=len(batch))
-        for name in (PROBLEMS, CUT):
+        for name in (PROBLEMS, CUT, OBJECTS_CUT):
             if count := sum(meta.get(name, 0) for meta in batch.meta):
                 self.log(name, float(count), batch_size=len(batch))
         if count := sum(len(meta.get(BAD, ())) for meta in batch.meta):

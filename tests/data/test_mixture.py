@@ -184,7 +184,9 @@ def test_ranks_share_an_epoch_and_epochs_follow_each_other():
 
 def loader(ranks: int = 1, rank: int = 0) -> ResumableLoader:
     mixture = Mixture([Source(Numbered(100))], length=13)
-    return ResumableLoader(mixture, 3, ranks, rank, collate_fn=lambda samples: [int(s.prompt) for s in samples])
+    return ResumableLoader(
+        MixtureSampler(mixture, 3, ranks, rank), collate_fn=lambda samples: [int(s.prompt) for s in samples]
+    )
 
 
 def test_a_loader_continues_from_any_position():

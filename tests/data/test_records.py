@@ -49,7 +49,7 @@ def assert_same(first: RecordsDataset, second: RecordsDataset) -> None:
 
 
 def test_json_lines_give_prompt_chain_images_and_kind(folder):
-    dataset = RecordsDataset(str(folder / "records.jsonl"), SIZE, source_column="source")
+    dataset = RecordsDataset(str(folder / "records.jsonl"), SIZE, source_column="source", fit="squash")
     assert len(dataset) == len(RECORDS)
     for index in (6, 0, 3, 5):
         record, sample = RECORDS[index], dataset[index]
@@ -103,7 +103,7 @@ def test_placeholders_are_filled_with_their_coordinates(folder, tmp_path):
     coord = {"<box_1>": [299, 283, 461, 490], "<box_10>": "(0,0),(999,999)", "<box_2>": [[1, 2.4], [3, 4]]}
     record = {"p": "Make it grey", "got": got, "coord": json.dumps(coord), "i": str(folder / "cat.png")}
     path = write_parquet(tmp_path / "omni.parquet", {name: [value] for name, value in record.items()})
-    sample = RecordsDataset(path, 8, "p", "got", "i", coordinates_column="coord", allow_outside=True)[0]
+    sample = RecordsDataset(path, 8, "p", "got", "i", coordinates_column="coord", allow_outside=True, fit="squash")[0]
     assert sample.chain == ("1. A cat. 2. Its eye. 3. In (299,283),(461,490), not ((0,0),(999,999)) or (1,2),(3,4).")
 
 
@@ -189,7 +189,7 @@ def test_tables_as_others_write_them():
 
 
 def test_chains_reach_the_parser_whole(folder):
-    dataset = RecordsDataset(str(folder / "records.jsonl"), 8, source_column="source")
+    dataset = RecordsDataset(str(folder / "records.jsonl"), 8, source_column="source", fit="squash")
     chains = [parse(dataset[index].chain) for index in range(len(dataset))]
     assert [chain.problems for chain in chains] == [()] * len(dataset)
     assert [len(chain.regions) for chain in chains] == [4, 3, 4, 3, 1, 1, 1]

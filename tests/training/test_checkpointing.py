@@ -17,7 +17,7 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
-from got_core.data.datamodule import ResumableLoader
+from got_core.data.datamodule import MixtureSampler, ResumableLoader
 from got_core.data.mixture import Mixture, Source
 from got_core.errors import UserError
 from got_core.training.checkpointing import (
@@ -385,7 +385,7 @@ def fit_epochs(folder, batches=10**6, resume=None, every=100, **settings):
         callbacks=[LastCheckpoint(every), Counted()], **limits,
     )  # fmt: skip
     model = Seeing()
-    loader = ResumableLoader(Mixture([Source(Numbers(), 1.0)], 8), 2, 1, 0, collate_fn=as_numbers)
+    loader = ResumableLoader(MixtureSampler(Mixture([Source(Numbers(), 1.0)], 8), 2), collate_fn=as_numbers)
     validated = DataLoader(torch.zeros(2)) if limits["limit_val_batches"] else None
     with suppress(Ended):
         trainer.fit(model, loader, validated, ckpt_path=resume, weights_only=True)
