@@ -284,13 +284,18 @@ class GoTModel(nn.Module):
         """Decode latents to images in [-1, 1]."""
         return self.codec.decode(latents).clamp(-1, 1)
 
+    @property
+    def pixel_multiple(self) -> int:
+        """Both sides of an image are multiples of it."""
+        return self.codec.downsample * self.backbone.latent_multiple
+
     def check_size(self, size: tuple[int, int]) -> None:
         """Check that images of `size` (height, width) in pixels can be generated.
 
         Raises:
             ValueError: A side is no multiple of what codec and backbone take; names the nearest size that is.
         """
-        step = self.codec.downsample * self.backbone.latent_multiple
+        step = self.pixel_multiple
         if any(side % step for side in size):
             near = "x".join(str(max(1, round(side / step)) * step) for side in size)
             raise ValueError(

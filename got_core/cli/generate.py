@@ -30,7 +30,7 @@ class Model:
 
     Attributes:
         checkpoint: Run folder or checkpoint, or a hub id; by default the small bundled model of coloured shapes.
-        size: Of images as HEIGHTxWIDTH in pixels; by default as trained.
+        size: Of images as HEIGHTxWIDTH in pixels; by default as trained, of edits in the source's proportions.
         device: Such as cuda or cpu; by default the best available.
         dtype: Precision of the weights; by default the recipe's.
         bits: 8 or 4, of the weights of linear layers, which then take less memory; images differ a little.
@@ -187,7 +187,7 @@ def _generate(
         # Such as a size that codec or backbone cannot divide, or a change that cannot be made.
         with as_user_error(ValueError):
             if chain is not None:
-                plan = pipeline.given_plan(chain, each, image)
+                plan = pipeline.given_plan(chain, each, image, planning.size)
             elif planning.temperature or planning.best_of > 1 or each not in plans:
                 plan = plans[each] = _write_plan(each, own, pipeline, image)
             else:
@@ -273,8 +273,15 @@ def _generate_one(
 
 
 def _write_plan(prompt: str, planning: Planning, pipeline: "GoTPipeline", source: "Image.Image | None") -> "Plan":
+    height, width = planning.size or (None, None)
     (plan,) = pipeline.plan(
-        prompt, source, seed=planning.seed, temperature=planning.temperature, best_of=planning.best_of
+        prompt,
+        source,
+        height=height,
+        width=width,
+        seed=planning.seed,
+        temperature=planning.temperature,
+        best_of=planning.best_of,
     )
     return plan
 

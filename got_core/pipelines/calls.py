@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, sqrt
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict
 from warnings import warn
@@ -238,6 +238,31 @@ def check_latents(options: Mapping[str, Any], shape: tuple[int, ...]) -> None:
 
 FAR = 2.0
 """A side more than this many times longer or shorter than in training is far from it."""
+
+
+ROOM = 1.25
+"""Most pixels of an edit, over those of the pipeline's images; a source longer than that allows is squashed."""
+
+
+def proportionate(source: tuple[int, int], size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Return the (height, width) of an edit: the source's proportions, with about as many pixels as `size`.
+
+    A source that is so large already keeps its size, so edits of an edit do too.
+
+    Args:
+        source: (height, width) of the image to edit.
+        size: Of images of the pipeline.
+        multiple: Of both sides.
+    """
+    pixels, own = size[0] * size[1], source[0] * source[1]
+    if source[0] * size[1] == source[1] * size[0]:
+        return size
+    if all(side % multiple == 0 for side in source) and 1 / ROOM < own / pixels < ROOM:
+        return source
+    scale = sqrt(pixels / own)
+    height, width = (max(1, round(side * scale / multiple)) * multiple for side in source)
+    longest = max(multiple, int(ROOM * pixels / min(height, width)) // multiple * multiple)
+    return min(height, longest), min(width, longest)
 
 
 def warn_if_far(size: tuple[int, int], trained: tuple[int, int]) -> None:

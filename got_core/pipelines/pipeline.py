@@ -39,6 +39,7 @@ from got_core.pipelines.calls import (
     one_seed_each,
     positive_integer,
     prompt_list,
+    proportionate,
     to_output_type,
     warn_if_far,
 )
@@ -291,7 +292,7 @@ class GoTPipeline:
         number = positive_integer(num_images_per_prompt, "num_images_per_prompt")
         prompts = [text for text in prompt_list(prompt) for _ in range(number)]
         check_options(options, len(prompts), seed, (*PLANNING, "num_images_per_prompt"))
-        check_latents(options, (len(prompts), *self.model.latent_shape(self._pixels(height, width))))
+        check_latents(options, (len(prompts), *self.model.latent_shape(self._pixels(height, width) or self.size)))
         plans = self.plan(prompts, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed)
         return self.generate(plans, seed=seed, **options)
 
@@ -312,18 +313,17 @@ class GoTPipeline:
         Args:
             image: One or several, of any size.
             instruction: One for each image, or several for one image.
-            height, width: Of the images in pixels.
+            height, width: Of the images in pixels; by default in the proportions of the one to edit.
             temperature, best_of, seed, options: As in `__call__`.
         """
         if image is None:
             raise ValueError("an edit needs an image")
         count = len(prompt_list(instruction))
         check_options(options, count, seed, PLANNING)
-        check_latents(options, (count, *self.model.latent_shape(self._pixels(height, width))))
-        plans = self.plan(
-            instruction, image, height=height, width=width, temperature=temperature, best_of=best_of, seed=seed
-        )
-        return self.generate(plans, seed=seed, **options)
+        first = self.given_plan("", "", one_image_each(image, count)[0], self._pixels(height, width))
+        check_latents(options, (count, *self.model.latent_shape(first.size)))
+        planning: Any = {"height": height, "width": width, "temperature": temperature, "best_of": best_of}
+        return self.generate(self.plan(instruction, image, seed=seed, **planning), seed=seed, **options)
 
     def plan(
         self,
@@ -428,16 +428,19 @@ class GoTPipeline:
             chain: In any form that `got_core.chain` reads.
             prompt: Caption or instruction.
             image: The image to edit, of any size.
-            size: (height, width) in pixels; the pipeline's by default.
+            size: (height, width) in pixels; by default the pipeline's, of an edit in the image's proportions.
 
         Raises:
             ValueError: Chain or prompt is no text (a NUL, half of a character) or too long, or the size is impossible.
         """
-        size = size or self.size
-        self._check_size(size)
+        source = None if image is None else image_tensor(image)
+        own = self.size if source is None else (source.shape[1], source.shape[2])
+        size = size or proportionate(own, self.size, self.model.pixel_multiple)
+        self.model.check_size(size)
+        warn_if_far(size, self._trained_size)
         check_prompt(check_text(prompt))
         check_chain(check_text(chain))
-        return Plan(prompt, from_json(chain), size, None if image is None else image_tensor(image))
+        return Plan(prompt, from_json(chain), size, source)
 
     def generate(
         self, plan: Plan | Sequence[Plan], *, seed: Seed = None, **options: Unpack[GenerationOptions]
@@ -560,16 +563,13 @@ class GoTPipeline:
         """Decode latents, such as those given to a callback, to PIL images."""
         return to_output_type(self.model.codec.decode(latents), "pil")
 
-    def _pixels(self, height: int | None, width: int | None) -> tuple[int, int]:
+    def _pixels(self, height: int | None, width: int | None) -> tuple[int, int] | None:
+        if height is None and width is None:
+            return None
         return (
             self.size[0] if height is None else positive_integer(height, "height"),
             self.size[1] if width is None else positive_integer(width, "width"),
         )
-
-    def _check_size(self, size: tuple[int, int]) -> None:
-        """Check that images of a size can be generated; warn if one of that size was hardly trained."""
-        self.model.check_size(size)
-        warn_if_far(size, self._trained_size)
 
     def _scales(self, batch: Batch, options: Mapping[str, Any]) -> GuidanceScales:
         """Choose the model's guidance scales for each sample, replaced by those in the options."""

@@ -172,7 +172,7 @@ def omni_edit(folder: Path, tmp_path: Path) -> dict:
 
 def test_images_are_joined_by_id(folder, tmp_path):
     columns = omni_edit(folder, tmp_path)
-    dataset = pickle.loads(pickle.dumps(RecordsDataset(size=SIZE, **columns)))
+    dataset = pickle.loads(pickle.dumps(RecordsDataset(size=SIZE, fit="squash", **columns)))
     first, third = dataset[0], dataset[2]
     assert (first.prompt, third.prompt) == ("long 0", "long 2")
     assert (first.chain, third.chain) == ("1. A cat. 2. Its (1,2),(3,10).", "1. A cat. 2. Its (1,2),(3,12).")

@@ -13,7 +13,7 @@ from small_system import small_settings, stirred_system
 from got_core.diffusion.sampling import Sampling
 from got_core.diffusion.schedulers import scheduler_named
 from got_core.model import PARTS
-from got_core.pipelines.calls import one_seed_each
+from got_core.pipelines.calls import one_seed_each, proportionate
 from got_core.pipelines.pipeline import GoTPipeline
 from got_core.planning.plan import Plan
 
@@ -395,3 +395,34 @@ def test_noise_that_a_scheduler_adds_follows_from_the_seed(pipe, name):
         assert torch.equal(torch.get_rng_state(), state)
     finally:
         pipe.scheduler = own
+
+
+def test_an_edit_has_the_proportions_of_its_source(pipe):
+    """At the pipeline's number of pixels, in multiples of what the model takes; an edit of an edit stays as large."""
+    step, (height, width) = pipe.model.pixel_multiple, pipe.size
+    wide = Image.new("RGB", (10 * width, 5 * height), "gray")
+    edited = pipe.edit(wide, "add a red circle", seed=1).images[0]
+    assert edited.width % step == edited.height % step == 0
+    assert edited.width / edited.height == pytest.approx(2, rel=0.35)
+    assert edited.width * edited.height == pytest.approx(width * height, rel=0.35)
+    again = pipe.edit(edited, "add a blue square", seed=1).images[0]
+    assert again.size == edited.size
+    given = pipe.edit(wide, "add a red circle", seed=1, height=height, width=width).images[0]
+    assert given.size == (width, height)
+    square = Image.new("RGB", (7 * width, 7 * height), "gray")
+    assert pipe.plan("add a red circle", square)[0].size == pipe.size
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "expected"),
+    [
+        ((120, 200), (32, 32), (24, 40)),
+        ((200, 120), (32, 32), (40, 24)),
+        ((500, 500), (32, 32), (32, 32)),
+        ((768, 1344), (1024, 1024), (768, 1344)),
+        ((1080, 1920), (1024, 1024), (768, 1368)),
+        ((3, 3000), (32, 32), (8, 160)),
+    ],
+)
+def test_the_size_of_an_edit(source, size, expected):
+    assert proportionate(source, size, 8) == expected
