@@ -79,13 +79,14 @@ def inference(
     _write(how, device, measured)
 
 
-def training(how: How, *, recipe: Sequence[str] = (), steps: Count = 10) -> None:
+def training(how: How, *, recipe: Sequence[str] = (), steps: Count = 10, cached: bool = False) -> None:
     """Time a training step, over a bare loop and plain code.
 
     Args:
         how: How it is measured.
         recipe: Recipe file, recipes/scenes_dit.yaml by default; may be given several times. Its first batches are used.
         steps: Steps of a turn.
+        cached: Give the Trainer and the bare loop what `got data cache` computes once; plain code encodes its images.
 
     Raises:
         UserError: The recipe cannot be built or trains something else.
@@ -98,9 +99,10 @@ def training(how: How, *, recipe: Sequence[str] = (), steps: Count = 10) -> None
     from got_core.evaluation.results import print_table
 
     files = list(recipe) or ["recipes/scenes_dit.yaml"]
-    timings, difference = compare_steps(files, steps, how.repeats, device)
+    timings, difference = compare_steps(files, steps, how.repeats, device, cached)
     print_table(step_table(timings, files, steps, difference))
-    _write(how, device, {"recipe": files, "steps": steps, "difference": difference, **timings.as_json()})
+    setting = {"recipe": files, "steps": steps, "cached": cached}
+    _write(how, device, {**setting, "difference": difference, **timings.as_json()})
 
 
 def startup(how: How) -> None:

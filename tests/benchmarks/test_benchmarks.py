@@ -49,8 +49,9 @@ def test_the_models_write_as_many_tokens_as_they_may():
     assert [len(row) for row in rows] == [30]
 
 
-def test_plain_code_has_the_same_losses():
-    timings, difference = compare_steps([str(ROOT / file) for file in RECIPE], 3, 1, CPU)
+@pytest.mark.parametrize("cached", [False, True])
+def test_plain_code_has_the_same_losses(cached):
+    timings, difference = compare_steps([str(ROOT / file) for file in RECIPE], 3, 1, CPU, cached)
     assert difference < 1e-4
     assert timings.runs.keys() == {FIT, BARE, PLAIN}
     assert all(run["steps"].wall > 0 for (run,) in timings.runs.values())
