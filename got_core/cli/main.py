@@ -34,6 +34,9 @@ COMMANDS = {
     "fit": Command("train", "fit", "Train a recipe, then score it."),
     "validate": Command("train", "validate", "Score a checkpoint on its recipe's validation set."),
     "inspect": Command("train", "inspect", "Print what training a recipe costs, or what its images take in memory."),
+    "verify-resume": Command(
+        "train", "verify_resume", "Kill a short run of a recipe and check that it resumes exactly."
+    ),
     "study": Command("train", "study", "Train and score variants x backbones x seeds, or what is left of them."),
     "generate": Command("generate", "generate", "Generate images from prompts."),
     "edit": Command("generate", "edit", "Edit an image by an instruction."),
