@@ -16,6 +16,7 @@ KINDS = {
     "evaluate ": "suite of got evaluate",
     "bench ": "benchmark of got bench",
     "data ": "command of got data",
+    "chain ": "command of got chain",
 }
 """What follows the words of a group of commands."""
 
@@ -59,6 +60,7 @@ COMMANDS = {
     "bench memory": Command("bench", "memory", "Measure the memory of an image, beside what is predicted."),
     "bench ranks": Command("bench", "ranks", "Time a training step on two ranks, over one rank."),
     "bench scaling": Command("bench", "scaling", "Measure how time and memory grow with what is asked for."),
+    "chain convert": Command("chain", "convert", "Convert boxes from one form in use to another."),
     "data cache": Command("data", "cache", "Compute once what training would compute of each image at every step."),
     "compare": Command("evaluate", "compare", "Say whether one results.json is better than another, item by item."),
     "import-official": Command("weights", "import_official", "Turn the released GoT checkpoint into a folder of ours."),

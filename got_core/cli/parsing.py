@@ -104,7 +104,7 @@ def parse(name: str, function: Callable[..., None], words: Sequence[str]) -> Bou
             fields = {field: values[field] for field in signature(group).parameters}
             call.arguments[parameter.name] = group(**fields)
         else:
-            call.arguments[parameter.name] = values[parameter.name]
+            call.arguments[parameter.name] = values[parameter.name.rstrip("_")]
     return call
 
 
@@ -158,7 +158,8 @@ def _flags(parameter: Parameter) -> list[str]:
     """Return how an option is written, as Lightning writes it where it is Lightning's; nothing for a positional."""
     if parameter.kind is not Parameter.KEYWORD_ONLY:
         return []
-    name = parameter.name if parameter.name == "ckpt_path" else parameter.name.replace("_", "-")
+    # A word of Python's, such as `from`, has `_` behind it.
+    name = parameter.name if parameter.name == "ckpt_path" else parameter.name.rstrip("_").replace("_", "-")
     return [f"--{name}", "-c"] if name == "config" else [f"--{name}"]
 
 
@@ -198,7 +199,7 @@ def _explain(text: str, name: str, function: Callable[..., None], words: Sequenc
         return f"unknown option {word} of got {name}{did_you_mean(word, _known_flags(function))}"
     if text.startswith("Parser key"):
         key = text.split('"')[1]
-        parameter = next(parameter for parameter, _ in _parameters(function) if parameter.name == key)
+        parameter = next(parameter for parameter, _ in _parameters(function) if parameter.name.rstrip("_") == key)
         kind, flag = read_by(parameter.annotation), (_flags(parameter) or [key])[0]
         expected = f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else kind.__name__
         pairs = zip(words, [*words[1:], ""], strict=True)
