@@ -6,19 +6,75 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Float
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from got_core.chain.dialects import fill_coordinates, from_json
 from got_core.chain.parser import NUMBERS, SIDE, lexemes, parse
 from got_core.data.images import load_image, stored_size
-from got_core.data.tables import missing_column, open_tables
-from got_core.errors import check_text
+from got_core.data.tables import Table, missing_column, open_tables
+from got_core.errors import check_text, one_line, parse_json
 from got_core.planning.plan import check_chain, check_prompt
 from got_core.types import Sample
+
+
+class StoredImage(NamedTuple):
+    """An image that is not decoded yet.
+
+    Attributes:
+        content: Its file, or the bytes of one.
+        name: Of the image in error messages.
+    """
+
+    content: Path | bytes
+    name: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record whose images are not decoded yet. Its texts keep to the limits of prompts and chains.
+
+    Attributes:
+        name: In error messages, such as file:line.
+        id: Names the record in its source.
+        prompt: The caption or instruction.
+        chain: The reasoning chain.
+        image: The target image.
+        source: The image to be edited, or None for text-to-image.
+        earlier: The requests of earlier turns.
+
+    Raises:
+        ValueError: A text is longer, or a chain has more boxes, than is allowed.
+    """
+
+    name: str
+    id: str
+    prompt: str
+    chain: str
+    image: StoredImage
+    source: StoredImage | None = None
+    earlier: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            for text in (self.prompt, *self.earlier):
+                check_prompt(text)
+            check_chain(self.chain)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
+    def sample(self, size: tuple[int, int]) -> Sample:
+        """Decode the images, the target to `size` (height, width); errors are those of `load_image`."""
+        return Sample(
+            prompt=self.prompt,
+            chain=self.chain,
+            size=size,
+            target=load_image(self.image.content, size, self.image.name),
+            source=None if self.source is None else load_image(self.source.content, None, self.source.name),
+            meta={"kind": "t2i" if self.source is None else "edit", "record": self.name},
+            earlier=self.earlier,
+        )
 
 
 class RecordsDataset(Dataset[Sample]):
@@ -39,10 +95,13 @@ class RecordsDataset(Dataset[Sample]):
         coordinates_column: Boxes of the chain's placeholders, as in OmniEdit-GoT; None when the chain has its own.
         image_root: Folder of relative paths of images; by default the folder of the records.
         allow_outside: Whether images may be outside of `image_root`, by absolute paths, `..` or links.
+        earlier_column: The requests of earlier turns, a list of texts (in CSV, in JSON); None without conversations.
+        id_column: What names a record in its source; by default its file and line.
+        check_first: Whether the first record is read at once.
 
     Raises:
         FileNotFoundError: The records or an image do not exist.
-        ValueError: A missing column, a bad line or an unreadable image. The first record is read at once.
+        ValueError: A missing column, a bad line or an unreadable image.
     """
 
     def __init__(
@@ -56,22 +115,31 @@ class RecordsDataset(Dataset[Sample]):
         coordinates_column: str | None = None,
         image_root: str | None = None,
         allow_outside: bool = False,
+        earlier_column: str | None = None,
+        id_column: str | None = None,
+        check_first: bool = True,
     ) -> None:
         records = Path(path)
+        self.path = path
         self.size = (size, size) if isinstance(size, int) else size
         self.prompt_column = prompt_column
         self.chain_column = chain_column
         self.image_column = image_column
         self.source_column = source_column
         self.coordinates_column = coordinates_column
-        columns = (prompt_column, chain_column, image_column, source_column, coordinates_column)
+        self.earlier_column = earlier_column
+        self.id_column = id_column
+        columns = (
+            *(prompt_column, chain_column, image_column, source_column, coordinates_column, earlier_column, id_column),
+        )
         self._tables = open_tables(records, [column for column in columns if column is not None])
         self._ends = list(accumulate(len(table) for table in self._tables))
         self.allow_outside = allow_outside
         self._image_root = Path(image_root) if image_root else records if records.is_dir() else records.parent
         if not len(self):
             raise ValueError(f"{path}: no records")
-        self[0]
+        if check_first:
+            self[0]
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -82,25 +150,30 @@ class RecordsDataset(Dataset[Sample]):
         groups = [table.groups for table in self._tables if table.groups is not None]
         return [size for own in groups for size in own] if len(groups) == len(self._tables) else None
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of the records, in order."""
+        return [table.path for table in self._tables]
+
+    def name(self, index: int) -> str:
+        """Return the name of a record, file:line."""
+        table, row = self._located(index)
+        return table.name(row)
+
     def __getitem__(self, index: int) -> Sample:
+        return self.entry(index).sample(self.size)
+
+    def entry(self, index: int) -> Entry:
+        """Read a record, but decode no image (ValueError: it cannot be read)."""
         record, where = self._record(index)
-        target = self._image(record, self.image_column, where, self.size)
-        if target is None:
-            raise ValueError(f"{where}: column '{self.image_column}' is empty")
-        source = self._image(record, self.source_column, where, None) if self.source_column else None
-        prompt, chain = self._prompt(record, index, where), self._chain(record, where)
-        try:
-            check_prompt(prompt)
-            check_chain(chain)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        return Sample(
-            prompt=prompt,
-            chain=chain,
-            size=self.size,
-            target=target,
-            source=source,
-            meta={"kind": "t2i" if source is None else "edit", "record": where},
+        return Entry(
+            name=where,
+            id=Path(where).name if self.id_column is None else _id(record, self.id_column, where),
+            prompt=self._prompt(record, index, where),
+            chain=self._chain(record, where),
+            image=self._target(record, where),
+            source=self._stored(record, self.source_column, where) if self.source_column else None,
+            earlier=() if self.earlier_column is None else _earlier(record, self.earlier_column, where),
         )
 
     def chain(self, index: int) -> tuple[str, str]:
@@ -110,19 +183,17 @@ class RecordsDataset(Dataset[Sample]):
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Return (height, width) of a record's target image in its file, without decoding it."""
-        record, where = self._record(index)
-        source = self._stored(record, self.image_column, where)
-        if source is None:
-            raise ValueError(f"{where}: column '{self.image_column}' is empty")
-        return stored_size(*source)
+        return stored_size(*self._target(*self._record(index)))
 
     def _record(self, index: int) -> tuple[Mapping[str, Any], str]:
+        table, row = self._located(index)
+        return table.row(row), table.name(row)
+
+    def _located(self, index: int) -> tuple[Table, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         number = bisect_right(self._ends, index)
-        table = self._tables[number]
-        row = index - (self._ends[number - 1] if number else 0)
-        return table.row(row), table.name(row)
+        return self._tables[number], index - (self._ends[number - 1] if number else 0)
 
     def _prompt(self, record: Mapping[str, Any], index: int, where: str) -> str:
         prompt = _value(record, self.prompt_column, where)
@@ -139,14 +210,14 @@ class RecordsDataset(Dataset[Sample]):
         except ValueError as error:
             raise ValueError(f"{where}: column '{self.coordinates_column}': {error}") from None
 
-    def _image(
-        self, record: Mapping[str, Any], column: str, where: str, size: tuple[int, int] | None
-    ) -> Float[Tensor, "3 H W"] | None:
-        stored = self._stored(record, column, where)
-        return None if stored is None else load_image(stored[0], size, name=stored[1])
+    def _target(self, record: Mapping[str, Any], where: str) -> StoredImage:
+        target = self._stored(record, self.image_column, where)
+        if target is None:
+            raise ValueError(f"{where}: column '{self.image_column}' is empty")
+        return target
 
-    def _stored(self, record: Mapping[str, Any], column: str, where: str) -> tuple[Path | bytes, str] | None:
-        """The file or bytes of an image, and its name in errors; None if the record has none."""
+    def _stored(self, record: Mapping[str, Any], column: str, where: str) -> StoredImage | None:
+        """The image of a column; None if the record has none."""
         value = record.get(column) if column == self.source_column else _value(record, column, where)
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
@@ -159,9 +230,9 @@ class RecordsDataset(Dataset[Sample]):
                     f"{where}: {value} is outside of {self._image_root}; give `allow_outside: true` if the records are "
                     "trusted"
                 )
-            return file, f"{where}: {file}"
+            return StoredImage(file, f"{where}: {file}")
         if isinstance(value, bytes):
-            return value, f"{where}: column '{column}'"
+            return StoredImage(value, f"{where}: column '{column}'")
         raise ValueError(f"{where}: column '{column}' holds a {type(value).__name__}, not a path or an image's bytes")
 
 
@@ -180,6 +251,24 @@ def _text(value: object, column: str, where: str) -> str:
         return check_text(value)
     except ValueError as error:
         raise ValueError(f"{where}: column '{column}': {error}") from None
+
+
+def _id(record: Mapping[str, Any], column: str, where: str) -> str:
+    value = _value(record, column, where)
+    return _text(str(value) if isinstance(value, int) else value, column, where)
+
+
+def _earlier(record: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]:
+    """The texts of a list, which may be written in JSON; none if it is empty or missing."""
+    value = record.get(column) or []
+    if isinstance(value, str):
+        try:
+            value = parse_json(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: column '{column}' is no list in JSON ({one_line(error)})") from None
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: column '{column}' holds a {type(value).__name__}, not a list of texts")
+    return tuple(_text(each, column, where) for each in value)
 
 
 CHECKED = 1000
