@@ -61,6 +61,8 @@ COMMANDS = {
     "bench ranks": Command("bench", "ranks", "Time a training step on two ranks, over one rank."),
     "bench scaling": Command("bench", "scaling", "Measure how time and memory grow with what is asked for."),
     "chain convert": Command("chain", "convert", "Convert boxes from one form in use to another."),
+    "data build": Command("data", "build", "Build a stream of records: indexed shards with their images."),
+    "data show": Command("data", "show", "Write a contact sheet and a web page of some records."),
     "data cache": Command("data", "cache", "Compute once what training would compute of each image at every step."),
     "compare": Command("evaluate", "compare", "Say whether one results.json is better than another, item by item."),
     "import-official": Command("weights", "import_official", "Turn the released GoT checkpoint into a folder of ours."),

@@ -23,6 +23,7 @@ _positive: Any = restricted_number_type("positive int", int, (">=", 1))
 _not_negative: Any = restricted_number_type("non-negative int", int, (">", -1))
 _seed: Any = restricted_number_type(f"int in 0..{LARGEST_SEED}", int, [(">", -1), ("<=", LARGEST_SEED)])
 _rate: Any = restricted_number_type("positive number", float, [(">", 0), ("<", float("inf"))])
+_fraction: Any = restricted_number_type("number from 0 on", float, [(">=", 0), ("<", float("inf"))])
 _memory: Any = type("gigabytes such as 80GB", (int,), {})
 _size: Any = type("HEIGHTxWIDTH such as 256x256", (str,), {})
 
@@ -30,6 +31,7 @@ Count = Annotated[int, _positive]
 Whole = Annotated[int, _not_negative]
 Seed = Annotated[int, _seed]
 Rate = Annotated[float, _rate]
+Fraction = Annotated[float, _fraction]
 Memory = Annotated[int, _memory]
 Size = Annotated[tuple[int, int], _size]
 

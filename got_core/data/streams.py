@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -119,14 +119,13 @@ class Folder:
         content: bytes = files.cat_file(f"{root}/{name}")
         return content
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> Any:
         """Open a file to be read in parts."""
         files, root = self._opened()
-        file: BinaryIO = files.open(f"{root}/{name}", "rb")
-        return file
+        return files.open(f"{root}/{name}", "rb")
 
     @contextmanager
-    def new_file(self, name: str) -> Iterator[BinaryIO]:
+    def new_file(self, name: str) -> Iterator[Any]:
         """Open a file that appears with all that is written into it, or not at all; its folder is made."""
         if self.local is not None:
             local = self.local / name
@@ -497,7 +496,7 @@ class _Shards(Dataset[int]):
 class _Hashed(io.RawIOBase):
     """Counts and hashes what is written into a file."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Any) -> None:
         self._file, self.size, self.digest = file, 0, hashlib.sha256()
 
     def write(self, content: Any) -> int:
