@@ -228,6 +228,27 @@ def reading(how: How, *, rows: Count = 2000) -> None:
     _write(how, device, {"rows": rows, **timings.as_json()})
 
 
+def shards(how: How, *, rows: Count = 4096) -> None:
+    """Time formats of shards: Parquet, tar with an index, and MDS.
+
+    MDS is timed where the package mosaicml-streaming is installed.
+
+    Args:
+        how: How it is measured; always on a CPU.
+        rows: Records of a turn.
+
+    Example:
+        got bench shards --repeats 5
+    """
+    device = _device(How(repeats=how.repeats, device="cpu", json=how.json))
+    from got_core.benchmarks.shards import compare_shards, shards_table
+    from got_core.evaluation.results import print_table
+
+    timings, sizes = compare_shards(rows, how.repeats)
+    print_table(shards_table(timings, sizes, rows))
+    _write(how, device, {"rows": rows, "bytes": sizes, **timings.as_json()})
+
+
 def memory(where: Where, *, backbone: Backbone | None = None, edit: bool | None = None, side: Count = 256) -> None:
     """Measure the memory of an image, beside what is predicted.
 

@@ -57,6 +57,7 @@ COMMANDS = {
     "bench startup": Command("bench", "startup", "Time a new process up to its first image, over its imports."),
     "bench limits": Command("bench", "limits", "Hold each stage against what the machine can do."),
     "bench reading": Command("bench", "reading", "Time image records in Parquet, shuffled over in order."),
+    "bench shards": Command("bench", "shards", "Time formats of shards: Parquet, tar with an index, and MDS."),
     "bench memory": Command("bench", "memory", "Measure the memory of an image, beside what is predicted."),
     "bench ranks": Command("bench", "ranks", "Time a training step on two ranks, over one rank."),
     "bench scaling": Command("bench", "scaling", "Measure how time and memory grow with what is asked for."),

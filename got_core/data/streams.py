@@ -113,10 +113,10 @@ class Folder:
         except FileNotFoundError:
             return set()
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a file."""
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Return the bytes of a file, or those from `start` to `end`."""
         files, root = self._opened()
-        content: bytes = files.cat_file(f"{root}/{name}")
+        content: bytes = files.cat_file(f"{root}/{name}", start, end)
         return content
 
     def open(self, name: str) -> Any:
@@ -372,7 +372,7 @@ def build_stream(
 
 def _begin(source: RecordsDataset, folder: Folder, options: dict[str, Any]) -> dict[int, str]:
     """Write what is built, or compare with what was begun; return the bad records that repeat the id of another."""
-    files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in source.files}
+    files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in source.files]
     state = {"version": VERSION, "options": options, "files": files}
     if not folder.exists(BUILD):
         if folder.names():
@@ -384,7 +384,7 @@ def _begin(source: RecordsDataset, folder: Folder, options: dict[str, Any]) -> d
     try:
         begun = parse_json(folder.read(BUILD))
         duplicates = {int(index): reason for index, reason in begun["duplicates"].items()}
-        old = {"version": begun["version"], **begun["options"]}
+        old, old_files = {"version": begun["version"], **begun["options"]}, list(begun["files"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{name}: is damaged; name a new folder") from None
     for option, value in {"version": VERSION, **options}.items():
@@ -393,9 +393,9 @@ def _begin(source: RecordsDataset, folder: Folder, options: dict[str, Any]) -> d
                 f"{folder.url}: was begun with {option.replace('_', '-')} {old.get(option)}, not {value}; give the "
                 "same or name a new folder"
             )
-    if begun["files"] != files:
-        changed = sorted(each for each in {*files, *begun["files"]} if files.get(each) != begun["files"].get(each))
-        raise ValueError(f"{folder.url}: {changed[0]} has changed since the stream was begun; name a new folder")
+    if old_files != files:
+        changed = next((file[0] for file in files if file not in old_files), "the list of files")
+        raise ValueError(f"{folder.url}: {changed} has changed since the stream was begun; name a new folder")
     return duplicates
 
 
@@ -404,10 +404,10 @@ def _duplicates(path: str, column: str) -> dict[int, str]:
     tables = open_tables(Path(path), [column])
     ends = list(accumulate(map(len, tables)))
 
-    def read(index: int) -> tuple[str, str]:
+    def read(index: int) -> tuple[object, str]:
         number = bisect_right(ends, index)
         row = index - (ends[number - 1] if number else 0)
-        return str(tables[number].row(row).get(column)), Path(tables[number].name(row)).name
+        return tables[number].row(row).get(column), Path(tables[number].name(row)).name
 
     hashes, rows = array("Q"), array("Q")
     for index in tqdm(range(ends[-1]), desc="ids", unit=" records", disable=None):
@@ -415,17 +415,18 @@ def _duplicates(path: str, column: str) -> dict[int, str]:
             id_, _ = read(index)
         except ValueError:  # It is bad for this reason.
             continue
-        hashes.append(int.from_bytes(hashlib.blake2b(id_.encode(errors="replace"), digest_size=8).digest()))
-        rows.append(index)
-    order = np.argsort(hashes, kind="stable")
-    same = np.diff(np.asarray(hashes)[order]) == 0
+        if id_ is not None:
+            digest = hashlib.blake2b(str(id_).encode(errors="replace"), digest_size=8).digest()
+            hashes.append(int.from_bytes(digest))
+            rows.append(index)
+    _, inverse, counts = np.unique(np.asarray(hashes), return_inverse=True, return_counts=True)
     first: dict[str, str] = {}
     bad = {}
-    for index in sorted(np.asarray(rows)[order[np.append(same, False) | np.append(False, same)]].tolist()):
+    for index in np.asarray(rows)[counts[inverse] > 1].tolist():
         id_, name = read(index)
-        if id_ in first:
-            bad[index] = f"its id '{id_}' is that of {first[id_]}"
-        first.setdefault(id_, name)
+        if str(id_) in first:
+            bad[index] = f"its id '{id_}' is that of {first[str(id_)]}"
+        first.setdefault(str(id_), name)
     return bad
 
 
@@ -444,14 +445,7 @@ class _Shards(Dataset[int]):
         sizes: list[tuple[int, int]] = []
         with self.folder.new_file(_shard_name(number)) as file:
             hashed = _Hashed(file)
-            with parquet.ParquetWriter(
-                hashed,
-                SCHEMA,
-                use_dictionary=False,
-                write_statistics=False,
-                write_page_checksum=True,
-                compression={name: "none" if name in ("image", "source") else "zstd" for name in SCHEMA.names},
-            ) as writer:
+            with shard_writer(hashed) as writer:
                 rows: list[dict[str, Any]] = []
                 for index in range(start, start + records):
                     try:
@@ -491,6 +485,18 @@ class _Shards(Dataset[int]):
     def _bad(self, index: int, error: Exception) -> dict[str, Any]:
         name = self.source.name(index)
         return {"index": index, "record": Path(name).name, "reason": one_line(error).removeprefix(f"{name}: ")}
+
+
+def shard_writer(file: Any) -> parquet.ParquetWriter:
+    """Open the writer of a shard; each table that it writes becomes a row group."""
+    return parquet.ParquetWriter(
+        file,
+        SCHEMA,
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+        compression={name: "none" if name in ("image", "source") else "zstd" for name in SCHEMA.names},
+    )
 
 
 class _Hashed(io.RawIOBase):

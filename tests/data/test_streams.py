@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 from pyarrow import parquet
 
@@ -133,6 +135,25 @@ def test_a_url_is_written_and_read_like_a_folder(source, stream):
         StreamDataset("nonsense://x", 16)
 
 
+class Elsewhere(DirFileSystem):
+    """A file system that is not local to fsspec, which several processes write to."""
+
+    protocol = "elsewhere"
+    root = ""
+
+    def __init__(self, **options) -> None:
+        super().__init__(path=self.root, fs=LocalFileSystem(), **options)
+
+
+def test_several_processes_write_to_a_url(source, stream, tmp_path, monkeypatch):
+    fsspec.register_implementation("elsewhere", Elsewhere, clobber=True)
+    monkeypatch.setattr(Elsewhere, "root", str(tmp_path))
+    build(source, "elsewhere://stream", workers=2)
+    assert Folder("elsewhere://stream").local is None
+    assert contents(tmp_path / "stream") == contents(stream)
+    assert StreamDataset("elsewhere://stream", 8).entry(29).id == "r29"
+
+
 def bad_records(folder: Path) -> dict[str, tuple[object, str]]:
     """A record of each fault, and its reason."""
     whole = (folder / "0.jpg").read_bytes()
@@ -238,6 +259,16 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(source, stream, tmp
         for row in range(4)
         if 4 * number + row < 30
     }
+
+
+def test_records_without_readable_ids_are_no_duplicates(tmp_path):
+    write_images(tmp_path)
+    record = {"prompt": "p", "chain": CHAIN, "image": "0.jpg", "source": None, "earlier": []}
+    source = write_lines(tmp_path / "r.jsonl", [{**record, "id": None}, record, {**record, "id": None}])
+    assert build(source, tmp_path / "stream").rows == 0
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "stream" / BAD).read_text().splitlines()]
+    empty = "column 'id' is empty"
+    assert reasons == [empty, "no column 'id'; it has prompt, chain, image, source, earlier", empty]
 
 
 def test_a_finished_stream_is_left_as_it_is(source, stream):
