@@ -19,9 +19,10 @@ from rich.table import Table
 
 from got_core.benchmarks.measuring import Stopwatch, Task, Timings, in_turns
 from got_core.benchmarks.reading import DIFFERENT, jpegs
+from got_core.data.folders import Folder
 from got_core.data.mixture import Mixture, Source
 from got_core.data.records import Entry, StoredImage
-from got_core.data.streams import INDEX, SCHEMA, VERSION, Folder, StreamDataset, shard_writer
+from got_core.data.streams import INDEX, SCHEMA, VERSION, StreamDataset, shard_writer
 
 OPEN, IN_ORDER, SHUFFLED, RANDOM = "open", "in order", "shuffled", "random rows"
 

@@ -84,8 +84,10 @@ def build(
         got data build records.jsonl --source-column source --output streams/photographs
     """
     with importing():
+        from got_core.data.building import SHARD, Build, build_stream
+        from got_core.data.folders import Folder
         from got_core.data.records import RecordsDataset
-        from got_core.data.streams import BAD, SHARD, Build, Folder, build_stream
+        from got_core.data.streams import BAD
     try:
         with as_user_error(ValueError, OSError):
             options = asdict(columns)

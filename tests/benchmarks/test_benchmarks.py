@@ -16,7 +16,7 @@ from got_core.benchmarks.models import benchmark_model, requests
 from got_core.benchmarks.reading import IN_ORDER, RANDOM, SHUFFLED
 from got_core.benchmarks.training import BARE, FIT, PLAIN, compare_steps
 from got_core.cli.main import main
-from got_core.data.streams import Folder
+from got_core.data.folders import Folder
 from got_core.paths import ROOT
 
 CPU = torch.device("cpu")

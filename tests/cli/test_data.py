@@ -12,7 +12,8 @@ from refusals import refused
 
 from got_core.cli import data
 from got_core.cli.main import main
-from got_core.data import streams
+from got_core.data import building
+from got_core.data.streams import StreamDataset
 
 SCRIPT, HANDLER = "<script>alert(1)</script>", '"onerror="alert(2)'
 CHAIN = f"a <|object_ref_start|>dog{HANDLER}<|object_ref_end|><|box_start|>(100,200),(300,450)<|box_end|> and {SCRIPT}"
@@ -54,7 +55,7 @@ def test_a_build_sums_up_and_ends_with_1_above_the_stated_rate(records, capsys):
         assert ended.value.code == 1
         said = capsys.readouterr()
         assert re.fullmatch(r"got: 5\.0% of the records are bad, more than \d\.\d%\n", said.err)
-    assert len(streams.StreamDataset(stream, 8)) == 19
+    assert len(StreamDataset(stream, 8)) == 19
 
 
 def test_what_cannot_be_built_is_one_line(records, capsys, tmp_path):
@@ -79,15 +80,15 @@ def test_an_interrupted_build_goes_on(records, capsys, monkeypatch):
             raise KeyboardInterrupt
         return checked(*arguments)
 
-    checked = streams.checked_image
-    monkeypatch.setattr(streams, "checked_image", interrupted)
+    checked = building.checked_image
+    monkeypatch.setattr(building, "checked_image", interrupted)
     with pytest.raises(SystemExit) as ended:
         build(records, "--workers", "0")
     assert ended.value.code == 130
     assert capsys.readouterr().err == "got: interrupted: the same command goes on from here\n"
     folder = records.parent / "stream"
     assert [file.name for file in folder.glob("*shard*")] == ["shard-000000.parquet"]
-    assert len(streams.StreamDataset(build(records), 8)) == 19
+    assert len(StreamDataset(build(records), 8)) == 19
 
 
 def test_markup_in_records_is_text_on_the_page(records, tmp_path, capsys):

@@ -21,11 +21,13 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 from pyarrow import parquet
 
-from got_core.data import streams
+from got_core.data import building
+from got_core.data.building import GROUP, Build, build_stream, checked_image
+from got_core.data.folders import Folder
 from got_core.data.images import load_image
 from got_core.data.mixture import Mixture, Source
 from got_core.data.records import Chains, RecordsDataset, StoredImage
-from got_core.data.streams import BAD, GROUP, INDEX, Build, Folder, StreamDataset, build_stream, checked_image
+from got_core.data.streams import BAD, INDEX, StreamDataset
 from got_core.data.tables import GROUPS_HELD
 
 COLUMNS = {"source_column": "source", "earlier_column": "earlier", "id_column": "id"}
@@ -216,15 +218,15 @@ def test_parquet_records_with_bytes_and_a_bad_text_become_a_stream(tmp_path):
 BLOCKED = """
 import sys, time
 from pathlib import Path
-from got_core.data import streams
+from got_core.data import building
 
-def blocked(entry, max_side=None, read=streams.checked_image):
+def blocked(entry, max_side=None, read=building.checked_image):
     if entry.name.startswith(sys.argv[1]):
         Path(sys.argv[2], "blocked").touch()
         time.sleep(600)
     return read(entry, max_side)
 
-streams.checked_image = blocked
+building.checked_image = blocked
 from test_streams import build, opened
 build(opened(Path(sys.argv[3])), sys.argv[2] + "/stream", workers=2)
 """
@@ -247,7 +249,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(source, stream, tmp
         StreamDataset(str(tmp_path / "stream"), 16)
     before = {file: file.stat().st_ino for file in done}
     checked = []
-    monkeypatch.setattr(streams, "checked_image", lambda *a: checked.append(a[0].name) or checked_image(*a))
+    monkeypatch.setattr(building, "checked_image", lambda *a: checked.append(a[0].name) or checked_image(*a))
     build(source, tmp_path / "stream")
     assert contents(tmp_path / "stream") == contents(stream)
     assert {file: file.stat().st_ino for file in done} == before
