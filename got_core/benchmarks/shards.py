@@ -26,7 +26,7 @@ from got_core.data.streams import INDEX, SCHEMA, VERSION, StreamDataset, shard_w
 
 OPEN, IN_ORDER, SHUFFLED, RANDOM = "open", "in order", "shuffled", "random rows"
 
-GROUPS = (1, 16, 64, 256)
+GROUPS = (16, 64, 256)
 """Rows of a row group that are compared."""
 
 FEWER = 16

@@ -64,7 +64,7 @@ class Folder:
     def open(self, name: str) -> Any:
         """Open a file to be read in parts."""
         files, root = self._opened()
-        return files.open(f"{root}/{name}", "rb")
+        return files.open(f"{root}/{name}", "rb", cache_type="none")
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -18,6 +19,8 @@ import pytest
 import torch
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractBufferedFile
 from PIL import Image
 from pyarrow import parquet
 
@@ -154,6 +157,37 @@ def test_several_processes_write_to_a_url(source, stream, tmp_path, monkeypatch)
     assert Folder("elsewhere://stream").local is None
     assert contents(tmp_path / "stream") == contents(stream)
     assert StreamDataset("elsewhere://stream", 8).entry(29).id == "r29"
+
+
+class CountedFile(AbstractBufferedFile):
+    def _fetch_range(self, start, end):
+        Counted.ranges.append(end - start)
+        return self.fs.cat_file(self.path, start, end)
+
+
+class Counted(MemoryFileSystem):
+    """Files in memory whose parts are requested as those of a store are."""
+
+    protocol = "counted"
+    store, pseudo_dirs = MemoryFileSystem.store, MemoryFileSystem.pseudo_dirs
+    ranges: ClassVar[list[int]] = []
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.replace("counted://", "memory://"))
+
+    def _open(self, path, mode="rb", **options):
+        return CountedFile(self, path, mode, size=self.info(path)["size"], **options)
+
+
+def test_a_row_group_is_two_requests_the_footer_and_little_more_than_its_images(source):
+    fsspec.register_implementation("counted", Counted, clobber=True)
+    build(source, "memory://requests", shard=10)
+    dataset = StreamDataset("counted://requests", 8)
+    held = [dataset.entry(index) for index in range(10, 20)]
+    images = sum(len(image.content) for each in held for image in (each.image, each.source) if image)
+    _, group = Counted.ranges
+    assert images < group < 1.1 * images
 
 
 def bad_records(folder: Path) -> dict[str, tuple[object, str]]:
