@@ -100,7 +100,13 @@ class StreamDataset(Dataset[Sample]):
 
     def entry(self, index: int) -> Entry:
         """Read a record, but decode no image (ValueError: it is damaged)."""
-        row, name = self._row(index)
+        shard, group, offset, name = self._located(index)
+        if (shard, group) not in self._held:
+            self._held[shard, group] = self._read_group(shard, group, SCHEMA.names, name)
+        self._held.move_to_end((shard, group))
+        if len(self._held) > GROUPS_HELD:
+            self._held.popitem(last=False)
+        row = _row(self._held[shard, group], offset, name)
         try:
             return Entry(
                 name=row["record"],
@@ -115,9 +121,10 @@ class StreamDataset(Dataset[Sample]):
             raise ValueError(f"{name}: {one_line(error)}") from None
 
     def chain(self, index: int) -> tuple[str, str]:
-        """Return the name of a record in its source, and its chain."""
-        entry = self.entry(index)
-        return entry.name, entry.chain
+        """Return the name of a record in its source, and its chain, without reading images."""
+        shard, group, offset, name = self._located(index)
+        row = _row(self._read_group(shard, group, ["record", "chain"], name), offset, name)
+        return row["record"], row["chain"]
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Return (height, width) of a record's target image, without reading the record."""
@@ -140,36 +147,34 @@ class StreamDataset(Dataset[Sample]):
                 raise ValueError(f"{name}: holds no sizes of {len(self):,} images: build the stream again")
         return self._sizes
 
-    def _row(self, index: int) -> tuple[dict[str, Any], str]:
-        """A record's columns, and its shard and row for error messages."""
+    def _located(self, index: int) -> tuple[int, int, int, str]:
+        """A record's shard, row group and row in it, and its name in error messages."""
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         shard = bisect_right(self._ends, index)
         row = index - (self._ends[shard - 1] if shard else 0)
-        group, offset = divmod(row, self._group)
-        name = f"{self.folder.url}/{self._names[shard]}:{row}"
-        if (shard, group) not in self._held:
-            self._held[shard, group] = self._read_group(shard, group, name)
-        self._held.move_to_end((shard, group))
-        if len(self._held) > GROUPS_HELD:
-            self._held.popitem(last=False)
-        try:
-            rows = self._held[shard, group].slice(offset, 1).to_pylist()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{name}: not UTF-8 ({error})") from None
-        if not rows:
-            raise ValueError(f"{name}: there is no such row: build the stream again")
-        return rows[0], name
+        return shard, *divmod(row, self._group), f"{self.folder.url}/{self._names[shard]}:{row}"
 
-    def _read_group(self, shard: int, group: int, name: str) -> pyarrow.Table:
+    def _read_group(self, shard: int, group: int, columns: list[str], name: str) -> pyarrow.Table:
         try:
             with self.folder.open(self._names[shard]) as file:
                 opened = parquet.ParquetFile(file, pre_buffer=True, page_checksum_verification=True)
-                return opened.read_row_group(group, columns=SCHEMA.names, use_threads=False)
+                return opened.read_row_group(group, columns=columns, use_threads=False)
         except FileNotFoundError:
             raise FileNotFoundError(f"{name}: no such shard") from None
         except Exception as error:  # Decoders of damaged pages raise errors of every kind.
             raise ValueError(f"{name}: row group {group} is damaged ({one_line(error)})") from None
+
+
+def _row(group: pyarrow.Table, row: int, name: str) -> dict[str, Any]:
+    try:
+        rows = group.slice(row, 1).to_pylist()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: not UTF-8 ({error})") from None
+    if not rows:
+        raise ValueError(f"{name}: there is no such row: build the stream again")
+    values: dict[str, Any] = rows[0]
+    return values
 
 
 def _read_index(folder: Folder) -> tuple[dict[str, int], int]:
