@@ -114,7 +114,7 @@ def _begin(source: RecordsDataset, folder: Folder, options: dict[str, Any]) -> d
     files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in source.files]
     state = {"version": VERSION, "options": options, "files": files}
     if not folder.exists(BUILD):
-        if folder.names():
+        if any(not name.startswith(".") for name in folder.names()):  # Hidden: what a killed build was writing.
             raise ValueError(f"{folder.url}: holds something else than a stream; name a new folder")
         duplicates = {} if source.id_column is None else _duplicates(source.path, source.id_column)
         folder.write(BUILD, _json({**state, "duplicates": duplicates}))

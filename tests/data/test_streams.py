@@ -25,7 +25,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from got_core.data import building
-from got_core.data.building import GROUP, Build, build_stream, checked_image
+from got_core.data.building import GROUP, Build, Built, build_stream, checked_image
 from got_core.data.folders import Folder
 from got_core.data.images import load_image
 from got_core.data.mixture import Mixture, Source
@@ -309,6 +309,22 @@ def test_records_without_readable_ids_are_no_duplicates(tmp_path):
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "stream" / BAD).read_text().splitlines()]
     empty = "column 'id' is empty"
     assert reasons == [empty, "no column 'id'; it has prompt, chain, image, source, earlier", empty]
+
+
+def test_a_build_that_was_killed_at_its_beginning_goes_on(source, stream, tmp_path):
+    (tmp_path / ".build.json.partial").write_text('{"vers')
+    build(source, tmp_path)
+    assert contents(tmp_path) == contents(stream)
+
+
+def test_a_build_that_was_killed_at_its_end_goes_on(source, stream, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "_end", lambda *_: Built(0, 0, 0, 0))
+    build(source, tmp_path)
+    assert not (tmp_path / INDEX).exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(building, "checked_image", lambda *_: pytest.fail("an image is read again"))
+    build(source, tmp_path)
+    assert contents(tmp_path) == contents(stream)
 
 
 def test_a_finished_stream_is_left_as_it_is(source, stream):
