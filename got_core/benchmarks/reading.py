@@ -42,7 +42,7 @@ def read_records(rows: int, repeats: int, side: int = 192, groups: int = 2000) -
         groups: Row groups of the table that random rows are read from.
     """
     with tempfile.TemporaryDirectory() as folder:
-        images = _images(side)
+        images = jpegs(side)
         columns = {"prompt": ["a"] * rows, "chain": ["a (1,1),(2,2)"] * rows}
         columns["image"] = [images[row % DIFFERENT] for row in range(rows)]
         file = Path(folder) / "images.parquet"
@@ -73,7 +73,8 @@ def _timed(watch: Stopwatch, dataset: Any, indices: Sequence[int]) -> None:
             dataset[index]
 
 
-def _images(side: int) -> list[bytes]:
+def jpegs(side: int) -> list[bytes]:
+    """Encode `DIFFERENT` images of noise in squares of two pixels."""
     rng = np.random.default_rng(0)
     encoded = []
     for _ in range(DIFFERENT):

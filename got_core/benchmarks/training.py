@@ -16,13 +16,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from torch.utils.data import DataLoader
 
 from got_core.benchmarks.measuring import Stopwatch, Timings, in_turns
+from got_core.data.caches import precomputed
 from got_core.data.datamodule import GoTDataModule
 from got_core.errors import UserError
 from got_core.interfaces import LatentCodec
 from got_core.training.ema import AveragedWeights
 from got_core.training.recipe import ResolvedRecipe, build_data, build_model
 from got_core.training.system import GoTSystem
-from got_core.types import Batch, Reasoning
+from got_core.types import Batch, Reasoning, Sample
 
 FIT, BARE, PLAIN = "Trainer.fit", "bare loop", "plain research code"
 STEPS = "steps"
@@ -32,8 +33,8 @@ DECAY, CLIP = 0.99, 1.0
 """Of the averaged weights, and of the gradient's norm, in all three."""
 
 
-def recipe_parts(recipe: Sequence[str], batches: int) -> tuple[GoTSystem, list[Batch]]:
-    """Build a recipe's system and the first training batches.
+def recipe_parts(recipe: Sequence[str], batches: int) -> tuple[GoTSystem, list[list[Sample]]]:
+    """Build a recipe's system and read the samples of the first training batches.
 
     Args:
         recipe: Its files; later ones replace values of earlier ones.
@@ -48,8 +49,7 @@ def recipe_parts(recipe: Sequence[str], batches: int) -> tuple[GoTSystem, list[B
     if not (isinstance(system, GoTSystem) and isinstance(data, GoTDataModule)):
         raise UserError(f"{recipe[-1]}: got bench training measures recipes of a GoTSystem with a GoTDataModule")
     size, mixture = data.batch_size, data.mixture
-    samples = [[mixture[batch * size + index] for index in range(size)] for batch in range(batches)]
-    return system, [system.processor(each) for each in samples]
+    return system, [[mixture[batch * size + index] for index in range(size)] for batch in range(batches)]
 
 
 class BareLoop:
@@ -167,21 +167,34 @@ def fit(system: GoTSystem, batches: Sequence[Batch], watch: Stopwatch, device: t
         trainer.fit(deepcopy(system), loader)
 
 
-def compare_steps(recipe: Sequence[str], steps: int, repeats: int, device: torch.device) -> tuple[Timings, float]:
-    """Time training steps in all ways in turns, and return the largest difference of two ways' losses too."""
-    system, prepared = recipe_parts(recipe, steps)
+def compare_steps(
+    recipe: Sequence[str], steps: int, repeats: int, device: torch.device, cached: bool = False
+) -> tuple[Timings, float]:
+    """Time training steps in all ways in turns, and return the largest difference of two ways' losses too.
+
+    Args:
+        recipe: Its files.
+        steps: Of a turn.
+        repeats: Turns.
+        device: That computes.
+        cached: The Trainer and the bare loop take what `got data cache` computes once; plain research code does not.
+    """
+    system, samples = recipe_parts(recipe, steps)
     system.to(device)
-    batches = [batch.to(device) for batch in prepared]
+    plain = batches = [system.processor(each).to(device) for each in samples]
+    if cached:
+        given = [precomputed(system.model, each, batch) for each, batch in zip(samples, plain, strict=True)]
+        batches = [system.processor(each).to(device) for each in given]
     losses = []
-    for way in (BareLoop, PlainCode):
+    for way, taken in ((BareLoop, batches), (PlainCode, plain)):
         torch.manual_seed(0)
-        losses.append(torch.tensor(way(system)(batches)))
+        losses.append(torch.tensor(way(system)(taken)))
     loops = {BARE: BareLoop(system), PLAIN: PlainCode(system)}
 
     def by(loop: BareLoop) -> Callable[[Stopwatch], None]:
         def task(watch: Stopwatch) -> None:
             with torch.enable_grad(), watch.stage(STEPS):
-                loop(batches)
+                loop(plain if isinstance(loop, PlainCode) else batches)
 
         return task
 

@@ -1,12 +1,29 @@
-"""Forms of boxes besides the parser's: columns of coordinates (OmniEdit-GoT), Qwen's JSON, and readable chains."""
+"""Forms of chains and boxes besides the parser's, by name, and columns of coordinates (OmniEdit-GoT)."""
 
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from got_core.chain.parser import BOX_END, BOX_START, PHRASE_END, PHRASE_START
+from got_core.chain import objects
+from got_core.chain.objects import Objects, Unit, scale
+from got_core.chain.parser import (
+    BOX_END,
+    BOX_START,
+    NUMBERS,
+    PHRASE_END,
+    PHRASE_START,
+    SIDE,
+    Box,
+    lexemes,
+    parse,
+    spliced,
+    with_numbers,
+    write_region,
+)
 from got_core.errors import parse_json
 
 _CORNER_NAMES = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
@@ -114,3 +131,262 @@ def _numbers(placeholder: str, value: object) -> Iterator[float]:
         yield value
     else:
         raise ValueError(f"placeholder '{placeholder}' has {value!r}, which is no coordinate")
+
+
+_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
+_LIST = rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]"
+_POINTS = rf"\({_NUMBER},{_NUMBER}\),\({_NUMBER},{_NUMBER}\)"
+_LISTS = re.compile(_LIST)
+_NESTED = re.compile(rf"\[\s*({_POINTS}(?:\s*,\s*{_POINTS})*)\s*\]")
+_BOXES = re.compile(_POINTS)
+_TAGGED = re.compile(rf"<box>\s*({_POINTS}(?:[\s,]+{_POINTS})*)\s*</box>")
+_FOUR = re.compile(rf"(?:{_NUMBER}[^\w.\n]{{1,6}}){{3}}{_NUMBER}")
+_TAGS = {"<ref>": PHRASE_START, "</ref>": PHRASE_END, "<box>": BOX_START, "</box>": BOX_END}
+_WIDE_DIGITS = {ord(wide): plain for wide, plain in zip("０１２３４５６７８９．", "0123456789.", strict=True)}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text of another form as a chain.
+
+    Attributes:
+        chain: In this project's form, boxes in thousandths.
+        problems: What was not read ("dropped") or was repaired, in words.
+        caption: What the whole image shows, where the form says so apart from the objects.
+    """
+
+    chain: str
+    problems: tuple[str, ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A form of chains, with words between the boxes, or of lists of objects.
+
+    Attributes:
+        unit: Of its coordinates where no other is declared; None where the form does not fix one.
+        example: One object in it.
+        region: Of a chain, writes a phrase (empty where it has no words of its own), a box and a colour.
+        read, write: Of a list of objects.
+        resized: Whether pixels are those of the image that Qwen2.5-VL's processor makes of the image.
+    """
+
+    unit: Unit | None
+    example: str
+    region: Callable[[str, Box, str | None], str] | None = None
+    read: objects.Read | None = None
+    write: objects.Write | None = None
+    resized: bool = False
+
+    @property
+    def unit_of_writing(self) -> Unit:
+        """The unit in which it is written where no other is declared."""
+        return self.unit or "thousandths"
+
+
+def _coloured(text: str, colour: str | None) -> str:
+    return text if colour is None else f"{text} ({colour})"
+
+
+def _tokens(start: str, end: str) -> Callable[[str, Box, str | None], str]:
+    def write(phrase: str, box: Box, colour: str | None) -> str:
+        named = f"{start}{phrase}{end}" if phrase else ""
+        return _coloured(f"{named}{BOX_START}({box[0]},{box[1]}),({box[2]},{box[3]}){BOX_END}", colour)
+
+    return write
+
+
+def _template(named: str, form: str) -> Callable[[str, Box, str | None], str]:
+    """Write by templates: of the phrase, which `{}` stands for, and of the box."""
+
+    def write(phrase: str, box: Box, colour: str | None) -> str:
+        return _coloured((named.format(phrase) if phrase else "") + form.format(*box), colour)
+
+    return write
+
+
+DIALECTS = {
+    "got": Dialect(
+        None, "<|object_ref_start|>a dog<|object_ref_end|><|box_start|>(100,200),(300,400)<|box_end|>",
+        _tokens(PHRASE_START, PHRASE_END),
+    ),
+    "got_r1": Dialect(
+        None, "<|obj_start|>a dog<|obj_end|><|box_start|>(100,200),(300,400)<|box_end|>",
+        _tokens("<|obj_start|>", "<|obj_end|>"),
+    ),
+    "plain": Dialect(None, "a dog (100,200),(300,400)", _template("{} ", "({},{}),({},{})")),
+    "readable": Dialect(None, "[a dog](100,200),(300,400)", _template("[{}]", "({},{}),({},{})")),
+    "lists": Dialect(None, "a dog [100, 200, 300, 400]", _template("{} ", "[{}, {}, {}, {}]")),
+    "fullwidth": Dialect(None, "a dog（100，200），（300，400）", _template("{}", "（{}，{}），（{}，{}）")),
+    "qwen_vl": Dialect(
+        None, "<ref>a dog</ref><box>(100,200),(300,400)</box>",
+        _template("<ref>{}</ref>", "<box>({},{}),({},{})</box>"),
+    ),
+    "internvl": Dialect(
+        None, "<ref>a dog</ref><box>[[100, 200, 300, 400]]</box>",
+        _template("<ref>{}</ref>", "<box>[[{}, {}, {}, {}]]</box>"),
+    ),
+    "qwen2_5_vl": Dialect(
+        "pixels", '[{"bbox_2d": [104, 207, 311, 414], "label": "a dog"}]',
+        read=objects.read_bbox_2d, write=objects.write_bbox_2d, resized=True,
+    ),
+    "qwen3_vl": Dialect(
+        "thousandths", '[{"bbox_2d": [100, 200, 300, 400], "label": "a dog"}]',
+        read=objects.read_bbox_2d, write=objects.write_bbox_2d,
+    ),
+    "ideogram": Dialect(
+        "thousandths",
+        '{"high_level_description": "A park.", "compositional_deconstruction": {"background": "", "elements": '
+        '[{"type": "obj", "bbox": [200, 100, 400, 300], "desc": "a dog"}]}}',
+        read=objects.read_ideogram, write=objects.write_ideogram,
+    ),
+    "bbox": Dialect(
+        "fractions", '{"label": "a dog", "bbox": [0.1, 0.2, 0.3, 0.4]}',
+        read=objects.read_bbox, write=objects.write_bbox,
+    ),
+    "coco": Dialect(
+        "pixels",
+        '{"annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [102.4, 204.8, 204.8, 204.8]}], '
+        '"categories": [{"id": 1, "name": "a dog"}]}',
+        read=objects.read_coco, write=objects.write_coco,
+    ),
+    "yolo": Dialect("fractions", "0 0.2 0.3 0.2 0.2", read=objects.read_yolo, write=objects.write_yolo),
+}  # fmt: skip
+"""The forms that are read and written, by name. Units of those with words are declared, or guessed with a warning."""
+
+
+def dialect_of(name: str) -> Dialect:
+    """Return a dialect by its name (ValueError: there is none)."""
+    if name not in DIALECTS:
+        raise ValueError(f"{name} is no dialect of boxes; known: {', '.join(DIALECTS)}")
+    return DIALECTS[name]
+
+
+def read_dialect(
+    text: str,
+    name: str,
+    *,
+    unit: Unit | None = None,
+    size: tuple[int, int] | None = None,
+    names: Sequence[str] = (),
+) -> Reading:
+    """Read a text of a dialect as a chain.
+
+    Args:
+        text: In the dialect.
+        name: Of the dialect, in `DIALECTS`.
+        unit: Of its coordinates; by default the dialect's own or, where it has none, a guess, which is a warning.
+        size: (height, width) of the image in pixels, which boxes in pixels need.
+        names: Of YOLO's classes.
+
+    Raises:
+        ValueError: There is no such dialect, the text is not of it, or the size is missing.
+    """
+    dialect = dialect_of(name)
+    if dialect.read is None:
+        return _read_words(text.translate(_WIDE_DIGITS) if name == "fullwidth" else text, unit, size)
+    factors = scale(unit or dialect.unit_of_writing, _seen(dialect, size))
+    found = dialect.read(_unfenced(text), factors, names)
+    written = [(write_region(region), region) for region in found.regions]
+    whole = {piece: parse(piece).regions == (region,) for piece, region in written}
+    broken = [f"dropped: {piece[:60]!r} has boxes or markers among its words" for piece in whole if not whole[piece]]
+    chain = ", ".join(piece for piece, _ in written if whole[piece])
+    return Reading(chain, (*found.problems, *broken), found.caption)
+
+
+def write_dialect(
+    chain: str,
+    name: str,
+    *,
+    unit: Unit | None = None,
+    size: tuple[int, int] | None = None,
+    names: Sequence[str] = (),
+    caption: str = "",
+) -> str:
+    """Write a chain in a dialect. Forms of objects hold neither the words between them nor colours.
+
+    Args:
+        chain: In any form that `got_core.chain.parser` reads; its problems are repaired.
+        name, unit, size, names: As in `read_dialect`; the unit is thousandths where the dialect has none.
+        caption: What the whole image shows; only Ideogram's form has it.
+
+    Raises:
+        ValueError: There is no such dialect, it cannot hold the chain, or the size is missing.
+    """
+    dialect, read = dialect_of(name), parse(chain)
+    factors = scale(unit or dialect.unit_of_writing, _seen(dialect, size))
+    if dialect.write is not None:
+        return dialect.write(Objects(read.regions, caption=caption), factors, names)
+    assert dialect.region is not None
+    changes, low = [], 0
+    for location, region in zip(read.locations, read.regions, strict=True):
+        own = chain[slice(*location.phrase)] if location.start >= low else ""
+        box = tuple(_number(value / factor) for value, factor in zip(region.box, factors * 2, strict=True))
+        changes.append((max(location.start, low), location.end, dialect.region(own, box, region.colour)))  # type: ignore[arg-type]
+        low = location.end
+    return spliced(chain, changes)
+
+
+def _number(value: float) -> float | int:
+    rounded = round(value, 4)
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def _seen(dialect: Dialect, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The size of the image that coordinates in pixels are of."""
+    if size is None or not dialect.resized:
+        return size
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    height, width = smart_resize(*size, factor=28, min_pixels=56 * 56, max_pixels=14 * 14 * 4 * 16384)
+    return height, width
+
+
+def _unfenced(text: str) -> str:
+    fenced = _FENCE.fullmatch(text.strip())
+    return fenced[1] if fenced else text
+
+
+def _read_words(text: str, unit: Unit | None, size: tuple[int, int] | None) -> Reading:
+    """Read a text with boxes in any bracket, and in tags, between its words."""
+    text = _LISTS.sub(r"(\1,\2),(\3,\4)", text)
+    text = _NESTED.sub(lambda match: " ".join(_BOXES.findall(match[1])), text)
+    text = _TAGGED.sub(lambda m: "".join(f"{BOX_START}{box}{BOX_END}" for box in _BOXES.findall(m[1])), text)
+    for tag, token in _TAGS.items():
+        text = text.replace(tag, token)
+    text = from_readable(text)
+    written = [(each.start, each.end) for each in lexemes(text) if each.kind == "box"]
+    numbers = [list(map(float, NUMBERS.findall(text, *span))) for span in written]
+    factors = scale(unit or _guessed(numbers, size), size)
+    if factors != (1.0, 1.0):
+        scaled = (
+            [min(round(v * f), SIDE - (round(v * f) == SIDE)) for v, f in zip(row, factors * 2, strict=True)]
+            for row in numbers
+        )
+        text = spliced(
+            text, [(*span, with_numbers(text[slice(*span)], row)) for span, row in zip(written, scaled, strict=True)]
+        )
+    read, low, unread = parse(text), 0, []
+    for start, end in [
+        *((each.start, each.end) for each in lexemes(text) if each.kind == "box"),
+        (len(text), len(text)),
+    ]:
+        unread += [
+            f"dropped: {found[0][:60]!r} are four numbers but no box" for found in _FOUR.finditer(text, low, start)
+        ]
+        low = end
+    return Reading(text, (*read.problems, *unread))
+
+
+def _guessed(numbers: Sequence[Sequence[float]], size: tuple[int, int] | None) -> Unit:
+    """The unit that coordinates of a form without one are probably in; any but thousandths is a warning."""
+    largest = max(map(max, numbers), default=2.0)
+    unit: Unit = "thousandths"
+    if largest <= 1:
+        unit = "fractions"
+    elif largest > SIDE and size is not None:
+        unit = "pixels"
+    if unit != "thousandths":
+        warnings.warn(f"boxes are read as {unit}, by a guess: declare their unit", stacklevel=4)
+    return unit

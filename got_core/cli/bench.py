@@ -79,13 +79,14 @@ def inference(
     _write(how, device, measured)
 
 
-def training(how: How, *, recipe: Sequence[str] = (), steps: Count = 10) -> None:
+def training(how: How, *, recipe: Sequence[str] = (), steps: Count = 10, cached: bool = False) -> None:
     """Time a training step, over a bare loop and plain code.
 
     Args:
         how: How it is measured.
         recipe: Recipe file, recipes/scenes_dit.yaml by default; may be given several times. Its first batches are used.
         steps: Steps of a turn.
+        cached: Give the Trainer and the bare loop what `got data cache` computes once; plain code encodes its images.
 
     Raises:
         UserError: The recipe cannot be built or trains something else.
@@ -98,9 +99,10 @@ def training(how: How, *, recipe: Sequence[str] = (), steps: Count = 10) -> None
     from got_core.evaluation.results import print_table
 
     files = list(recipe) or ["recipes/scenes_dit.yaml"]
-    timings, difference = compare_steps(files, steps, how.repeats, device)
+    timings, difference = compare_steps(files, steps, how.repeats, device, cached)
     print_table(step_table(timings, files, steps, difference))
-    _write(how, device, {"recipe": files, "steps": steps, "difference": difference, **timings.as_json()})
+    setting = {"recipe": files, "steps": steps, "cached": cached}
+    _write(how, device, {**setting, "difference": difference, **timings.as_json()})
 
 
 def startup(how: How) -> None:
@@ -224,6 +226,27 @@ def reading(how: How, *, rows: Count = 2000) -> None:
     timings = read_records(rows, how.repeats)
     print_table(reading_table(timings, rows))
     _write(how, device, {"rows": rows, **timings.as_json()})
+
+
+def shards(how: How, *, rows: Count = 4096) -> None:
+    """Time formats of shards: Parquet, tar with an index, and MDS.
+
+    MDS is timed where the package mosaicml-streaming is installed.
+
+    Args:
+        how: How it is measured; always on a CPU.
+        rows: Records of a turn.
+
+    Example:
+        got bench shards --repeats 5
+    """
+    device = _device(How(repeats=how.repeats, device="cpu", json=how.json))
+    from got_core.benchmarks.shards import compare_shards, shards_table
+    from got_core.evaluation.results import print_table
+
+    timings, sizes = compare_shards(rows, how.repeats)
+    print_table(shards_table(timings, sizes, rows))
+    _write(how, device, {"rows": rows, "bytes": sizes, **timings.as_json()})
 
 
 def memory(where: Where, *, backbone: Backbone | None = None, edit: bool | None = None, side: Count = 256) -> None:

@@ -1,13 +1,178 @@
-"""`got data peek` and `got data cache`."""
+"""`got data`: records are looked at, become streams, and images what a model makes of them."""
 
+import os
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from got_core.cli.parsing import Whole
-from got_core.errors import UserError, as_user_error, hide_expected
+from got_core.cli.parsing import Count, Fraction, Seed, Whole
+from got_core.errors import UserError, as_user_error, hide_expected, one_line
 from got_core.paths import importing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from got_core.data.records import RecordsDataset
+    from got_core.data.streams import StreamDataset
+    from got_core.data.visualization import Tile
+
+SHEET, PAGE = "sheet.png", "page.html"
+"""What `got data show` writes."""
+
+SHOWN = 384
+"""Longest side of an image on a page, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns of records, as `RecordsDataset` reads them.
+
+    Attributes:
+        prompt_column: The caption or instruction.
+        chain_column: The reasoning chain.
+        image_column: The target image: a path, or the bytes of a file.
+        source_column: The image to be edited, where records have one.
+        coordinates_column: Boxes of the chain's placeholders, where chains have them.
+        earlier_column: The requests of earlier turns, where records are of conversations.
+        id_column: Names a record in its source; by default its file and line do.
+        image_root: Folder of relative paths of images; by default the folder of the records.
+        allow_outside: Read images outside of that folder too.
+        join: A second table, such as one of images, that has the columns which the records lack.
+        join_column: Ids in it, which the id column names in the records; by default of the same name.
+        split: Of a Hugging Face dataset that has several.
+        subset: Of a hub id that has several.
+        dialect: Form of the chains' boxes, if it is not this project's; see `got chain convert --help`.
+        unit: Of the chains' coordinates, where the form does not fix it: thousandths, pixels or fractions.
+    """
+
+    prompt_column: str = "prompt"
+    chain_column: str = "chain"
+    image_column: str = "image"
+    source_column: str | None = None
+    coordinates_column: str | None = None
+    earlier_column: str | None = None
+    id_column: str | None = None
+    image_root: str | None = None
+    allow_outside: bool = False
+    join: str | None = None
+    join_column: str | None = None
+    split: str = "train"
+    subset: str | None = None
+    dialect: str | None = None
+    unit: Literal["thousandths", "pixels", "fractions"] | None = None
+
+
+def build(
+    source: str,
+    columns: Columns,
+    *,
+    output: str,
+    workers: Whole | None = None,
+    shard: Count | None = None,
+    max_side: Count | None = None,
+    max_bad: Fraction = 0.05,
+) -> None:
+    """Build a stream of records: indexed shards with their images.
+
+    Each image is decoded once. Records that cannot be used are listed in bad.jsonl, and the others are written. The
+    same command goes on where an earlier one was ended; shards that are done are not built again.
+
+    Args:
+        source: File of records, or a folder of them.
+        columns: Their columns.
+        output: Folder of the stream, or a URL that fsspec opens, such as s3://bucket/stream.
+        workers: Processes, by default as many as there are CPUs. What is written does not depend on them.
+        shard: Records of the source from which a shard is made; 1024 by default.
+        max_side: Longest side of an image in pixels; larger ones are made smaller. By default none are.
+        max_bad: Fraction of bad records above which the command ends with 1; the good ones are written all the same.
+
+    Raises:
+        UserError: The records cannot be opened, or the folder holds something else or cannot be written.
+
+    Example:
+        got data build records.jsonl --source-column source --output streams/photographs
+    """
+    with importing():
+        from got_core.data.building import SHARD, Build, build_stream
+        from got_core.data.folders import Folder
+        from got_core.data.records import RecordsDataset
+        from got_core.data.streams import BAD
+    try:
+        with as_user_error(ValueError, OSError):
+            options = asdict(columns)
+            records = RecordsDataset(source, 1, check_first=False, **options)
+            built = build_stream(
+                records,
+                Folder(output),
+                Build(shard or SHARD, max_side),
+                options,
+                (os.cpu_count() or 1) if workers is None else workers,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
+    print(f"{output}: {built.rows:,} records in {built.shards:,} shards of {built.size / 1e6:,.1f} MB together")
+    if built.bad:
+        print(f"{built.bad:,} of {len(records):,} records are bad: see {output.rstrip('/')}/{BAD}")
+    if built.bad > max_bad * len(records):
+        print(f"got: {built.bad / len(records):.1%} of the records are bad, more than {max_bad:.1%}", file=sys.stderr)
+        sys.exit(1)
+
+
+def show(
+    records: str,
+    columns: Columns,
+    *,
+    output: str,
+    num: Count = 16,
+    seed: Seed = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write a contact sheet and a web page of some records.
+
+    The sheet is sheet.png, and page.html has images, boxes and chains and needs no other file.
+
+    Args:
+        records: A stream, or a file of records or a folder of them.
+        columns: The columns of what is no stream.
+        output: Folder of the two.
+        num: Records, chosen at random.
+        seed: Chooses them.
+        overwrite: Replace files that are already there.
+
+    Raises:
+        UserError: There is nothing to be shown, or the files exist already.
+
+    Example:
+        got data show streams/photographs --num 32 --output shown
+    """
+    folder = Path(output)
+    for name in (SHEET, PAGE):
+        if not overwrite and (folder / name).exists():
+            raise UserError(f"{folder / name} already exists: choose another --output, or add --overwrite")
+    with importing():
+        from got_core.data.mixture import permuted
+        from got_core.data.visualization import contact_sheet, html_page
+        from got_core.weights.files import new_file, write_whole
+    with as_user_error(ValueError, OSError):
+        dataset = _opened(records, columns)
+        tiles, faults = [], []
+        for number in range(min(num, len(dataset))):
+            try:
+                tiles.append(_tile(dataset, permuted(number, len(dataset), seed)))
+            except (ValueError, OSError) as error:
+                faults.append(one_line(error))
+        if not tiles:
+            raise UserError(f"none of {len(faults)} records can be read: {faults[0]}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with new_file(folder / SHEET) as file:
+            contact_sheet(tiles).save(file, "PNG")
+        write_whole(folder / PAGE, html_page(records, tiles, faults))
+    if faults:
+        print(f"{len(faults)} records cannot be read; the page says why")
+    print(f"written: {folder / SHEET}, {folder / PAGE}")
 
 
 def peek(path: str, *, split: str = "train", subset: str | None = None) -> None:
@@ -89,3 +254,28 @@ def cache(
             getattr(torch, dtype),
         )
     print(f"cache: {output}" + (f"; {unread:,} samples could not be read" if unread else ""))
+
+
+def _opened(records: str, columns: Columns) -> "RecordsDataset | StreamDataset":
+    from got_core.data.records import RecordsDataset
+    from got_core.data.streams import StreamDataset, is_stream
+
+    if is_stream(records):
+        return StreamDataset(records, 1)
+    return RecordsDataset(records, 1, check_first=False, **asdict(columns))
+
+
+def _tile(dataset: "RecordsDataset | StreamDataset", index: int) -> "Tile":
+    from got_core.data.images import open_image
+    from got_core.data.records import StoredImage
+    from got_core.data.visualization import Tile
+    from got_core.types import from_pil
+
+    def read(stored: StoredImage) -> "Tensor":
+        image = open_image(*stored)
+        image.thumbnail((SHOWN, SHOWN))
+        return from_pil(image)
+
+    entry = dataset.entry(index)
+    source = None if entry.source is None else read(entry.source)
+    return Tile(read(entry.image), entry.chain, entry.prompt, source, entry.name, entry.earlier)

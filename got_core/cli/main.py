@@ -16,6 +16,7 @@ KINDS = {
     "evaluate ": "suite of got evaluate",
     "bench ": "benchmark of got bench",
     "data ": "command of got data",
+    "chain ": "command of got chain",
 }
 """What follows the words of a group of commands."""
 
@@ -34,6 +35,9 @@ COMMANDS = {
     "fit": Command("train", "fit", "Train a recipe, then score it."),
     "validate": Command("train", "validate", "Score a checkpoint on its recipe's validation set."),
     "inspect": Command("train", "inspect", "Print what training a recipe costs, or what its images take in memory."),
+    "verify-resume": Command(
+        "train", "verify_resume", "Kill a short run of a recipe and check that it resumes exactly."
+    ),
     "study": Command("train", "study", "Train and score variants x backbones x seeds, or what is left of them."),
     "generate": Command("generate", "generate", "Generate images from prompts."),
     "edit": Command("generate", "edit", "Edit an image by an instruction."),
@@ -53,12 +57,16 @@ COMMANDS = {
     "bench startup": Command("bench", "startup", "Time a new process up to its first image, over its imports."),
     "bench limits": Command("bench", "limits", "Hold each stage against what the machine can do."),
     "bench reading": Command("bench", "reading", "Time image records in Parquet, shuffled over in order."),
+    "bench shards": Command("bench", "shards", "Time formats of shards: Parquet, tar with an index, and MDS."),
     "bench memory": Command("bench", "memory", "Measure the memory of an image, beside what is predicted."),
     "bench ranks": Command("bench", "ranks", "Time a training step on two ranks, over one rank."),
     "bench scaling": Command("bench", "scaling", "Measure how time and memory grow with what is asked for."),
+    "chain convert": Command("chain", "convert", "Convert boxes from one form in use to another."),
     "data peek": Command(
         "data", "peek", "Print a source's columns, three of its records, and how a recipe could name them."
     ),
+    "data build": Command("data", "build", "Build a stream of records: indexed shards with their images."),
+    "data show": Command("data", "show", "Write a contact sheet and a web page of some records."),
     "data cache": Command("data", "cache", "Compute once what training would compute of each image at every step."),
     "compare": Command("evaluate", "compare", "Say whether one results.json is better than another, item by item."),
     "import-official": Command("weights", "import_official", "Turn the released GoT checkpoint into a folder of ours."),

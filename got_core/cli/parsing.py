@@ -23,6 +23,7 @@ _positive: Any = restricted_number_type("positive int", int, (">=", 1))
 _not_negative: Any = restricted_number_type("non-negative int", int, (">", -1))
 _seed: Any = restricted_number_type(f"int in 0..{LARGEST_SEED}", int, [(">", -1), ("<=", LARGEST_SEED)])
 _rate: Any = restricted_number_type("positive number", float, [(">", 0), ("<", float("inf"))])
+_fraction: Any = restricted_number_type("number from 0 on", float, [(">=", 0), ("<", float("inf"))])
 _memory: Any = type("gigabytes such as 80GB", (int,), {})
 _size: Any = type("HEIGHTxWIDTH such as 256x256", (str,), {})
 
@@ -30,6 +31,7 @@ Count = Annotated[int, _positive]
 Whole = Annotated[int, _not_negative]
 Seed = Annotated[int, _seed]
 Rate = Annotated[float, _rate]
+Fraction = Annotated[float, _fraction]
 Memory = Annotated[int, _memory]
 Size = Annotated[tuple[int, int], _size]
 
@@ -104,7 +106,7 @@ def parse(name: str, function: Callable[..., None], words: Sequence[str]) -> Bou
             fields = {field: values[field] for field in signature(group).parameters}
             call.arguments[parameter.name] = group(**fields)
         else:
-            call.arguments[parameter.name] = values[parameter.name]
+            call.arguments[parameter.name] = values[parameter.name.rstrip("_")]
     return call
 
 
@@ -158,7 +160,8 @@ def _flags(parameter: Parameter) -> list[str]:
     """Return how an option is written, as Lightning writes it where it is Lightning's; nothing for a positional."""
     if parameter.kind is not Parameter.KEYWORD_ONLY:
         return []
-    name = parameter.name if parameter.name == "ckpt_path" else parameter.name.replace("_", "-")
+    # A word of Python's, such as `from`, has `_` behind it.
+    name = parameter.name if parameter.name == "ckpt_path" else parameter.name.rstrip("_").replace("_", "-")
     return [f"--{name}", "-c"] if name == "config" else [f"--{name}"]
 
 
@@ -198,7 +201,7 @@ def _explain(text: str, name: str, function: Callable[..., None], words: Sequenc
         return f"unknown option {word} of got {name}{did_you_mean(word, _known_flags(function))}"
     if text.startswith("Parser key"):
         key = text.split('"')[1]
-        parameter = next(parameter for parameter, _ in _parameters(function) if parameter.name == key)
+        parameter = next(parameter for parameter, _ in _parameters(function) if parameter.name.rstrip("_") == key)
         kind, flag = read_by(parameter.annotation), (_flags(parameter) or [key])[0]
         expected = f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else kind.__name__
         pairs = zip(words, [*words[1:], ""], strict=True)

@@ -1,4 +1,4 @@
-"""`got fit`, `got validate`, `got inspect` and `got study`."""
+"""`got fit`, `got validate`, `got inspect`, `got verify-resume` and `got study`."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from got_core.cli.parsing import Count, Memory, Rate, Size
+from got_core.cli.parsing import Count, Memory, Rate, Seed, Size
 from got_core.errors import UserError, as_user_error, hide_expected
 from got_core.paths import importing
 
@@ -251,6 +251,60 @@ def inspect(
     with as_user_error(ValueError):
         for part in parts:
             console.print(part, highlight=False)
+
+
+def verify_resume(
+    *overrides: str,
+    config: Sequence[str] = (),
+    output: str = "runs/verify_resume",
+    steps: Count = 20,
+    every: Count = 4,
+    kills: Count = 2,
+    launcher: str | None = None,
+    seed: Seed = 0,
+) -> None:
+    """Kill a short run of a recipe and check that it resumes exactly.
+
+    The recipe is trained for a few steps without interruption, and again by a run that is killed at random (SIGKILL)
+    and resumed. Weights, averages, optimizer and random states of both must be the same, bit for bit.
+
+    Args:
+        overrides: Options of the recipe.
+        config: A recipe; of several, the later ones win.
+        output: A new folder for both runs and what they print.
+        steps: Of a run.
+        every: Steps between two checkpoints.
+        kills: How often the second run is killed.
+        launcher: What starts a Python module on all nodes, such as "srun python -m" or "torchrun --nnodes 2 -m".
+        seed: Of the moments of the kills.
+
+    Raises:
+        UserError: A run fails by itself, or the resumed run is not the uninterrupted one.
+
+    Example:
+        got verify-resume --config recipes/scenes_dit.yaml --steps 12
+    """
+    if not config:
+        raise UserError("got verify-resume needs a recipe: --config FILE")
+    folder = Path(output)
+    if folder.exists():
+        raise UserError(f"{output}: already exists; name a new folder by --output")
+    with importing():
+        from got_core.training.recipe import ResolvedRecipe
+        from got_core.training.verification import verify_resume
+
+    hide_expected()
+    result = verify_resume(
+        ResolvedRecipe(config, overrides), folder, int(steps), int(every), int(kills), launcher, seed
+    )
+    killed = ", ".join(map(str, result.killed))
+    print(f"killed after the checkpoints of steps {killed}; {result.compared:,} tensors compared after {steps} steps")
+    if result.differing:
+        name, largest = max(result.differing.items(), key=lambda item: item[1])
+        raise UserError(
+            f"{len(result.differing):,} tensors differ, {name} by {largest:.3g}: the run does not resume exactly"
+        )
+    print("all are the same: a killed run resumes exactly")
 
 
 def study(file: str, *, jobs: Count | None = None, output: str = "runs") -> None:

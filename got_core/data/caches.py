@@ -207,6 +207,15 @@ def build_cache(
         raise UserError(f"{folder}: another process writes this cache") from None
 
 
+def precomputed(model: GoTModel, samples: Sequence[Sample], batch: Batch) -> list[Sample]:
+    """Return samples as a cache gives them, with tensors on the batch's device; `batch` is of these samples."""
+    tensors = {**model.precompute(batch), **model.reasoner.precompute(batch)}
+    return [
+        replace(sample, target=None, precomputed={name: rows[number] for name, rows in tensors.items()})
+        for number, sample in enumerate(samples)
+    ]
+
+
 class _Writer:
     """Writes the missing shards of one source."""
 

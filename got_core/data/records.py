@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch.utils.data import Dataset
 
-from got_core.chain.dialects import fill_coordinates, from_json
+from got_core.chain.dialects import dialect_of, fill_coordinates, from_json, read_dialect
+from got_core.chain.objects import Unit
 from got_core.chain.parser import NUMBERS, SIDE, lexemes, parse
 from got_core.data.framing import OBJECTS_CUT, Fit, frame, in_window, window
 from got_core.data.images import open_image, stored_size
@@ -121,6 +122,9 @@ class RecordsDataset(Dataset[Sample]):
         split: Of a Hugging Face dataset that has several.
         subset: Of a hub id that has several.
         fit: How images of other proportions fill `size`: "cover" crops, "pad" adds black, "squash" distorts.
+        dialect: The form of the chains, a name of `got_core.chain.dialects.DIALECTS`; by default this project's, or
+            Qwen's JSON. A record of which an object cannot be read is a bad one.
+        unit: Of the chains' coordinates, where the dialect does not fix it; pixels are those of the target image.
 
     Raises:
         FileNotFoundError: The records or an image do not exist.
@@ -146,8 +150,13 @@ class RecordsDataset(Dataset[Sample]):
         split: str = "train",
         subset: str | None = None,
         fit: Fit = "cover",
+        dialect: str | None = None,
+        unit: Unit | None = None,
     ) -> None:
-        self.path, self.fit = path, fit
+        self.path, self.fit, self.unit = path, fit, unit
+        self.dialect = dialect or ("plain" if unit else None)
+        if self.dialect is not None:
+            dialect_of(self.dialect)
         self.size = (size, size) if isinstance(size, int) else size
         self.prompt_column = prompt_column
         self.chain_column = chain_column
@@ -195,7 +204,19 @@ class RecordsDataset(Dataset[Sample]):
     @property
     def files(self) -> list[Path]:
         """The files of the records, in order."""
-        return [file for table in self._tables for file in table.files]
+        joined = () if self._joined is None else self._joined.files
+        return [*(file for table in self._tables for file in table.files), *joined]
+
+    def ids(self) -> Iterator[Any]:
+        """Yield the value of `id_column` of each record, None where it cannot be read."""
+        for table in self._tables:
+            yield from table.values(str(self.id_column))
+
+    def id_of(self, index: int) -> str:
+        """Return the id of a record (ValueError: it has none, or cannot be read)."""
+        table, row = self._located(index)
+        name = table.name(row)
+        return Path(name).name if self.id_column is None else _id(table.row(row), self.id_column, name)
 
     def name(self, index: int) -> str:
         """Return the name of a record, file:line."""
@@ -214,7 +235,7 @@ class RecordsDataset(Dataset[Sample]):
         record, where = self._record(index)
         return Entry(
             name=where,
-            id=Path(where).name if self.id_column is None else _id(record, self.id_column, where),
+            id=self.id_of(index),
             prompt=self._prompt(record, index, where),
             chain=self._chain(record, where),
             image=self._target(record, where),
@@ -266,12 +287,26 @@ class RecordsDataset(Dataset[Sample]):
 
     def _chain(self, record: Mapping[str, Any], where: str) -> str:
         chain = _text(_value(record, self.chain_column, where), self.chain_column, where)
+        if self.dialect is not None:
+            return self._converted(chain, record, where, self.dialect)
         if self.coordinates_column is None:
             return from_json(chain)
         try:
             return check_text(fill_coordinates(chain, _value(record, self.coordinates_column, where)))
         except ValueError as error:
             raise ValueError(f"{where}: column '{self.coordinates_column}': {error}") from None
+
+    def _converted(self, chain: str, record: Mapping[str, Any], where: str, dialect: str) -> str:
+        """A chain of another dialect in this project's."""
+        pixels = (self.unit or dialect_of(dialect).unit) == "pixels"
+        size = stored_size(*self._target(record, where)) if pixels else None
+        try:
+            read = read_dialect(chain, dialect, unit=self.unit, size=size)
+        except ValueError as error:
+            raise ValueError(f"{where}: column '{self.chain_column}': {one_line(error)}") from None
+        if lost := [problem for problem in read.problems if problem.startswith("dropped")]:
+            raise ValueError(f"{where}: column '{self.chain_column}': {lost[0]}")
+        return check_text(f"{read.caption} {read.chain}".strip())
 
     def _target(self, record: Mapping[str, Any], where: str) -> StoredImage:
         target = self._stored(record, self.image_column, where)

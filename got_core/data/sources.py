@@ -160,6 +160,11 @@ class Joined:
         self._order = np.argsort(hashes, kind="stable").astype(np.uint32 if len(hashes) < 2**32 else np.uint64)
         self._hashes = hashes[self._order]
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of the rows."""
+        return [file for table in self._tables for file in table.files]
+
     def row(self, id_: object) -> Mapping[str, Any]:
         """Read the row of an id (ValueError: there is none, or it cannot be read)."""
         wanted = id_hashes([id_])

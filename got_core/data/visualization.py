@@ -1,14 +1,17 @@
-"""Images for people: an image with its planned boxes, and contact sheets."""
+"""Images for people: an image with its planned boxes, contact sheets, and web pages."""
 
+import io
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from textwrap import wrap
 
 from jaxtyping import Float
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from got_core.chain.parser import Region, colour_of, parse, to_pixels
+from got_core.chain.parser import SIDE, Region, colour_of, parse, to_pixels
 from got_core.types import to_pil
 
 LAYOUT_SIDE = 512
@@ -20,12 +23,23 @@ _MARGIN = 6
 
 @dataclass(frozen=True)
 class Tile:
-    """One entry of a contact sheet: the image, its chain, the prompt, and the source image of an edit."""
+    """One entry of a contact sheet or a page.
+
+    Attributes:
+        image: In [-1, 1].
+        chain: Its reasoning chain.
+        prompt: Its prompt.
+        source: The source image of an edit.
+        name: Shown on a page.
+        earlier: The requests of earlier turns, shown on a page.
+    """
 
     image: Float[Tensor, "3 H W"]
     chain: str
     prompt: str
-    source: Float[Tensor, "3 H W"] | None = None
+    source: Float[Tensor, "3 h w"] | None = None
+    name: str = ""
+    earlier: Sequence[str] = ()
 
 
 def draw_layout(image: Image.Image | Float[Tensor, "3 H W"], chain: str, side: int = LAYOUT_SIDE) -> Image.Image:
@@ -80,6 +94,74 @@ def contact_sheet(tiles: Sequence[Tile], width: int = 1600, side: int = 192) -> 
     for left, top, image in placed:
         sheet.paste(image, (left, top))
     return sheet
+
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.4 sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }}
+article {{ border-top: 1px solid #ccc; padding: 1rem 0 }}
+.images {{ display: flex; flex-wrap: wrap; gap: 1rem }}
+.image {{ position: relative }}
+.image img {{ display: block }}
+.image svg {{ inset: 0; height: 100%; position: absolute; width: 100% }}
+li::marker {{ font-size: 1.4em }}
+pre {{ white-space: pre-wrap }}
+small {{ color: #666 }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def html_page(title: str, tiles: Sequence[Tile], notes: Sequence[str] = ()) -> str:
+    """Write a page that needs no other file: images with their boxes, phrases and chains. Markup in texts is text.
+
+    Args:
+        title: Its heading.
+        tiles: Its entries.
+        notes: Lines at its end.
+    """
+    body = [_article(tile) for tile in tiles]
+    if notes:
+        body.append("<ul>\n" + "\n".join(f"<li>{escape(note)}</li>" for note in notes) + "\n</ul>")
+    return _PAGE.format(title=escape(title), body="\n".join(body))
+
+
+def _article(tile: Tile) -> str:
+    rectangles, phrases = [], []
+    for index, region in enumerate(parse(tile.chain).regions):
+        colour = "#{:02x}{:02x}{:02x}".format(*region_colour(region, index)[:3])
+        x1, y1, x2, y2 = region.box
+        rectangles.append(
+            f'<rect x="{x1}" y="{y1}" width="{x2 - x1}" height="{y2 - y1}" fill="none" stroke="{colour}" '
+            f'stroke-width="2" vector-effect="non-scaling-stroke"><title>{escape(region.phrase)}</title></rect>'
+        )
+        phrases.append(f'<li style="color: {colour}"><span style="color: #000">{escape(region.phrase)}</span></li>')
+    boxes = f'<svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none">{"".join(rectangles)}</svg>'
+    source = "" if tile.source is None else f'<div class="image">{_img(tile.source)}</div>'
+    earlier = "".join(f"<p>{escape(request)}</p>\n" for request in tile.earlier)
+    return (
+        f"<article>\n{earlier}<h2>{escape(tile.prompt)}</h2>\n"
+        f'<div class="images">{source}<div class="image">{_img(tile.image)}{boxes}</div></div>\n'
+        f"<ul>{''.join(phrases)}</ul>\n<pre>{escape(tile.chain)}</pre>\n<small>{escape(tile.name)}</small>\n</article>"
+    )
+
+
+def _img(image: Float[Tensor, "3 H W"]) -> str:
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, "JPEG", quality=90)
+    encoded = b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/jpeg;base64,{encoded}" width="{image.shape[2]}" height="{image.shape[1]}" alt="">'
 
 
 def _tile(tile: Tile, side: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:

@@ -113,17 +113,6 @@ def on_meta(batch: Batch, dtype: torch.dtype) -> Batch:
     return replace(batch, source=moved(batch.source), target=target, inputs=inputs, precomputed=precomputed)
 
 
-def cached_samples(system: GoTSystem, samples: Sequence[Sample], dtype: torch.dtype) -> list[Sample]:
-    """Return the samples as a cache has them, in shape; the system is in shape alone."""
-    with ShapeRun():
-        batch = shape_batch(system, samples, dtype)
-        tensors = {**system.model.precompute(batch), **system.reasoner.precompute(batch)}
-    return [
-        replace(sample, target=None, precomputed={name: rows[number] for name, rows in tensors.items()})
-        for number, sample in enumerate(samples)
-    ]
-
-
 def step_cost(system: GoTSystem, batch: Batch) -> StepCost:
     """Trace one training step on a batch from `shape_batch`; the system is in shape alone and in training mode.
 

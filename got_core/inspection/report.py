@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields, replace
 from jsonargparse import Namespace
 from rich.table import Table
 
+from got_core.data.caches import precomputed
 from got_core.data.datamodule import accumulated_batches
 from got_core.errors import UserError, as_user_error
 from got_core.inspection.costs import (
     Flops,
     Parameters,
     StepCost,
-    cached_samples,
     parameters,
     shape_batch,
     step_cost,
@@ -20,7 +20,7 @@ from got_core.inspection.costs import (
 )
 from got_core.inspection.fit import DeviceMemory, Precision, communicated, device_memory
 from got_core.inspection.inference import GIGA, ROOM
-from got_core.inspection.shapes import in_shape
+from got_core.inspection.shapes import ShapeRun, in_shape
 from got_core.model import PARTS
 from got_core.training.recipe import build_model
 from got_core.training.system import GoTSystem
@@ -133,7 +133,8 @@ def _traced(system: GoTSystem, setup: Setup) -> tuple[StepCost, dict[str, Device
     with in_shape(system, setup.precision.computed):
         samples = typical_samples(setup.size, setup.batch_size, setup.edits)
         if setup.cached:
-            samples = cached_samples(system, samples, setup.precision.computed)
+            with ShapeRun():
+                samples = precomputed(system.model, samples, shape_batch(system, samples, setup.precision.computed))
         cost = step_cost(system, shape_batch(system, samples, setup.precision.computed))
     return cost, {
         name: device_memory(system, cost, setup.precision, setup.devices, sharded)

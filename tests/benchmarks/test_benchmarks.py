@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from refusals import refused
 
-from got_core.benchmarks import limits, scaling, startup
+from got_core.benchmarks import limits, scaling, shards, startup
 from got_core.benchmarks.inference import BATCHED, FAST, OURS, RELEASED, STAGES, Request, compare_images
 from got_core.benchmarks.measuring import WHOLE, Spent, Stopwatch, Timings, in_turns
 from got_core.benchmarks.models import benchmark_model, requests
 from got_core.benchmarks.reading import IN_ORDER, RANDOM, SHUFFLED
 from got_core.benchmarks.training import BARE, FIT, PLAIN, compare_steps
 from got_core.cli.main import main
+from got_core.data.folders import Folder
 from got_core.paths import ROOT
 
 CPU = torch.device("cpu")
@@ -49,8 +50,9 @@ def test_the_models_write_as_many_tokens_as_they_may():
     assert [len(row) for row in rows] == [30]
 
 
-def test_plain_code_has_the_same_losses():
-    timings, difference = compare_steps([str(ROOT / file) for file in RECIPE], 3, 1, CPU)
+@pytest.mark.parametrize("cached", [False, True])
+def test_plain_code_has_the_same_losses(cached):
+    timings, difference = compare_steps([str(ROOT / file) for file in RECIPE], 3, 1, CPU, cached)
     assert difference < 1e-4
     assert timings.runs.keys() == {FIT, BARE, PLAIN}
     assert all(run["steps"].wall > 0 for (run,) in timings.runs.values())
@@ -129,6 +131,25 @@ def test_reading_is_timed(tmp_path, capsys):
     assert all(name in printed for name in (IN_ORDER, SHUFFLED, RANDOM))
     seconds = json.loads((tmp_path / "reading.json").read_text())["measured"]["seconds"]
     assert {name: len(runs) for name, runs in seconds.items()} == {IN_ORDER: 2, SHUFFLED: 2, RANDOM: 2}
+
+
+def test_formats_of_shards_are_timed(tmp_path, capsys, monkeypatch):
+    """Each reads the records that were written."""
+    monkeypatch.setattr(shards, "GROUPS", (2, 64))
+    monkeypatch.setattr(shards, "SHARD", 48)
+    main(["bench", "shards", "--rows", "100", "--repeats", "1", "--json", str(tmp_path / "shards.json")])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("Parquet, 2, local", "Parquet, 64, memory", "tar, local", "random rows"))
+    found = json.loads((tmp_path / "shards.json").read_text())["measured"]
+    assert {"Parquet, 2, local", "Parquet, 64, memory", "tar, local", "tar, memory"} <= set(found["seconds"])
+    images = shards.jpegs(64)
+    records = [{"id": str(row), "record": str(row), "prompt": f"p{row}", "chain": ""} for row in range(100)]
+    folder = Folder(str(tmp_path / "formats"))
+    shards.write_stream(folder, records, images, 3)
+    shards.write_tars(folder, records, images)
+    for read in (shards.open_stream(folder), shards.open_tars(folder)):
+        for row in (0, 47, 48, 99):
+            assert (read(row).prompt, read(row).image.content) == (f"p{row}", images[row % shards.DIFFERENT])
 
 
 @pytest.mark.distributed

@@ -4,9 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from got_core.chain.dialects import fill_coordinates, from_json, from_readable
-from got_core.chain.parser import Region, parse
+from got_core.chain.dialects import (
+    DIALECTS,
+    fill_coordinates,
+    from_json,
+    from_readable,
+    read_dialect,
+    write_dialect,
+)
+from got_core.chain.parser import Region, parse, write_region
+from got_core.cli.main import main
 
 
 @pytest.mark.parametrize(
@@ -79,3 +89,191 @@ def test_other_json_stays_as_it_is(text):
 def test_brackets_as_wide_as_chinese_text_has_them_are_read():
     chain = (FAULTS / "fullwidth_chain.txt").read_text(encoding="utf-8").strip()
     assert parse(chain).regions == (Region("一个红色的圆", (100, 100, 400, 400)),)
+
+
+SIZE = (1200, 1600)
+"""At which each thousandth is a pixel of its own."""
+
+WITHOUT_WORDS = [name for name, dialect in DIALECTS.items() if dialect.read is not None]
+NOUNS = ("a dog", "two small cats", "the old man's hat", "a tree", "an oak bench")
+
+
+@st.composite
+def regions(draw):
+    edges = st.lists(st.integers(0, 999), min_size=2, max_size=2, unique=True).map(sorted)
+    (x1, x2), (y1, y2) = draw(edges), draw(edges)
+    return Region(draw(st.sampled_from(NOUNS)), (x1, y1, x2, y2), draw(st.sampled_from([None, "red", "navy"])))
+
+
+plans = st.lists(regions(), min_size=1, max_size=6)
+
+
+def named(read):
+    return [(region.phrase, region.box) for region in read]
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@settings(deadline=None)  # The first call imports a library.
+@given(plan=plans)
+def test_what_is_written_is_read_again(name, plan):
+    """Phrases and boxes in every form, colours and the words between in those with words."""
+    chain = "In a park: " + " beside ".join(map(write_region, plan)) + ", at noon."
+    written = write_dialect(chain, name, size=SIZE, names=NOUNS, caption="In a park.")
+    unit = "thousandths" if DIALECTS[name].unit is None else None
+    read = read_dialect(written, name, unit=unit, size=SIZE, names=NOUNS)
+    assert read.problems == ()
+    found = parse(read.chain).regions
+    assert named(found) == named(plan)
+    if name in WITHOUT_WORDS:
+        assert read.caption == ("In a park." if name == "ideogram" else "")
+    else:
+        assert found == tuple(plan)
+        assert read.chain.startswith("In a park: ")
+        assert read.chain.endswith(", at noon.")
+
+
+@pytest.mark.parametrize("name", [name for name in DIALECTS if name not in WITHOUT_WORDS])
+@pytest.mark.parametrize("unit", ["pixels", "fractions"])
+@given(plan=plans)
+def test_declared_units_of_chains_are_converted(name, unit, plan):
+    chain = " and ".join(map(write_region, plan))
+    written = write_dialect(chain, name, unit=unit, size=(64, 48))
+    assume(written != write_dialect(chain, name))
+    read = read_dialect(written, name, unit=unit, size=(64, 48))
+    assert (parse(read.chain).regions, read.problems) == (tuple(plan), ())
+
+
+def test_boxes_of_one_phrase_stay_its_own():
+    chain = "with two cats (1,2),(30,40) and (50,60),(999,998)."
+    for name in DIALECTS:
+        read = read_dialect(
+            write_dialect(chain, name, size=SIZE, names=["two cats"]), name, unit=DIALECTS[name].unit or "thousandths",
+            size=SIZE, names=["two cats"],
+        )  # fmt: skip
+        assert named(parse(read.chain).regions) == [("two cats", (1, 2, 30, 40)), ("two cats", (50, 60, 999, 998))]
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_examples_are_read_and_stand_in_the_readme(name):
+    dialect = DIALECTS[name]
+    unit = "thousandths" if dialect.unit is None else None
+    read = read_dialect(dialect.example, name, unit=unit, size=(1024, 1024), names=["a dog"])
+    assert parse(read.chain).regions == (Region("a dog", (100, 200, 300, 400)),)
+    readme = Path(__file__).parents[2] / "got_core" / "chain" / "README.md"
+    assert f"| {name} | `{dialect.example}` |" in readme.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "box"),
+    [
+        ("internvl", "<ref>dogs</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>", [(1, 2, 3, 4), (5, 6, 7, 8)]),
+        ("lists", "two dogs [[1, 2, 3, 4],[5, 6, 7, 8]].", [(1, 2, 3, 4), (5, 6, 7, 8)]),
+        ("fullwidth", "一只狗（１００，２００），（３００，４００）", [(100, 200, 300, 400)]),
+        ("qwen3_vl", '```json\n[{"bbox_2d": [0, 0, 1000, 1000], "label": "all"}]\n```', [(0, 0, 999, 999)]),
+        ("qwen3_vl", '{"bbox_2d": [9, 8, 1, 2], "label": "swapped"}', [(1, 2, 9, 8)]),
+        ("ideogram", '{"compositional_deconstruction": {"elements": [{"desc": "free"}, '
+         '{"desc": "dog", "bbox": [2, 1, 4, 3]}]}}', [(1, 2, 3, 4)]),
+    ],
+)  # fmt: skip
+def test_variants_are_read(name, text, box):
+    read = read_dialect(text, name, unit="thousandths")
+    assert [region.box for region in parse(read.chain).regions] == box
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        (
+            "qwen3_vl",
+            '[{"bbox_2d": [1, 2, 3], "label": "a dog"}]',
+            "dropped: object 1 has no four numbers as 'bbox_2d'",
+        ),
+        ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 4]}]', "dropped: object 1 has no text as 'label'"),
+        ("qwen3_vl", '[{"bbox_2d": [5, 5, 5, 9], "label": "a"}]', "dropped: object 1 ('a'): no area"),
+        ("qwen3_vl", '[{"bbox_2d": [1e400, 5, 5, 9], "label": "a"}]', "dropped: object 1 has no four numbers"),
+        ("qwen3_vl", '[{"bbox_2d": [-50, 5, 5, 9], "label": "a"}]', "repaired: object 1 ('a'): outside of the image"),
+        ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 4], "label": "a (5,6),(7,8)"}]', "has boxes or markers among its words"),
+        ("yolo", "3 0.5 0.5 0.1 0.1", "dropped: object 1 is of class 3, and 1 classes are named"),
+        ("yolo", "0 half 0.5 0.1 0.1", "dropped: object 1 is no class with four numbers"),
+        ("yolo", "-1 0.5 0.5 0.1 0.1", "is of class -1"),
+        ("yolo", "0 nan 0.5 0.1 0.1", "no finite numbers"),
+        ("coco", '{"annotations": [{"bbox": [1, 2, 3, 4], "category_id": 7}]}', "which 'categories' does not name"),
+        ("lists", "a dog {1, 2, 3, 4}", "dropped: '1, 2, 3, 4' are four numbers but no box"),
+        ("internvl", "<ref>a dog</ref><box>[[1, 2, 3]]</box>", "dropped"),
+    ],
+)
+def test_what_is_not_read_is_reported(name, text, problem):
+    (first, *_) = read_dialect(text, name, unit="thousandths", size=SIZE, names=["a dog"]).problems
+    assert problem in first
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("qwen4_vl", "", "qwen4_vl is no dialect of boxes; known: got"),
+        ("qwen2_5_vl", "[]", "boxes in pixels need the size of the image"),
+        ("coco", "[]", "COCO's JSON has a list of 'annotations'"),
+        ("coco", '{"annotations": [{"image_id": 1}, {"image_id": 2}]}', "of several images"),
+        ("ideogram", "{}", "no 'compositional_deconstruction'"),
+        ("qwen3_vl", "a dog", "Expecting value"),
+        ("qwen3_vl", "[" * 100_000, "nested too deeply"),
+        ("bbox", "7\n{", "Expecting property name"),
+    ],
+)
+def test_texts_of_other_forms_are_refused(name, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_dialect(text, name, size=SIZE if name == "coco" else None)
+
+
+def test_what_a_form_cannot_hold_is_refused():
+    with pytest.raises(ValueError, match="'a dog' is none of the 1 named classes"):
+        write_dialect("a dog (1,2),(3,4)", "yolo", names=["a cat"])
+
+
+def test_a_guess_is_a_warning():
+    with pytest.warns(UserWarning, match="read as fractions, by a guess: declare their unit"):
+        read = read_dialect("a dog (0.1,0.2),(0.3,0.4)", "plain")
+    assert parse(read.chain).regions == (Region("a dog", (100, 200, 300, 400)),)
+    with pytest.warns(UserWarning, match="read as pixels"):
+        read = read_dialect("a dog (200,400),(600,1200)", "plain", size=(2000, 2000))
+    assert parse(read.chain).regions == (Region("a dog", (100, 200, 300, 600)),)
+    assert read_dialect("a dog (1,2),(3,4)", "plain", size=(2000, 2000)).chain == "a dog (1,2),(3,4)"
+
+
+def test_pixels_of_qwen_are_those_of_the_resized_image():
+    """As transformers resizes for the model, to multiples of 28."""
+    read = read_dialect('[{"bbox_2d": [28, 28, 56, 84], "label": "a dog"}]', "qwen2_5_vl", size=(100, 270))
+    assert parse(read.chain).regions[0].box == (100, 250, 200, 750)
+
+
+def test_twenty_thousand_boxes_take_linear_time():
+    text = ", ".join(f"a dog [{n % 900}, 2, {n % 900 + 9}, 40]" for n in range(20_000))
+    read = read_dialect(text, "lists", unit="thousandths")
+    assert len(parse(read.chain).regions) == 20_000
+    with pytest.raises(ValueError, match="20,001 objects are more than 20,000"):
+        read_dialect("\n".join(["0 .5 .5 .1 .1"] * 20_001), "yolo", names=["a dog"])
+
+
+def test_boxes_are_converted_on_the_command_line(tmp_path, capsys):
+    file = tmp_path / "answer.json"
+    file.write_text('[{"bbox_2d": [104, 207, 311, 414], "label": "a dog"}]')
+    main(["chain", "convert", str(file), "--from", "qwen2_5_vl", "--to", "internvl", "--size", "1024x1024"])
+    assert capsys.readouterr().out == "<ref>a dog</ref><box>[[100, 200, 300, 400]]</box>\n"
+    file.write_text('[{"bbox_2d": [104, 207, 311, 414], "label": "a dog"}, 7]')
+    with pytest.raises(SystemExit) as caught:
+        main(
+            ["chain", "convert", str(file), "--from", "qwen2_5_vl", "--to", "got", "--size", "1024x1024", "--output",
+             str(tmp_path / "chain.txt")]
+        )  # fmt: skip
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "dropped: object 2 is no JSON object\n"
+    assert parse((tmp_path / "chain.txt").read_text()).regions == (Region("a dog", (100, 200, 300, 400)),)
+    for words, message in (
+        (["--from", "qwen2_5_vl", "--to", "got"], "boxes in pixels need the size of the image"),
+        (["--from", "qwen2_vl", "--to", "got"], "qwen2_vl is no dialect of boxes"),
+        (["--to", "got"], "required: from"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["chain", "convert", str(file), *words])
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err

@@ -101,7 +101,7 @@ def test_a_strategy_is_named_by_its_class_path():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("paint",), "paint is no command of got; known: bench, compare, "),
+        (("xyz",), "xyz is no command of got; known: bench, chain, compare, "),
         (("generat", "a circle"), "did you mean 'generate'?"),
         (("fit", *RECIPE, "--overwite"), "unknown option --overwite; did you mean '--overwrite'?"),
         (("fit", "recipes/scenes_dit.yaml"), "got fit takes no recipes/scenes_dit.yaml"),

@@ -8,6 +8,7 @@ import pyarrow
 import pytest
 import torch
 from photo_records import EDITS, TEXT_TO_IMAGE, photo_records
+from PIL import Image
 from pyarrow import parquet
 
 from got_core.chain.parser import parse
@@ -214,3 +215,31 @@ def test_shuffled_reading_of_parquet_decodes_each_row_group_once(folder, tmp_pat
     assert sorted(prompts, key=int) == columns["prompt"] != prompts
     assert len(decoded) <= 20
     assert {*decoded, 0} == set(range(20))  # The first record was read before.
+
+
+@pytest.mark.parametrize(
+    ("chain", "options"),
+    [
+        ('[{"bbox_2d": [28, 28, 56, 84], "label": "a dog"}]', {"dialect": "qwen2_5_vl"}),
+        ("a dog [27, 25, 54, 75]", {"dialect": "lists", "unit": "pixels"}),
+        ("a dog (0.1,0.25),(0.2,0.75)", {"unit": "fractions"}),
+    ],
+)
+def test_boxes_of_a_declared_dialect_and_unit_are_thousandths(tmp_path, chain, options):
+    """In pixels of the image as it is stored, or as Qwen's processor resizes it."""
+    Image.new("RGB", (270, 100)).save(tmp_path / "image.png")
+    path = write_lines(tmp_path / "r.jsonl", {"prompt": "a dog", "chain": chain, "image": "image.png"})
+    dataset = RecordsDataset(path, (100, 270), **options)
+    (region,) = parse(dataset[0].chain).regions
+    assert (region.phrase, region.box) == ("a dog", (100, 250, 200, 750))
+    assert parse(dataset.chain(0)[1]).regions == (region,)
+
+
+def test_an_object_that_is_lost_makes_a_bad_record(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    record = {"prompt": "a dog", "chain": '[{"bbox_2d": [1, 2, 3], "label": "a dog"}]', "image": "image.png"}
+    path = write_lines(tmp_path / "r.jsonl", record)
+    with pytest.raises(ValueError, match=r"r\.jsonl:1: column 'chain': dropped: object 1 has no four numbers"):
+        RecordsDataset(path, 8, dialect="qwen3_vl")
+    with pytest.raises(ValueError, match="qwen9 is no dialect of boxes"):
+        RecordsDataset(path, 8, dialect="qwen9")
