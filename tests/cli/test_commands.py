@@ -339,11 +339,16 @@ def record_recipe(folder, damaged):
     return str(folder / "records.yaml")
 
 
-def test_a_damaged_image_is_one_line_also_in_the_middle_of_training(tmp_path, capsys):
+def test_a_damaged_image_is_replaced_and_listed_or_one_line_in_the_middle_of_training(tmp_path, capsys):
     recipe = record_recipe(tmp_path, damaged=True)
-    root = f"--trainer.default_root_dir={tmp_path / 'run'}"
-    said = refused(capsys, "fit", *RECIPE, "--config", recipe, root)
-    assert "other.png: not a readable image" in said
+    words = ["fit", *RECIPE, "--config", recipe, f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    assert "other.png: not a readable image" in refused(capsys, *words, "--data.on_bad_record=raise")
+    main(words)
+    (line,) = (tmp_path / "run" / "bad_records.jsonl").read_text().splitlines()
+    assert json.loads(line)["record"] == f"{tmp_path / 'records.jsonl'}:2"
+    assert "other.png: not a readable image" in json.loads(line)["error"]
+    words = [*words, "--trainer.max_steps=40", "--data.batch_size=4", "--overwrite"]
+    assert "samples could not be read, more than 5% (max_bad_records)" in refused(capsys, *words)
 
 
 def test_images_without_known_objects_are_shown_but_not_scored(tmp_path):
