@@ -145,6 +145,7 @@ _BOXES = re.compile(_POINTS)
 _TAGGED = re.compile(rf"<box>\s*({_POINTS}(?:[\s,]+{_POINTS})*)\s*</box>")
 _ANY = rf"(?:{_FLOAT}|nan\b|inf(?:inity)?\b)"
 _FOUR = re.compile(rf"(?<![\w.])(?:{_ANY}[^\w.\n]{{1,6}}){{3}}{_ANY}", re.IGNORECASE)
+_CUT = re.compile(r"\[\s*+[-+.0-9][-+.,0-9eE\s]*+")
 _TAGS = {"<ref>": PHRASE_START, "</ref>": PHRASE_END, "<box>": BOX_START, "</box>": BOX_END}
 _WIDE_PARTS = "０１２３４５６７８９．－，、（）［］【】"
 _WIDE = {ord(wide): plain for wide, plain in zip(_WIDE_PARTS, "0123456789.-,,()[][]", strict=True)}
@@ -373,7 +374,7 @@ def _unfenced(text: str) -> str:
 
 def _read_words(text: str, unit: Unit | None, size: tuple[int, int] | None) -> Reading:
     """Read a text with boxes in any bracket, and in tags, between its words."""
-    text = _LISTS.sub(_points, text)
+    text = _LISTS.sub(_points, from_json(text))
     text = _NESTED.sub(lambda match: " ".join(_BOXES.findall(match[1])), text)
     text = _TAGGED.sub(lambda m: "".join(f"{BOX_START}{box}{BOX_END}" for box in _BOXES.findall(m[1])), text)
     for tag, token in _TAGS.items():
@@ -396,6 +397,8 @@ def _read_words(text: str, unit: Unit | None, size: tuple[int, int] | None) -> R
             f"dropped: {found[0][:60]!r} are four numbers but no box" for found in _FOUR.finditer(text, low, start)
         ]
         low = end
+    if cut := _CUT.fullmatch(text, max(text.rfind("["), 0)):
+        unread.append(f"dropped: {cut[0][:60]!r} is an unfinished list")
     return Reading(check_text(text), (*read.problems, *unread))
 
 

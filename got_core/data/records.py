@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch.utils.data import Dataset
 
-from got_core.chain.dialects import fill_coordinates, from_json
+from got_core.chain.dialects import dialect_of, fill_coordinates, from_json, read_dialect
+from got_core.chain.objects import Unit
 from got_core.chain.parser import NUMBERS, SIDE, lexemes, parse
 from got_core.data.images import load_image, stored_size
 from got_core.data.tables import Table, missing_column, open_tables
@@ -98,10 +99,14 @@ class RecordsDataset(Dataset[Sample]):
         earlier_column: The requests of earlier turns, a list of texts (in CSV, in JSON); None without conversations.
         id_column: What names a record in its source; by default its file and line.
         check_first: Whether the first record is read at once.
+        dialect: Form of the chains, in `got_core.chain.dialects.DIALECTS`; by default any that the parser reads, and
+            JSON of thousandths. In forms of objects each object must be read.
+        unit: Of the chains' coordinates: thousandths, pixels of the target image in its file, or fractions; by default
+            the dialect's own, else thousandths.
 
     Raises:
         FileNotFoundError: The records or an image do not exist.
-        ValueError: A missing column, a bad line or an unreadable image.
+        ValueError: A missing column, a bad line or an unreadable image; an unknown dialect.
     """
 
     def __init__(
@@ -118,6 +123,8 @@ class RecordsDataset(Dataset[Sample]):
         earlier_column: str | None = None,
         id_column: str | None = None,
         check_first: bool = True,
+        dialect: str | None = None,
+        unit: Unit | None = None,
     ) -> None:
         records = Path(path)
         self.path = path
@@ -129,6 +136,10 @@ class RecordsDataset(Dataset[Sample]):
         self.coordinates_column = coordinates_column
         self.earlier_column = earlier_column
         self.id_column = id_column
+        self.dialect = dialect if dialect is not None or unit is None else "got"  # It reads every form with words.
+        self.unit = unit
+        if self.dialect is not None:
+            dialect_of(self.dialect)
         columns = (
             *(prompt_column, chain_column, image_column, source_column, coordinates_column, earlier_column, id_column),
         )
@@ -203,12 +214,28 @@ class RecordsDataset(Dataset[Sample]):
 
     def _chain(self, record: Mapping[str, Any], where: str) -> str:
         chain = _text(_value(record, self.chain_column, where), self.chain_column, where)
-        if self.coordinates_column is None:
-            return from_json(chain)
+        if self.coordinates_column is not None:
+            try:
+                chain = check_text(fill_coordinates(chain, _value(record, self.coordinates_column, where)))
+            except ValueError as error:
+                raise ValueError(f"{where}: column '{self.coordinates_column}': {error}") from None
+        if self.dialect is not None:
+            return self._converted(chain, self.dialect, record, where)
+        return from_json(chain) if self.coordinates_column is None else chain
+
+    def _converted(self, chain: str, name: str, record: Mapping[str, Any], where: str) -> str:
+        """The chain of a declared dialect and unit in thousandths."""
+        dialect = dialect_of(name)
+        unit = self.unit or dialect.unit or "thousandths"
+        size = stored_size(*self._target(record, where)) if unit == "pixels" else None
         try:
-            return check_text(fill_coordinates(chain, _value(record, self.coordinates_column, where)))
+            read = read_dialect(chain, name, unit=unit, size=size)
+            lost = [problem for problem in read.problems if problem.startswith("dropped") and dialect.read is not None]
+            if lost:
+                raise ValueError(lost[0])
         except ValueError as error:
-            raise ValueError(f"{where}: column '{self.coordinates_column}': {error}") from None
+            raise ValueError(f"{where}: column '{self.chain_column}': {name}: {error}") from None
+        return read.chain
 
     def _target(self, record: Mapping[str, Any], where: str) -> StoredImage:
         target = self._stored(record, self.image_column, where)

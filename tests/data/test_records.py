@@ -8,12 +8,13 @@ import pyarrow
 import pytest
 import torch
 from photo_records import EDITS, TEXT_TO_IMAGE, photo_records
+from PIL import Image
 from pyarrow import parquet
 
-from got_core.chain.parser import parse
+from got_core.chain.parser import Region, parse
 from got_core.data.images import load_image
 from got_core.data.mixture import Mixture, Source
-from got_core.data.records import RecordsDataset
+from got_core.data.records import RecordsDataset, bad_chains
 from got_core.types import resized
 
 RECORDS = [*TEXT_TO_IMAGE, *EDITS]
@@ -119,6 +120,51 @@ def test_bad_coordinates_name_the_record(folder, tmp_path, coord, message):
     path = write_lines(tmp_path / "r.jsonl", {**RECORDS[0], "coord": coord})
     with pytest.raises(ValueError, match=message):
         RecordsDataset(path, 8, coordinates_column="coord", image_root=str(folder))
+
+
+def with_chain(tmp_path, chain, **options):
+    """A dataset of one record, whose image has 64 x 48 pixels."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "small.png")
+    path = write_lines(tmp_path / "r.jsonl", {"prompt": "a dog", "chain": chain, "image": "small.png"})
+    return RecordsDataset(path, 8, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "chain"),
+    [
+        ({"unit": "pixels"}, "a dog (16,12),(32,24)"),
+        ({"unit": "fractions"}, "a dog (0.25,0.25),(0.5,0.5)"),
+        ({"unit": "pixels"}, '[{"bbox_2d": [16, 12, 32, 24], "label": "a dog"}]'),
+        ({"dialect": "internvl"}, "<ref>a dog</ref><box>[[250, 250, 500, 500]]</box>"),
+        ({"dialect": "lists", "unit": "pixels"}, "a dog [16, 12, 32, 24]"),
+        ({"dialect": "qwen3_vl"}, '[{"bbox_2d": [250, 250, 500, 500], "label": "a dog"}]'),
+        ({"dialect": "qwen2_5_vl"}, '[{"bbox_2d": [14, 14, 28, 28], "label": "a dog"}]'),
+    ],
+)
+def test_boxes_of_a_declared_form_become_thousandths(tmp_path, options, chain):
+    """Qwen2.5-VL sees 56 x 56 pixels of the image's 64 x 48."""
+    dataset = with_chain(tmp_path, chain, **options)
+    assert parse(dataset[0].chain).regions == (Region("a dog", (250, 250, 500, 500)),)
+    assert dataset.chain(0)[1] == dataset[0].chain
+    assert bad_chains(dataset) == ([], 1)
+
+
+def test_undeclared_chains_stay_as_they_are(tmp_path):
+    chain = "See a dog (16,12),(32,24) [1, 2, 3, 4]."
+    assert with_chain(tmp_path, chain)[0].chain == chain
+
+
+@pytest.mark.parametrize(
+    ("options", "chain", "message"),
+    [
+        ({"dialect": "qwen4"}, "", "qwen4 is no dialect of boxes; known: got"),
+        ({"dialect": "qwen3_vl"}, "a dog", r"r\.jsonl:1: column 'chain': qwen3_vl: Expecting value"),
+        ({"dialect": "qwen3_vl"}, '[{"bbox_2d": [1, 2, 3]}]', "qwen3_vl: dropped: object 1 has no four numbers"),
+    ],
+)
+def test_chains_of_another_form_than_declared_name_the_record(tmp_path, options, chain, message):
+    with pytest.raises(ValueError, match=message):
+        with_chain(tmp_path, chain, **options)
 
 
 def test_errors_of_files_are_raised_at_once(folder, tmp_path):
