@@ -2,29 +2,31 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import inf
 from typing import Any
 
 from got_core.chain import objects
-from got_core.chain.objects import Objects, Unit, scale
+from got_core.chain.objects import Objects, Unit, scale, to_thousandths
 from got_core.chain.parser import (
     BOX_END,
     BOX_START,
     NUMBERS,
     PHRASE_END,
     PHRASE_START,
+    PHRASE_STARTS,
     SIDE,
-    Box,
+    Chain,
     lexemes,
     parse,
     spliced,
     with_numbers,
     write_region,
 )
-from got_core.errors import parse_json
+from got_core.errors import check_text, parse_json
 
 _CORNER_NAMES = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
 _NUMBER_IN_TEXT = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w|\.\d)")
@@ -134,15 +136,20 @@ def _numbers(placeholder: str, value: object) -> Iterator[float]:
 
 
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
-_LIST = rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]"
+_FLOAT = r"[-+]?(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?"
+_LIST = r"\[\s*+" + r"\s*+,\s*+".join([f"({_FLOAT})"] * 4) + r"\s*+\]"
 _POINTS = rf"\({_NUMBER},{_NUMBER}\),\({_NUMBER},{_NUMBER}\)"
 _LISTS = re.compile(_LIST)
 _NESTED = re.compile(rf"\[\s*({_POINTS}(?:\s*,\s*{_POINTS})*)\s*\]")
 _BOXES = re.compile(_POINTS)
 _TAGGED = re.compile(rf"<box>\s*({_POINTS}(?:[\s,]+{_POINTS})*)\s*</box>")
-_FOUR = re.compile(rf"(?:{_NUMBER}[^\w.\n]{{1,6}}){{3}}{_NUMBER}")
+_ANY = rf"(?:{_FLOAT}|nan\b|inf(?:inity)?\b)"
+_FOUR = re.compile(rf"(?<![\w.])(?:{_ANY}[^\w.\n]{{1,6}}){{3}}{_ANY}", re.IGNORECASE)
+_CUT = re.compile(r"\[\s*+[-+.0-9][-+.,0-9eE\s]*+")
 _TAGS = {"<ref>": PHRASE_START, "</ref>": PHRASE_END, "<box>": BOX_START, "</box>": BOX_END}
-_WIDE_DIGITS = {ord(wide): plain for wide, plain in zip("０１２３４５６７８９．", "0123456789.", strict=True)}
+_WIDE_PARTS = "０１２３４５６７８９．－，、（）［］【】"
+_WIDE = {ord(wide): plain for wide, plain in zip(_WIDE_PARTS, "0123456789.-,,()[][]", strict=True)}
+_WIDE_BOXES = re.compile(rf"[{_WIDE_PARTS}0-9.,()\[\]\s-]++")
 
 
 @dataclass(frozen=True)
@@ -167,14 +174,15 @@ class Dialect:
     Attributes:
         unit: Of its coordinates where no other is declared; None where the form does not fix one.
         example: One object in it.
-        region: Of a chain, writes a phrase (empty where it has no words of its own), a box and a colour.
+        phrase, box: How a chain's phrases and boxes are written; `{}` stands for the words and for each number.
         read, write: Of a list of objects.
         resized: Whether pixels are those of the image that Qwen2.5-VL's processor makes of the image.
     """
 
     unit: Unit | None
     example: str
-    region: Callable[[str, Box, str | None], str] | None = None
+    phrase: str = "{}"
+    box: str | None = None
     read: objects.Read | None = None
     write: objects.Write | None = None
     resized: bool = False
@@ -185,47 +193,26 @@ class Dialect:
         return self.unit or "thousandths"
 
 
-def _coloured(text: str, colour: str | None) -> str:
-    return text if colour is None else f"{text} ({colour})"
-
-
-def _tokens(start: str, end: str) -> Callable[[str, Box, str | None], str]:
-    def write(phrase: str, box: Box, colour: str | None) -> str:
-        named = f"{start}{phrase}{end}" if phrase else ""
-        return _coloured(f"{named}{BOX_START}({box[0]},{box[1]}),({box[2]},{box[3]}){BOX_END}", colour)
-
-    return write
-
-
-def _template(named: str, form: str) -> Callable[[str, Box, str | None], str]:
-    """Write by templates: of the phrase, which `{}` stands for, and of the box."""
-
-    def write(phrase: str, box: Box, colour: str | None) -> str:
-        return _coloured((named.format(phrase) if phrase else "") + form.format(*box), colour)
-
-    return write
-
-
 DIALECTS = {
     "got": Dialect(
         None, "<|object_ref_start|>a dog<|object_ref_end|><|box_start|>(100,200),(300,400)<|box_end|>",
-        _tokens(PHRASE_START, PHRASE_END),
+        f"{PHRASE_START}{{}}{PHRASE_END}", f"{BOX_START}({{}},{{}}),({{}},{{}}){BOX_END}",
     ),
     "got_r1": Dialect(
         None, "<|obj_start|>a dog<|obj_end|><|box_start|>(100,200),(300,400)<|box_end|>",
-        _tokens("<|obj_start|>", "<|obj_end|>"),
+        "<|obj_start|>{}<|obj_end|>", f"{BOX_START}({{}},{{}}),({{}},{{}}){BOX_END}",
     ),
-    "plain": Dialect(None, "a dog (100,200),(300,400)", _template("{} ", "({},{}),({},{})")),
-    "readable": Dialect(None, "[a dog](100,200),(300,400)", _template("[{}]", "({},{}),({},{})")),
-    "lists": Dialect(None, "a dog [100, 200, 300, 400]", _template("{} ", "[{}, {}, {}, {}]")),
-    "fullwidth": Dialect(None, "a dog（100，200），（300，400）", _template("{}", "（{}，{}），（{}，{}）")),
+    "plain": Dialect(None, "a dog (100,200),(300,400)", "{} ", "({},{}),({},{})"),
+    "readable": Dialect(None, "[a dog](100,200),(300,400)", "[{}]", "({},{}),({},{})"),
+    "lists": Dialect(None, "a dog [100, 200, 300, 400]", "{} ", "[{}, {}, {}, {}]"),
+    "fullwidth": Dialect(None, "a dog（100，200），（300，400）", "{}", "（{}，{}），（{}，{}）"),
     "qwen_vl": Dialect(
         None, "<ref>a dog</ref><box>(100,200),(300,400)</box>",
-        _template("<ref>{}</ref>", "<box>({},{}),({},{})</box>"),
+        "<ref>{}</ref>", "<box>({},{}),({},{})</box>",
     ),
     "internvl": Dialect(
         None, "<ref>a dog</ref><box>[[100, 200, 300, 400]]</box>",
-        _template("<ref>{}</ref>", "<box>[[{}, {}, {}, {}]]</box>"),
+        "<ref>{}</ref>", "<box>[[{}, {}, {}, {}]]</box>",
     ),
     "qwen2_5_vl": Dialect(
         "pixels", '[{"bbox_2d": [104, 207, 311, 414], "label": "a dog"}]',
@@ -242,7 +229,7 @@ DIALECTS = {
         read=objects.read_ideogram, write=objects.write_ideogram,
     ),
     "bbox": Dialect(
-        "fractions", '{"label": "a dog", "bbox": [0.1, 0.2, 0.3, 0.4]}',
+        "fractions", '[{"label": "a dog", "bbox": [0.1, 0.2, 0.3, 0.4]}]',
         read=objects.read_bbox, write=objects.write_bbox,
     ),
     "coco": Dialect(
@@ -285,14 +272,14 @@ def read_dialect(
     """
     dialect = dialect_of(name)
     if dialect.read is None:
-        return _read_words(text.translate(_WIDE_DIGITS) if name == "fullwidth" else text, unit, size)
+        return _read_words(_WIDE_BOXES.sub(_narrow, text) if name == "fullwidth" else text, unit, size)
     factors = scale(unit or dialect.unit_of_writing, _seen(dialect, size))
     found = dialect.read(_unfenced(text), factors, names)
     written = [(write_region(region), region) for region in found.regions]
     whole = {piece: parse(piece).regions == (region,) for piece, region in written}
     broken = [f"dropped: {piece[:60]!r} has boxes or markers among its words" for piece in whole if not whole[piece]]
     chain = ", ".join(piece for piece, _ in written if whole[piece])
-    return Reading(chain, (*found.problems, *broken), found.caption)
+    return Reading(check_text(chain), (*found.problems, *broken), check_text(found.caption))
 
 
 def write_dialect(
@@ -315,17 +302,54 @@ def write_dialect(
         ValueError: There is no such dialect, it cannot hold the chain, or the size is missing.
     """
     dialect, read = dialect_of(name), parse(chain)
-    factors = scale(unit or dialect.unit_of_writing, _seen(dialect, size))
+    unit = unit or dialect.unit_of_writing
+    factors = scale(unit, _seen(dialect, size))
     if dialect.write is not None:
-        return dialect.write(Objects(read.regions, caption=caption), factors, names)
-    assert dialect.region is not None
-    changes, low = [], 0
-    for location, region in zip(read.locations, read.regions, strict=True):
-        own = chain[slice(*location.phrase)] if location.start >= low else ""
-        box = tuple(_number(value / factor) for value, factor in zip(region.box, factors * 2, strict=True))
-        changes.append((max(location.start, low), location.end, dialect.region(own, box, region.colour)))  # type: ignore[arg-type]
+        written = dialect.write(Objects(read.regions, caption=caption), factors, names)
+    else:
+        written = spliced(chain, _regions(dialect, read, factors))
+    again = parse(read_dialect(written, name, unit=unit, size=size, names=names).chain).regions
+    for region, other in zip_longest(read.regions, again):
+        if region is None or other is None or region.phrase != other.phrase:
+            lost = f"{region.phrase!r} {region.box}" if region else "the end"
+            instead = f"{other.phrase!r} {other.box}" if other else "nothing"
+            raise ValueError(f"{name} cannot hold the chain: {lost} would be read as {instead}")
+    return written
+
+
+def _regions(dialect: Dialect, chain: Chain, factors: tuple[float, float]) -> Iterator[tuple[int, int, str]]:
+    """Yield the changes that write a chain's regions in a dialect with words; words before a box stay."""
+    assert dialect.box is not None
+    low = 0
+    for location, region in zip(chain.locations, chain.regions, strict=True):
+        box = dialect.box.format(
+            *(_number(value / factor) for value, factor in zip(region.box, factors * 2, strict=True))
+        )
+        if location.start >= low and location.phrase[0] < location.phrase[1]:
+            between = chain.text[location.phrase[1] : location.box[0]]
+            for marker in PHRASE_STARTS:
+                between = between.lstrip().removeprefix(marker) if between.lstrip().startswith(marker) else between
+            # Only a marker of its own ends a phrase where words stand before the box.
+            apart, tagged = between.strip() != "", dialect.phrase.startswith("<")
+            phrase = ("{}" if apart and not tagged else dialect.phrase).format(chain.text[slice(*location.phrase)])
+            box = phrase + (between if apart else "") + box
+        colour = "" if region.colour is None else f" ({region.colour})"
+        yield max(location.start, low), location.end, box + colour
         low = location.end
-    return spliced(chain, changes)
+
+
+def _points(match: re.Match[str]) -> str:
+    """A list of four numbers as a box; as it is where one is too large."""
+    numbers = match.groups()
+    if max(abs(float(each)) for each in numbers) > 1e9:
+        return match[0]
+    return "({},{}),({},{})".format(*(n if NUMBERS.fullmatch(n) else f"{float(n):.9f}" for n in numbers))
+
+
+def _narrow(match: re.Match[str]) -> str:
+    """Boxes in characters as wide as Chinese text has them, in those of ASCII; other numbers as they are."""
+    boxes = match[0].strip("，、．－ \t\n")
+    return match[0].replace(boxes, boxes.translate(_WIDE)) if len(re.findall(r"\d+", boxes)) >= 4 else match[0]
 
 
 def _number(value: float) -> float | int:
@@ -350,7 +374,7 @@ def _unfenced(text: str) -> str:
 
 def _read_words(text: str, unit: Unit | None, size: tuple[int, int] | None) -> Reading:
     """Read a text with boxes in any bracket, and in tags, between its words."""
-    text = _LISTS.sub(r"(\1,\2),(\3,\4)", text)
+    text = _LISTS.sub(_points, from_json(text))
     text = _NESTED.sub(lambda match: " ".join(_BOXES.findall(match[1])), text)
     text = _TAGGED.sub(lambda m: "".join(f"{BOX_START}{box}{BOX_END}" for box in _BOXES.findall(m[1])), text)
     for tag, token in _TAGS.items():
@@ -360,10 +384,7 @@ def _read_words(text: str, unit: Unit | None, size: tuple[int, int] | None) -> R
     numbers = [list(map(float, NUMBERS.findall(text, *span))) for span in written]
     factors = scale(unit or _guessed(numbers, size), size)
     if factors != (1.0, 1.0):
-        scaled = (
-            [min(round(v * f), SIDE - (round(v * f) == SIDE)) for v, f in zip(row, factors * 2, strict=True)]
-            for row in numbers
-        )
+        scaled = ([value - (value == SIDE) for value in to_thousandths(corners, factors)] for corners in numbers)
         text = spliced(
             text, [(*span, with_numbers(text[slice(*span)], row)) for span, row in zip(written, scaled, strict=True)]
         )
@@ -376,7 +397,9 @@ def _read_words(text: str, unit: Unit | None, size: tuple[int, int] | None) -> R
             f"dropped: {found[0][:60]!r} are four numbers but no box" for found in _FOUR.finditer(text, low, start)
         ]
         low = end
-    return Reading(text, (*read.problems, *unread))
+    if cut := _CUT.fullmatch(text, max(text.rfind("["), 0)):
+        unread.append(f"dropped: {cut[0][:60]!r} is an unfinished list")
+    return Reading(check_text(text), (*read.problems, *unread))
 
 
 def _guessed(numbers: Sequence[Sequence[float]], size: tuple[int, int] | None) -> Unit:

@@ -60,9 +60,7 @@ def to_box(corners: Sequence[float], factors: tuple[float, float]) -> tuple[Box 
     """Convert corners to a box in thousandths; also say what was wrong with them. None without an area."""
     if not all(map(isfinite, corners)):
         return None, ["no finite numbers"]
-    values = [
-        round(min(max(corner * factor, -SIDE), 2 * SIDE)) for corner, factor in zip(corners, factors * 2, strict=True)
-    ]
+    values = to_thousandths(corners, factors)
     faults = ["outside of the image"] if min(values) < 0 or max(values) > SIDE else []
     x1, y1, x2, y2 = (min(max(value, 0), SIDE - 1) for value in values)
     if x1 > x2 or y1 > y2:
@@ -70,6 +68,13 @@ def to_box(corners: Sequence[float], factors: tuple[float, float]) -> tuple[Box 
     if x1 == x2 or y1 == y2:
         return None, [*faults, "no area"]
     return (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), faults
+
+
+def to_thousandths(corners: Sequence[float], factors: tuple[float, float]) -> list[int]:
+    """Convert coordinates to whole thousandths; those far out of the image are moved nearer."""
+    return [
+        round(min(max(corner * factor, -SIDE), 2 * SIDE)) for corner, factor in zip(corners, factors * 2, strict=True)
+    ]
 
 
 def collected(objects: Sequence[Found | str], factors: tuple[float, float], caption: str = "") -> Objects:
@@ -104,7 +109,7 @@ def _labelled(each: object, label: str, box: str) -> Found | str:
     corners, phrase = _four(each.get(box)), each.get(label)
     if corners is None:
         return f"has no four numbers as '{box}'"
-    return Found(phrase, corners) if isinstance(phrase, str) else f"has no text as '{label}'"
+    return Found(phrase.strip(), corners) if isinstance(phrase, str) else f"has no text as '{label}'"
 
 
 def _list(text: str) -> list[Any]:
@@ -122,13 +127,15 @@ def read_bbox_2d(text: str, factors: tuple[float, float], names: Sequence[str]) 
 
 
 def read_bbox(text: str, factors: tuple[float, float], names: Sequence[str]) -> Objects:
-    """Read SimpleTuner's `.bbox` files: on each line `{"label": "a dog", "bbox": [x1, y1, x2, y2]}`."""
+    """Read SimpleTuner's `.bbox` files: a list of `{"label": "a dog", "bbox": [x1, y1, x2, y2]}`, or one a line."""
+    if text.lstrip().startswith("["):
+        return collected([_labelled(each, "label", "bbox") for each in _list(text)], factors)
     lines = [line for line in text.splitlines() if line.strip()]
     return collected([_labelled(parse_json(line), "label", "bbox") for line in lines], factors)
 
 
 def read_ideogram(text: str, factors: tuple[float, float], names: Sequence[str]) -> Objects:
-    """Read Ideogram 4's captions, whose boxes are `[y1, x1, y2, x2]`; elements without one have no place."""
+    """Read Ideogram 4's captions, whose boxes are `[y1, x1, y2, x2]`. Words to be written are part of the phrase."""
     caption = parse_json(text)
     parts = caption.get("compositional_deconstruction") if isinstance(caption, Mapping) else None
     if not isinstance(parts, Mapping) or not isinstance(parts.get("elements", []), list):
@@ -136,11 +143,13 @@ def read_ideogram(text: str, factors: tuple[float, float], names: Sequence[str])
     objects: list[Found | str] = []
     for each in parts.get("elements", []):
         if isinstance(each, Mapping) and each.get("bbox") is None and isinstance(each.get("desc"), str):
+            objects.append(f"({each['desc'][:40]!r}) has no 'bbox'")
             continue
         found = _labelled(each, "desc", "bbox")
         if isinstance(found, Found):
             y1, x1, y2, x2 = found.corners
-            found = Found(found.phrase, (x1, y1, x2, y2))
+            words = f' "{each["text"]}"' if isinstance(each.get("text"), str) else ""
+            found = Found(found.phrase + words, (x1, y1, x2, y2))
         objects.append(found)
     sentences = (caption.get("high_level_description"), parts.get("background"))
     return collected(objects, factors, " ".join(each for each in sentences if isinstance(each, str) and each))
@@ -155,14 +164,16 @@ def read_coco(text: str, factors: tuple[float, float], names: Sequence[str]) -> 
     content = parse_json(text)
     if not isinstance(content, Mapping) or not isinstance(content.get("annotations"), list):
         raise ValueError("COCO's JSON has a list of 'annotations'")
-    labels = {each.get("id"): each.get("name") for each in content.get("categories", []) if isinstance(each, Mapping)}
-    annotations = content["annotations"]
-    if len({each.get("image_id") for each in annotations if isinstance(each, Mapping)}) > 1:
+    annotations, categories = content["annotations"], content.get("categories", [])
+    if not isinstance(categories, list):
+        raise ValueError("COCO's JSON has a list of 'categories'")
+    labels = {str(each.get("id")): each.get("name") for each in categories if isinstance(each, Mapping)}
+    if len({str(each.get("image_id")) for each in annotations if isinstance(each, Mapping)}) > 1:
         raise ValueError("the annotations are of several images: give those of one")
     objects: list[Found | str] = []
     for each in annotations:
         corners = _four(each.get("bbox")) if isinstance(each, Mapping) else None
-        label = labels.get(each.get("category_id")) if corners else None
+        label = labels.get(str(each.get("category_id"))) if corners else None
         if corners is None:
             objects.append("has no four numbers as 'bbox'")
         elif not isinstance(label, str):
@@ -174,7 +185,7 @@ def read_coco(text: str, factors: tuple[float, float], names: Sequence[str]) -> 
 
 
 def read_yolo(text: str, factors: tuple[float, float], names: Sequence[str]) -> Objects:
-    """Read YOLO's lines: number of the class, x and y of the centre, width, height.
+    """Read YOLO's lines: number of the class, x and y of the centre, width, height, and a confidence if there is one.
 
     Args:
         text: The lines.
@@ -184,7 +195,9 @@ def read_yolo(text: str, factors: tuple[float, float], names: Sequence[str]) -> 
     objects: list[Found | str] = []
     for line in filter(None, map(str.strip, text.splitlines())):
         try:
-            label, x, y, width, height = line.split()[:5]
+            label, x, y, width, height, *confidence = line.split()
+            if len(confidence) > 1:
+                raise ValueError
             corners = (float(x), float(y), float(width), float(height))
             name = names[int(label)] if int(label) >= 0 else None
         except ValueError:
@@ -215,9 +228,9 @@ def write_bbox_2d(objects: Objects, factors: tuple[float, float], names: Sequenc
 
 
 def write_bbox(objects: Objects, factors: tuple[float, float], names: Sequence[str]) -> str:
-    """Write SimpleTuner's lines."""
-    rows = ({"label": each.phrase, "bbox": list(_corners(each, factors, 6))} for each in objects.regions)
-    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    """Write SimpleTuner's list."""
+    rows = [{"label": each.phrase, "bbox": list(_corners(each, factors, 6))} for each in objects.regions]
+    return json.dumps(rows, ensure_ascii=False)
 
 
 def write_ideogram(objects: Objects, factors: tuple[float, float], names: Sequence[str]) -> str:
@@ -233,13 +246,14 @@ def write_ideogram(objects: Objects, factors: tuple[float, float], names: Sequen
 
 def write_coco(objects: Objects, factors: tuple[float, float], names: Sequence[str]) -> str:
     """Write COCO's annotations of one image; each phrase is a category."""
-    labels = list(dict.fromkeys(each.phrase for each in objects.regions))
+    phrases = dict.fromkeys(each.phrase for each in objects.regions)
+    labels = {phrase: number for number, phrase in enumerate(phrases, 1)}
     annotations = []
     for number, each in enumerate(objects.regions, 1):
         x1, y1, x2, y2 = _corners(each, factors, 6)
         box = [x1, y1, round(x2 - x1, 6), round(y2 - y1, 6)]
-        annotations.append({"id": number, "image_id": 1, "category_id": labels.index(each.phrase) + 1, "bbox": box})
-    categories = [{"id": number, "name": label} for number, label in enumerate(labels, 1)]
+        annotations.append({"id": number, "image_id": 1, "category_id": labels[each.phrase], "bbox": box})
+    categories = [{"id": number, "name": label} for label, number in labels.items()]
     return json.dumps({"annotations": annotations, "categories": categories}, ensure_ascii=False)
 
 
@@ -249,13 +263,13 @@ def write_yolo(objects: Objects, factors: tuple[float, float], names: Sequence[s
     Raises:
         ValueError: A phrase is none of `names`.
     """
-    lines = []
+    numbered, lines = {name: str(number) for number, name in enumerate(names)}, []
     for each in objects.regions:
-        if each.phrase not in names:
+        if each.phrase not in numbered:
             raise ValueError(f"{each.phrase!r} is none of the {len(names)} named classes")
         x1, y1, x2, y2 = _corners(each, factors, 8)
         numbers = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
-        lines.append(" ".join([str(list(names).index(each.phrase)), *(f"{number:.7g}" for number in numbers)]))
+        lines.append(" ".join([numbered[each.phrase], *(f"{number:.7g}" for number in numbers)]))
     return "\n".join(lines)
 
 

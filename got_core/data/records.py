@@ -122,9 +122,10 @@ class RecordsDataset(Dataset[Sample]):
         split: Of a Hugging Face dataset that has several.
         subset: Of a hub id that has several.
         fit: How images of other proportions fill `size`: "cover" crops, "pad" adds black, "squash" distorts.
-        dialect: The form of the chains, a name of `got_core.chain.dialects.DIALECTS`; by default this project's, or
-            Qwen's JSON. A record of which an object cannot be read is a bad one.
-        unit: Of the chains' coordinates, where the dialect does not fix it; pixels are those of the target image.
+        dialect: Form of the chains, in `got_core.chain.dialects.DIALECTS`; by default any that the parser reads, and
+            JSON of thousandths. In forms of objects each object must be read.
+        unit: Of the chains' coordinates: thousandths, pixels of the target image in its file, or fractions; by default
+            the dialect's own, else thousandths.
 
     Raises:
         FileNotFoundError: The records or an image do not exist.
@@ -154,7 +155,7 @@ class RecordsDataset(Dataset[Sample]):
         unit: Unit | None = None,
     ) -> None:
         self.path, self.fit, self.unit = path, fit, unit
-        self.dialect = dialect or ("plain" if unit else None)
+        self.dialect = dialect if dialect is not None or unit is None else "got"  # It reads every form with words.
         if self.dialect is not None:
             dialect_of(self.dialect)
         self.size = (size, size) if isinstance(size, int) else size
@@ -287,26 +288,28 @@ class RecordsDataset(Dataset[Sample]):
 
     def _chain(self, record: Mapping[str, Any], where: str) -> str:
         chain = _text(_value(record, self.chain_column, where), self.chain_column, where)
+        if self.coordinates_column is not None:
+            try:
+                chain = check_text(fill_coordinates(chain, _value(record, self.coordinates_column, where)))
+            except ValueError as error:
+                raise ValueError(f"{where}: column '{self.coordinates_column}': {error}") from None
         if self.dialect is not None:
-            return self._converted(chain, record, where, self.dialect)
-        if self.coordinates_column is None:
-            return from_json(chain)
-        try:
-            return check_text(fill_coordinates(chain, _value(record, self.coordinates_column, where)))
-        except ValueError as error:
-            raise ValueError(f"{where}: column '{self.coordinates_column}': {error}") from None
+            return self._converted(chain, self.dialect, record, where)
+        return from_json(chain) if self.coordinates_column is None else chain
 
-    def _converted(self, chain: str, record: Mapping[str, Any], where: str, dialect: str) -> str:
-        """A chain of another dialect in this project's."""
-        pixels = (self.unit or dialect_of(dialect).unit) == "pixels"
-        size = stored_size(*self._target(record, where)) if pixels else None
+    def _converted(self, chain: str, name: str, record: Mapping[str, Any], where: str) -> str:
+        """The chain of a declared dialect and unit in thousandths."""
+        dialect = dialect_of(name)
+        unit = self.unit or dialect.unit or "thousandths"
+        size = stored_size(*self._target(record, where)) if unit == "pixels" else None
         try:
-            read = read_dialect(chain, dialect, unit=self.unit, size=size)
+            read = read_dialect(chain, name, unit=unit, size=size)
+            lost = [problem for problem in read.problems if problem.startswith("dropped") and dialect.read is not None]
+            if lost:
+                raise ValueError(lost[0])
         except ValueError as error:
-            raise ValueError(f"{where}: column '{self.chain_column}': {one_line(error)}") from None
-        if lost := [problem for problem in read.problems if problem.startswith("dropped")]:
-            raise ValueError(f"{where}: column '{self.chain_column}': {lost[0]}")
-        return check_text(f"{read.caption} {read.chain}".strip())
+            raise ValueError(f"{where}: column '{self.chain_column}': {name}: {error}") from None
+        return read.chain
 
     def _target(self, record: Mapping[str, Any], where: str) -> StoredImage:
         target = self._stored(record, self.image_column, where)

@@ -11,10 +11,10 @@ from photo_records import EDITS, TEXT_TO_IMAGE, photo_records
 from PIL import Image
 from pyarrow import parquet
 
-from got_core.chain.parser import parse
+from got_core.chain.parser import Region, parse
 from got_core.data.images import load_image
 from got_core.data.mixture import Mixture, Source
-from got_core.data.records import RecordsDataset
+from got_core.data.records import RecordsDataset, bad_chains
 from got_core.types import resized
 
 RECORDS = [*TEXT_TO_IMAGE, *EDITS]
@@ -122,6 +122,51 @@ def test_bad_coordinates_name_the_record(folder, tmp_path, coord, message):
         RecordsDataset(path, 8, coordinates_column="coord", image_root=str(folder))
 
 
+def with_chain(tmp_path, chain, **options):
+    """A dataset of one record, whose image has 64 x 48 pixels."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "small.png")
+    path = write_lines(tmp_path / "r.jsonl", {"prompt": "a dog", "chain": chain, "image": "small.png"})
+    return RecordsDataset(path, 8, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "chain"),
+    [
+        ({"unit": "pixels"}, "a dog (16,12),(32,24)"),
+        ({"unit": "fractions"}, "a dog (0.25,0.25),(0.5,0.5)"),
+        ({"unit": "pixels"}, '[{"bbox_2d": [16, 12, 32, 24], "label": "a dog"}]'),
+        ({"dialect": "internvl"}, "<ref>a dog</ref><box>[[250, 250, 500, 500]]</box>"),
+        ({"dialect": "lists", "unit": "pixels"}, "a dog [16, 12, 32, 24]"),
+        ({"dialect": "qwen3_vl"}, '[{"bbox_2d": [250, 250, 500, 500], "label": "a dog"}]'),
+        ({"dialect": "qwen2_5_vl"}, '[{"bbox_2d": [14, 14, 28, 28], "label": "a dog"}]'),
+    ],
+)
+def test_boxes_of_a_declared_form_become_thousandths(tmp_path, options, chain):
+    """Qwen2.5-VL sees 56 x 56 pixels of the image's 64 x 48."""
+    dataset = with_chain(tmp_path, chain, **options)
+    assert parse(dataset[0].chain).regions == (Region("a dog", (250, 250, 500, 500)),)
+    assert dataset.chain(0)[1] == dataset[0].chain
+    assert bad_chains(dataset) == ([], 1)
+
+
+def test_undeclared_chains_stay_as_they_are(tmp_path):
+    chain = "See a dog (16,12),(32,24) [1, 2, 3, 4]."
+    assert with_chain(tmp_path, chain)[0].chain == chain
+
+
+@pytest.mark.parametrize(
+    ("options", "chain", "message"),
+    [
+        ({"dialect": "qwen4"}, "", "qwen4 is no dialect of boxes; known: got"),
+        ({"dialect": "qwen3_vl"}, "a dog", r"r\.jsonl:1: column 'chain': qwen3_vl: Expecting value"),
+        ({"dialect": "qwen3_vl"}, '[{"bbox_2d": [1, 2, 3]}]', "qwen3_vl: dropped: object 1 has no four numbers"),
+    ],
+)
+def test_chains_of_another_form_than_declared_name_the_record(tmp_path, options, chain, message):
+    with pytest.raises(ValueError, match=message):
+        with_chain(tmp_path, chain, **options)
+
+
 def test_errors_of_files_are_raised_at_once(folder, tmp_path):
     good = RECORDS[0]
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl: no such file or folder"):
@@ -215,31 +260,3 @@ def test_shuffled_reading_of_parquet_decodes_each_row_group_once(folder, tmp_pat
     assert sorted(prompts, key=int) == columns["prompt"] != prompts
     assert len(decoded) <= 20
     assert {*decoded, 0} == set(range(20))  # The first record was read before.
-
-
-@pytest.mark.parametrize(
-    ("chain", "options"),
-    [
-        ('[{"bbox_2d": [28, 28, 56, 84], "label": "a dog"}]', {"dialect": "qwen2_5_vl"}),
-        ("a dog [27, 25, 54, 75]", {"dialect": "lists", "unit": "pixels"}),
-        ("a dog (0.1,0.25),(0.2,0.75)", {"unit": "fractions"}),
-    ],
-)
-def test_boxes_of_a_declared_dialect_and_unit_are_thousandths(tmp_path, chain, options):
-    """In pixels of the image as it is stored, or as Qwen's processor resizes it."""
-    Image.new("RGB", (270, 100)).save(tmp_path / "image.png")
-    path = write_lines(tmp_path / "r.jsonl", {"prompt": "a dog", "chain": chain, "image": "image.png"})
-    dataset = RecordsDataset(path, (100, 270), **options)
-    (region,) = parse(dataset[0].chain).regions
-    assert (region.phrase, region.box) == ("a dog", (100, 250, 200, 750))
-    assert parse(dataset.chain(0)[1]).regions == (region,)
-
-
-def test_an_object_that_is_lost_makes_a_bad_record(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
-    record = {"prompt": "a dog", "chain": '[{"bbox_2d": [1, 2, 3], "label": "a dog"}]', "image": "image.png"}
-    path = write_lines(tmp_path / "r.jsonl", record)
-    with pytest.raises(ValueError, match=r"r\.jsonl:1: column 'chain': dropped: object 1 has no four numbers"):
-        RecordsDataset(path, 8, dialect="qwen3_vl")
-    with pytest.raises(ValueError, match="qwen9 is no dialect of boxes"):
-        RecordsDataset(path, 8, dialect="qwen9")
