@@ -126,7 +126,7 @@ def with_chain(tmp_path, chain, **options):
     """A dataset of one record, whose image has 64 x 48 pixels."""
     Image.new("RGB", (64, 48)).save(tmp_path / "small.png")
     path = write_lines(tmp_path / "r.jsonl", {"prompt": "a dog", "chain": chain, "image": "small.png"})
-    return RecordsDataset(path, 8, **options)
+    return RecordsDataset(path, 8, fit="squash", **options)
 
 
 @pytest.mark.parametrize(
