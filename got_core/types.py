@@ -130,8 +130,8 @@ class Batch:
         if len(precomputed) not in (0, len(samples)):
             raise ValueError(f"{len(precomputed)} of {len(samples)} samples are precomputed; it must be all or none")
         black = torch.full((1, 1, 1), BLACK).expand(3, *samples[0].size)
-        if precomputed:
-            # A view of one number: nothing is made of pixels that no one reads.
+        if precomputed or all(sample.edited is None for sample in samples):
+            # A view of one number: nothing is made of pixels that are all black.
             source = repeat(black[:, :1, :1], "c 1 1 -> b c 1 1", b=len(samples)).expand(-1, -1, *samples[0].size)
         else:
             source = torch.stack([black if s.edited is None else resized(s.edited, s.size) for s in samples])

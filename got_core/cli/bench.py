@@ -228,6 +228,30 @@ def reading(how: How, *, rows: Count = 2000) -> None:
     _write(how, device, {"rows": rows, **timings.as_json()})
 
 
+def data(how: How, *, images: Count = 64, side: Count = 256, records: Count = 10_000_000) -> None:
+    """Time the loading of samples, over decoding images and reading bytes.
+
+    Args:
+        how: How it is measured; always on a CPU.
+        images: Files of a turn.
+        side: Of the samples in pixels.
+        records: Of a stream that is opened.
+
+    Example:
+        got bench data --repeats 5
+    """
+    device = _device(How(repeats=how.repeats, device="cpu", json=how.json))
+    from got_core.benchmarks.loading import loading_rates, loading_table, opening
+    from got_core.evaluation.results import print_table
+
+    timings = loading_rates(images, side, how.repeats)
+    print_table(loading_table(timings, images, side))
+    seconds, memory = opening(records)
+    print(f"{records:,} records are opened in {seconds:.2f} CPU seconds and {memory / 1e6:,.0f} MB")
+    setting = {"images": images, "side": side, "records": records, "opening": seconds, "memory": memory}
+    _write(how, device, {**setting, **timings.as_json()})
+
+
 def shards(how: How, *, rows: Count = 4096) -> None:
     """Time formats of shards: Parquet, tar with an index, and MDS.
 

@@ -58,6 +58,7 @@ COMMANDS = {
     "bench limits": Command("bench", "limits", "Hold each stage against what the machine can do."),
     "bench reading": Command("bench", "reading", "Time image records in Parquet, shuffled over in order."),
     "bench shards": Command("bench", "shards", "Time formats of shards: Parquet, tar with an index, and MDS."),
+    "bench data": Command("bench", "data", "Time the loading of samples, over decoding images and reading bytes."),
     "bench memory": Command("bench", "memory", "Measure the memory of an image, beside what is predicted."),
     "bench ranks": Command("bench", "ranks", "Time a training step on two ranks, over one rank."),
     "bench scaling": Command("bench", "scaling", "Measure how time and memory grow with what is asked for."),

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from got_core.chain import edits
-from got_core.chain.parser import SIDE, Box, Chain, parse, spliced, with_numbers
+from got_core.chain.parser import SIDE, Box, parse, spliced, with_numbers
 from got_core.types import from_pil
 
 Fit = Literal["cover", "pad", "squash"]
@@ -81,11 +81,11 @@ def in_window(text: str, shown: Window) -> tuple[str, int]:
         for location, box in zip(chain.locations, boxes, strict=True)
         if box is not None
     ]
-    framed: Chain = parse(spliced(text, changes))
+    framed = spliced(text, changes)
     gone = [index for index, box in enumerate(boxes) if box is None]
     for index in reversed(gone):
-        framed = edits.remove(framed, index)
-    return framed.text, len(gone)
+        framed = edits.remove(parse(framed), index).text
+    return framed, len(gone)
 
 
 def _in_window(box: Box, shown: Window) -> Box | None:

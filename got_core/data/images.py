@@ -231,4 +231,4 @@ def _opaque(image: Image.Image, stored: str) -> Image.Image:
     if image.has_transparency_data:
         overlay = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", overlay.size, "white"), overlay)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -183,3 +183,16 @@ def test_startup_is_timed_in_processes_of_their_own(monkeypatch, capsys, tmp_pat
 )
 def test_what_cannot_be_measured_is_one_line(capsys, words, message):
     assert message in refused(capsys, "bench", *words)
+
+
+def test_loading_is_timed_over_decoding_and_over_bytes(tmp_path, capsys):
+    file = tmp_path / "data.json"
+    words = ("--images", "4", "--side", "32", "--records", "5000", "--repeats", "1", "--json", str(file))
+    main(["bench", "data", *words])
+    printed = capsys.readouterr().out
+    assert "5,000 records are opened in" in printed
+    measured = json.loads(file.read_text())["measured"]
+    assert set(measured["seconds"]) == {
+        *("decoding alone", "records", "stream", "bytes alone", "cached latents", "drawn scenes"),
+    }
+    assert all(run["samples"]["cpu"] >= 0 for runs in measured["seconds"].values() for run in runs)
