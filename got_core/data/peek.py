@@ -11,6 +11,7 @@ from got_core.chain.dialects import from_json
 from got_core.chain.parser import parse
 from got_core.data.images import ENDINGS
 from got_core.data.sources import open_source, streamed
+from got_core.data.streams import StreamDataset, is_stream
 from got_core.errors import parse_json
 from got_core.paths import is_hub_id
 
@@ -41,6 +42,9 @@ def peek(path: str, split: str = "train", subset: str | None = None) -> Iterator
     Raises:
         FileNotFoundError, ValueError: As `open_source` raises them.
     """
+    if is_stream(path):
+        yield from _about_stream(path)
+        return
     if not Path(path).exists() and is_hub_id(path):
         rows = streamed(path, split, subset, _READ)
         names, count = list(dict.fromkeys(name for row in rows for name in row)), ""
@@ -61,6 +65,24 @@ def peek(path: str, split: str = "train", subset: str | None = None) -> Iterator
         yield from (f"  {printable(name)}: {shown(value)}" for name, value in row.items())
     yield "in a recipe:"
     yield from _recipe(path, split, subset, proposed(kinds, rows))
+
+
+def _about_stream(path: str) -> Iterator[str]:
+    stream = StreamDataset(path, 1)
+    yield f"{printable(path)}: a stream of {len(stream):,} records"
+    for index in range(min(SAMPLES, len(stream))):
+        entry, (height, width) = stream.entry(index), stream.image_size(index)
+        yield f"record {index + 1}: {printable(entry.name)}, an image of {width} x {height} pixels"
+        texts = {"prompt": entry.prompt, "chain": entry.chain, "earlier": list(entry.earlier)}
+        yield from (f"  {name}: {shown(value)}" for name, value in texts.items() if value)
+    yield "in a recipe:"
+    yield from (
+        f"  {line}"
+        for line in yaml.safe_dump(
+            {"class_path": "got_core.data.streams.StreamDataset", "init_args": {"path": path, "size": 512}},
+            sort_keys=False,
+        ).splitlines()
+    )
 
 
 def printable(text: str) -> str:

@@ -91,6 +91,8 @@ def open_source(
     folder = Path(path)
     if not folder.exists() and is_hub_id(path):
         return [HubTable(_from_hub(path, split, subset), folder, columns)]
+    if all((folder / name).is_file() for name in ("index.json", "sizes.npy", "build.json")):
+        raise ValueError(f"{path}: is a stream: name it in the recipe as got_core.data.streams.StreamDataset")
     if (folder / SPLITS).is_file():
         try:
             splits = parse_json((folder / SPLITS).read_bytes())["splits"]

@@ -29,6 +29,7 @@ from got_core.data.building import GROUP, Build, Built, build_stream, checked_im
 from got_core.data.folders import Folder
 from got_core.data.images import load_image
 from got_core.data.mixture import Mixture, Source
+from got_core.data.peek import peek
 from got_core.data.records import Chains, RecordsDataset, StoredImage
 from got_core.data.streams import BAD, INDEX, StreamDataset
 from got_core.data.tables import GROUPS_HELD
@@ -93,6 +94,17 @@ def stream(source, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("stream")
     build(source, folder)
     return folder
+
+
+def test_a_stream_is_no_source_of_records_but_can_be_looked_at(stream):
+    with pytest.raises(
+        ValueError, match=r"is a stream: name it in the recipe as got_core\.data\.streams\.StreamDataset"
+    ):
+        RecordsDataset(str(stream), 16)
+    lines = list(peek(str(stream)))
+    assert lines[0] == f"{stream}: a stream of 30 records"
+    assert lines[1].startswith("record 1: records.jsonl:1, an image of ")
+    assert "  class_path: got_core.data.streams.StreamDataset" in lines
 
 
 def test_a_stream_has_the_samples_of_its_records(source, stream):
