@@ -347,7 +347,7 @@ def test_a_damaged_image_is_replaced_and_listed_or_one_line_in_the_middle_of_tra
     (line,) = (tmp_path / "run" / "bad_records.jsonl").read_text().splitlines()
     assert json.loads(line)["record"] == f"{tmp_path / 'records.jsonl'}:2"
     assert "other.png: not a readable image" in json.loads(line)["error"]
-    words = [*words, "--trainer.max_steps=40", "--data.batch_size=4", "--overwrite"]
+    words = [*words, "--trainer.max_steps=40", "--data.samples_per_epoch=400", "--overwrite"]
     assert "samples could not be read, more than 5% (max_bad_records)" in refused(capsys, *words)
 
 

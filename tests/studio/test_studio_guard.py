@@ -151,4 +151,4 @@ def test_a_large_saved_image_is_reduced_and_counted(untrained):
     assert session.image.size == (32, 32)
     assert session.image_bytes == 32 * 32 * 3
     session.load(Saved(large, "paint it", "a circle (1,2),(300,400)", Settings.default(untrained), large))
-    assert session.image_bytes == 32 * 32 * 3 + 2000 * 1500 * (3 + 3 * 4)
+    assert session.image_bytes == 24 * 40 * 3 + 2000 * 1500 * (3 + 3 * 4)

@@ -90,7 +90,7 @@ def test_seeds_of_a_plan_share_its_source_in_memory_and_count_as_turns(untrained
     session.open_image(Image.new("RGB", (40, 60), "green"))
     session.type_chain(PLAN)
     session.generate(settings, ignore, 3)
-    assert session.image_bytes == 40 * 60 * 3 + 3 * 32 * 32 * 3 + 40 * 60 * 3 * 4
+    assert session.image_bytes == 40 * 60 * 3 + 3 * 24 * 40 * 3 + 40 * 60 * 3 * 4
     with pytest.raises(Refused, match="start over"):
         session.generate(settings, ignore)
 

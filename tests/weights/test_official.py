@@ -207,8 +207,8 @@ def test_the_commands_open_the_folder(place, imported, tmp_path, capsys):
     main(["generate", "two", "--checkpoint", str(imported), "--output", str(tmp_path / "out"), *options])
     source = str(place / "source.png")
     main(["edit", source, "move", "--checkpoint", str(imported), "--output", str(tmp_path / "edited"), *options])
-    for folder in ("out", "edited"):
-        assert Image.open(tmp_path / folder / "image.png").size == (64, 64)
+    for folder, size in (("out", (64, 64)), ("edited", (80, 48))):
+        assert Image.open(tmp_path / folder / "image.png").size == size
     assert yaml.safe_load((imported / "config.yaml").read_text())["model"]["init_args"]["guidance"]["class_path"]
     assert sorted(path.name for path in imported.iterdir()) == ["config.yaml", "model.safetensors"]
 
