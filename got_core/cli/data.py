@@ -1,4 +1,4 @@
-"""`got data`: records are looked at, become streams, and images what a model makes of them."""
+"""`got data`: records are looked at and checked, become streams, and images what a model makes of them."""
 
 import os
 import sys
@@ -195,6 +195,76 @@ def peek(path: str, *, split: str = "train", subset: str | None = None) -> None:
     with as_user_error(ValueError, OSError):
         for line in lines_about(path, split, subset):
             print(line)
+
+
+def check(
+    *overrides: str,
+    config: Sequence[str] = (),
+    workers: Whole = 2,
+    max_bad: Fraction | None = None,
+    json: str | None = None,
+    sheet: str | None = None,
+) -> None:
+    """Read all records of a recipe once and report what training would meet.
+
+    A record is bad if it cannot be read, its boxes are lost, or its chain has none. Boxes without a phrase and records
+    that occur twice are only counted. The exit status is 1 if more of a source is bad than may be.
+
+    Args:
+        overrides: Options of the recipe.
+        config: A recipe; of several, the later ones win.
+        workers: Processes that read; 0 reads in this one.
+        max_bad: Fraction of each source's records that may be bad, by default the recipe's data.max_bad_records.
+        json: File that gets the report.
+        sheet: PNG that gets some samples with their boxes.
+
+    Raises:
+        UserError: What is wrong with the recipe or its data, or a file cannot be written.
+        SystemExit: More is bad than may be.
+
+    Example:
+        got data check --config recipes/records_dit.yaml --sheet check.png
+    """
+    if not config:
+        raise UserError("got data check needs a recipe: --config FILE")
+    with importing():
+        from json import dumps
+
+        from rich.console import Console
+
+        from got_core.data.check import check_source, report_table, sample_tiles
+        from got_core.data.datamodule import GoTDataModule
+        from got_core.data.peek import printable
+        from got_core.data.visualization import contact_sheet
+        from got_core.training.recipe import ResolvedRecipe, build_data
+        from got_core.weights.files import new_file, write_whole
+
+    hide_expected()
+    data = build_data(ResolvedRecipe(config, overrides).config.data.as_dict())
+    if not isinstance(data, GoTDataModule):
+        raise UserError("records are checked of recipes with a GoTDataModule")
+    sources = {f"train {number}": source.dataset for number, source in enumerate(data.mixture.sources)}
+    sources |= {f"validation {number}": dataset for number, dataset in enumerate(data.validation)}
+    for name, each in sources.items():
+        print(printable(f"{name}: {getattr(each, 'path', type(each).__name__)}"))
+    with as_user_error(ValueError, OSError):
+        reports = [check_source(name, each, workers, data.chains == "whole") for name, each in sources.items()]
+        most = data.quarantine.most if max_bad is None else max_bad
+        failed = [report for report in reports if report.bad > most]
+        if json is not None:
+            content = {"max_bad": most, "passed": not failed, "sources": [report.as_dict() for report in reports]}
+            write_whole(Path(json), dumps(content, indent=2))
+        if sheet is not None and (tiles := sample_tiles(list(sources.values()), 24)):
+            with new_file(Path(sheet)) as file:
+                contact_sheet(tiles).save(file, "PNG")
+    Console().print(report_table(reports), highlight=False)
+    for report in reports:
+        for kind, named in report.named.items():
+            print(printable(f"{report.name}: {kind}: {'; '.join(named)}"))
+    for report in failed:
+        print(f"{report.name}: {report.bad:.2%} of {report.records:,} records are bad, and {most:.2%} may be")
+    if failed:
+        raise SystemExit(1)
 
 
 def cache(

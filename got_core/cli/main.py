@@ -66,6 +66,7 @@ COMMANDS = {
     "data peek": Command(
         "data", "peek", "Print a source's columns, three of its records, and how a recipe could name them."
     ),
+    "data check": Command("data", "check", "Read all records of a recipe once and report what training would meet."),
     "data build": Command("data", "build", "Build a stream of records: indexed shards with their images."),
     "data show": Command("data", "show", "Write a contact sheet and a web page of some records."),
     "data cache": Command("data", "cache", "Compute once what training would compute of each image at every step."),

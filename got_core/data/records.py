@@ -403,11 +403,13 @@ class BadChain:
         record: Its name.
         box: As it is written.
         unit: What it probably is.
+        whole_source: Whether that is only known from other chains too.
     """
 
     record: str
     box: str
     unit: str
+    whole_source: bool = False
 
 
 def bad_chains(source: Chains, tolerant: bool = False) -> tuple[list[BadChain], int]:
@@ -436,6 +438,11 @@ def bad_chains(source: Chains, tolerant: bool = False) -> tuple[list[BadChain], 
             largest[index] = max(boxes, key=lambda box: max(map(float, NUMBERS.findall(box))))
     pixels = list(_in_pixels(source, largest, left_out))
     return (pixels if pixels else bad), len(indices)
+
+
+def lost_box(chain: str) -> tuple[str, str] | None:
+    """Return a box of a chain that is not read as thousandths, and what it probably is; None if all are read."""
+    return _fault(chain, [chain[each.start : each.end] for each in lexemes(chain) if each.kind == "box"])
 
 
 def _fault(chain: str, boxes: list[str]) -> tuple[str, str] | None:
@@ -468,4 +475,4 @@ def _in_pixels(source: Chains, largest: dict[int, str], left_out: tuple[type[Exc
         reach.append(max(max(x1, x2) / width, max(y1, y2) / height))
     if len(reach) >= _ENOUGH and max(reach) >= _TOUCHES:
         for index, box in largest.items():
-            yield BadChain(source.chain(index)[0], box, "pixels: no box leaves its image's pixel size")
+            yield BadChain(source.chain(index)[0], box, "pixels: no box leaves its image's pixel size", True)

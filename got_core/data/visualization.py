@@ -51,7 +51,7 @@ def draw_layout(image: Image.Image | Float[Tensor, "3 H W"], chain: str, side: i
         colour = region_colour(region, index)
         x1, y1, x2, y2 = (round(edge) for edge in to_pixels(region.box, layout.height, layout.width))
         draw.rectangle((x1, y1, x2, y2), outline="black", width=4)
-        draw.rectangle((x1 + 1, y1 + 1, x2 - 1, y2 - 1), outline=colour, width=2)
+        draw.rectangle((x1 + 1, y1 + 1, max(x1 + 1, x2 - 1), max(y1 + 1, y2 - 1)), outline=colour, width=2)
         if region.phrase:
             left, top, right, bottom = draw.textbbox((0, 0), region.phrase, font=font)
             height, width = bottom - top + 4, right - left + 6

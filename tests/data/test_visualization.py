@@ -31,6 +31,11 @@ def test_a_layout_enlarges_without_smoothing_and_outlines_the_box_in_its_colour(
     assert (image[quarter + 8 : -quarter - 8, quarter + 8 : -quarter - 8] == 128).all()
 
 
+def test_a_box_of_less_than_a_pixel_is_outlined():
+    image = np.array(draw_layout(torch.zeros(3, 32, 32), "a dot (1,1),(2,2)", side=32))
+    assert (image[:2, :2] != 128).any()
+
+
 def test_a_chain_without_boxes_leaves_the_image_unchanged():
     image = np.array(draw_layout(torch.zeros(3, 32, 32), "a plain scene"))
     assert (image == 128).all()
